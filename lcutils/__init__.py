@@ -1,0 +1,1 @@
+"""Neural collapse in language models: data, training, class statistics, measurements, analysis."""

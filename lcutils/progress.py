@@ -1,0 +1,76 @@
+"""Progress of long work, shown alike in a terminal, a notebook and a log file."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+
+from tqdm.auto import tqdm
+
+SECONDS_BETWEEN_LINES = 5.0
+
+
+class Progress:
+    """A bar where somebody watches, a line every few seconds where a log is read.
+
+    A terminal or a notebook gets a tqdm bar. The log file, and standard error where it is no terminal (a batch
+    job), get lines such as `02x0064_01d  40% 120,000/300,000 tok  81,920 tok/s  0:02 left  loss 4.31`.
+
+    Args:
+        title: what is being done, the first word of every line.
+        total: amount of work, in units.
+        unit: name of the unit, "tok" for tokens.
+        log: file that lines are appended to; None for no file.
+        start: units done before (a resumed run); they do not count towards the speed.
+    """
+
+    def __init__(self, title: str, total: int, unit: str = "tok", log: Path | None = None, start: int = 0) -> None:
+        self.title, self.total, self.unit, self.log = title, total, unit, log
+        self.start = self.done = start
+        self.began = self.last_line = time.monotonic()
+        self.figures: dict[str, float] = {}
+        self.watched = sys.stderr.isatty() or "ipykernel" in sys.modules
+        self.bar = tqdm(
+            total=total, initial=start, desc=title, unit=unit, unit_scale=True, disable=not self.watched, mininterval=0.5
+        )
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def update(self, n: int, **figures: float) -> None:
+        """Count `n` more units as done; `figures` (a loss, say) are shown until others replace them."""
+        self.done += n
+        self.figures.update(figures)
+        if figures:
+            self.bar.set_postfix(self.figures, refresh=False)
+        self.bar.update(n)
+        if time.monotonic() - self.last_line >= SECONDS_BETWEEN_LINES:
+            self._write_line()
+
+    @property
+    def rate(self) -> float:
+        """Units a second since this process began the work."""
+        return (self.done - self.start) / max(time.monotonic() - self.began, 1e-9)
+
+    def _write_line(self) -> None:
+        self.last_line = time.monotonic()
+        left = (self.total - self.done) / max(self.rate, 1e-9)
+        words = [
+            f"{self.title}  {self.done / max(self.total, 1):4.0%} {self.done:,}/{self.total:,} {self.unit}",
+            f"{self.rate:,.0f} {self.unit}/s",
+            f"{tqdm.format_interval(left)} left",
+            *(f"{name} {value:.4g}" for name, value in self.figures.items()),
+        ]
+        line = "  ".join(words)
+        if self.log is not None:
+            with self.log.open("a") as file:
+                print(time.strftime("%Y-%m-%d %H:%M:%S"), line, file=file)
+        if not self.watched:
+            print(line, file=sys.stderr, flush=True)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.bar.close()
+        if kind is None:
+            self._write_line()
