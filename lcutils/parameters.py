@@ -1,0 +1,371 @@
+"""Studies: YAML files in `parameters/`, validated before any work starts, and the run names that follow from them."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from lcutils.errors import UserError
+
+ROOT = Path(__file__).resolve().parent.parent  # relative paths in a study start here
+DEFAULT_SEED = 42  # what the released runs without a number in their name used
+PAPER_WIDTHS = (64, 128, 256, 512, 768, 1024)
+PAPER_BATCH_SIZES = {  # sequences a batch, by depth, for PAPER_WIDTHS in order (paper, Table 3)
+    1: (16, 16, 16, 16, 16, 16),
+    2: (16, 16, 16, 16, 16, 8),
+    4: (8, 8, 8, 8, 8, 8),
+    8: (8, 8, 8, 4, 4, 4),
+    12: (4, 4, 4, 4, 4, 4),
+}
+_RUN_NAME = re.compile(r"(?P<depth>\d{2,})x(?P<width>\d{4,})_(?P<epochs>\d{2,})(?P<decay>[A-Za-z])(?P<seed>\d{2,})?")
+
+
+@dataclass(frozen=True)
+class RunName:
+    """`{depth:02}x{width:04}_{epochs:02}{decay}{seed}`, for instance `12x1024_10L` or `02x0768_01d07`.
+
+    A name without a seed number stands for seed 42 (`DEFAULT_SEED`), as in the released runs.
+    """
+
+    depth: int
+    width: int
+    epochs: int
+    decay: str
+    seed: int | None = None
+
+    @classmethod
+    def parse(cls, name: str) -> RunName:
+        """Read a run name; `UserError` if it has another form."""
+        match = _RUN_NAME.fullmatch(name)
+        if match is None:
+            raise UserError(
+                f"model: {name!r} is no run name; write depth x width _ epochs decay [seed], such as 02x0064_01d"
+            )
+        seed = match["seed"]
+        run = cls(*(int(match[key]) for key in ("depth", "width", "epochs")), match["decay"], int(seed) if seed else None)
+        if str(run) != name:
+            raise UserError(f"model: {name!r} has extra zeros; write {run}")
+        return run
+
+    def __str__(self) -> str:
+        seed = "" if self.seed is None else f"{self.seed:02}"
+        return f"{self.depth:02}x{self.width:04}_{self.epochs:02}{self.decay}{seed}"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class CorpusSettings(_Section):
+    """Where the text comes from and how it becomes blocks of tokens."""
+
+    source: str = "built-in"  # "built-in", a file or folder, or the name of a hub dataset
+    validation: str | None = None  # path of the validation text, where the source has no split of that name
+    validation_share: float = Field(0.05, gt=0, lt=1)  # else: share of the stories cut from the end for validation
+    text_column: str = "text"
+    max_stories: int | None = Field(None, gt=0)
+    max_validation_stories: int | None = Field(None, gt=0)
+    tokenizer: str = "bpe:4096"  # "bpe:SIZE" trained on the text, a folder with vocab.json and merges.txt, a hub name
+    block_size: int = Field(2048, ge=2)
+    packing: Literal["paper", "lossless"] = "paper"
+    end_of_text: bool = False  # put the end-of-text token between stories
+    ood: str | None = None  # out-of-distribution text for NC5: a file, folder or hub dataset
+    seed: int = Field(0, ge=0)  # of the built-in generator
+
+
+class ArchitectureSettings(_Section):
+    """What all models of a study share."""
+
+    heads: int = Field(16, gt=0)
+    window: int = Field(256, gt=0)  # keys that a local layer's query sees, itself included
+    positions: int = Field(2048, gt=0)
+
+
+class TrainingSettings(_Section):
+    """The recipe (paper, Section 3.1 and Appendix A)."""
+
+    learning_rate: float = Field(5e-5, gt=0)
+    batch_size: Literal["paper"] | Annotated[int, Field(gt=0)] = "paper"  # sequences a batch; "paper": by architecture
+    decay: dict[str, Annotated[float, Field(ge=0)]] = {"d": 5e-4, "L": 0.1, "n": 0.0}
+    beta1: float = Field(0.9, ge=0, lt=1)
+    beta2: float = Field(0.999, ge=0, lt=1)
+    epsilon: float = Field(1e-8, gt=0)
+    clip_norm: float = Field(1.0, gt=0)
+    init_seed: int = Field(DEFAULT_SEED, ge=0)  # of the initial weights; the run's own seed shuffles the data
+    autocast: Literal["bf16", "fp32"] = "bf16"  # on the CPU always fp32
+
+
+class ExtractionSettings(_Section):
+    """How features become class statistics."""
+
+    precision: Literal["fp32", "tf32", "fp16", "bf16"] = "fp16"  # of the trunk on a GPU; on the CPU always fp32
+    blocks_per_batch: int = Field(16, gt=0)
+    covariance: bool = True  # the pooled within-class covariance, which nc1_pinv needs
+
+
+class MeasurementSettings(_Section):
+    """What is measured, over which classes."""
+
+    min_count: int = Field(1, ge=1)  # classes with fewer training samples are left out
+    riesz_s: float = Field(1.0, gt=0)  # exponent of the Riesz kernel
+    sensitivity: tuple[Annotated[int, Field(ge=1)], ...] = (1, 2, 10, 100)  # min_counts of sensitivity.csv
+    neighbours: int = Field(5, ge=1)  # nearest class means kept in the per-token table
+
+
+class AnalysisSettings(_Section):
+    """What the analysis needs besides the rows."""
+
+    permutations: int = Field(10_000, ge=1)
+    names: tuple[str, ...] = ("Lily", "Tim", "Anna", "Tom", "Ben", "Mia", "Max", "Sue", "Sam", "Jack")  # Table 5
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list | tuple) else (value,)
+
+
+class GridEntry(_Section):
+    """A product of values; each field takes one value or a list."""
+
+    depth: Annotated[tuple[Annotated[int, Field(gt=0)], ...], BeforeValidator(_as_tuple)]
+    width: Annotated[tuple[Annotated[int, Field(gt=0)], ...], BeforeValidator(_as_tuple)]
+    epochs: Annotated[tuple[Annotated[int, Field(gt=0)], ...], BeforeValidator(_as_tuple)]
+    decay: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)] = ("d",)
+    seed: Annotated[tuple[Annotated[int, Field(ge=0)] | None, ...], BeforeValidator(_as_tuple)] = (None,)
+    checkpoints: Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_as_tuple)]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One model to train, or one pretrained model to measure, with the checkpoints that are kept."""
+
+    name: str
+    checkpoints: tuple[int, ...]
+    depth: int | None = None
+    width: int | None = None
+    epochs: int | None = None
+    weight_decay: float | None = None
+    seed: int | None = None
+    batch_size: int | None = None
+    pretrained: str | None = None  # a folder or hub name; then nothing is trained
+
+
+class Study(_Section):
+    """One study: a YAML file of `parameters/`.
+
+    `runs` and `points` expand the grid; `stage_parameters` says what a job reads, which decides whether it is stale.
+    """
+
+    name: str
+    title: str = ""
+    corpus: CorpusSettings = CorpusSettings()
+    architecture: ArchitectureSettings = ArchitectureSettings()
+    training: TrainingSettings = TrainingSettings()
+    extraction: ExtractionSettings = ExtractionSettings()
+    measurement: MeasurementSettings = MeasurementSettings()
+    analysis: AnalysisSettings = AnalysisSettings()
+    grid: tuple[GridEntry, ...] = ()
+    pretrained: dict[str, str] = {}  # name -> checkpoint folder or hub name of a model to measure as it is
+    device: str = "auto"  # "auto" is cuda if there is one, else cpu; not a reason to run anything again
+    threads: int = Field(1, gt=0)  # CPU threads of a job
+    drop_checkpoints: bool = False  # delete a checkpoint's weights once it is measured
+
+    @model_validator(mode="after")
+    def _check_grid(self) -> Study:
+        if not self.grid and not self.pretrained:
+            raise ValueError("grid: is empty; name at least one model to train, or one under pretrained")
+        heads = self.architecture.heads
+        if self.corpus.block_size > self.architecture.positions:
+            raise ValueError(
+                f"corpus.block_size: {self.corpus.block_size} is more than architecture.positions "
+                f"({self.architecture.positions}); shorten the blocks or add positions"
+            )
+        for number, entry in enumerate(self.grid):
+            key = f"grid[{number}]"
+            for width in entry.width:
+                if width % heads:
+                    raise ValueError(f"{key}.width: {width} is not divisible by {heads} heads; use a multiple of {heads}")
+            for letter in entry.decay:
+                if letter not in self.training.decay:
+                    known = ", ".join(self.training.decay)
+                    raise ValueError(f"{key}.decay: {letter!r} is not declared; declare it in training.decay ({known})")
+            late = max(entry.checkpoints)
+            if late >= min(entry.epochs):
+                raise ValueError(
+                    f"{key}.checkpoints: {late} is past the last of {min(entry.epochs)} epochs; count from 0"
+                )
+            if self.training.batch_size == "paper":
+                for depth, width in product(entry.depth, entry.width):
+                    if depth not in PAPER_BATCH_SIZES or width not in PAPER_WIDTHS:
+                        raise ValueError(
+                            f"training.batch_size: the paper has none for {depth}x{width}; give a number instead of 'paper'"
+                        )
+        for name in self.pretrained:
+            if not re.fullmatch(r"[\w.-]+", name):
+                raise ValueError(f"pretrained.{name}: use letters, digits, dots and dashes; the name becomes a folder")
+        return self
+
+    def batch_size(self, depth: int, width: int) -> int:
+        """Sequences a batch for an architecture."""
+        size = self.training.batch_size
+        return PAPER_BATCH_SIZES[depth][PAPER_WIDTHS.index(width)] if size == "paper" else size
+
+    @cached_property
+    def runs(self) -> dict[str, Run]:
+        """All runs by name, in the grid's order; entries that name the same run share it."""
+        kept: dict[RunName, set[int]] = {}
+        for entry in self.grid:
+            for values in product(entry.depth, entry.width, entry.epochs, entry.decay, entry.seed):
+                kept.setdefault(RunName(*values), set()).update(entry.checkpoints)
+        runs = {
+            str(name): Run(
+                name=str(name),
+                checkpoints=tuple(sorted(checkpoints)),
+                depth=name.depth,
+                width=name.width,
+                epochs=name.epochs,
+                weight_decay=self.training.decay[name.decay],
+                seed=DEFAULT_SEED if name.seed is None else name.seed,
+                batch_size=self.batch_size(name.depth, name.width),
+            )
+            for name, checkpoints in kept.items()
+        }
+        return runs | {n: Run(n, checkpoints=(0,), pretrained=where) for n, where in self.pretrained.items()}
+
+    @property
+    def points(self) -> list[tuple[str, int]]:
+        """All (run name, checkpoint) that are measured."""
+        return [(run.name, checkpoint) for run in self.runs.values() for checkpoint in run.checkpoints]
+
+    def run(self, name: str) -> Run:
+        """The run of that name; `UserError` if the grid has none."""
+        if name in self.runs:
+            return self.runs[name]
+        if name not in self.pretrained and "_" in name:
+            RunName.parse(name)
+        near = difflib.get_close_matches(name, self.runs, n=3, cutoff=0) or list(self.runs)[:3]
+        raise UserError(f"model: {name} is not in the grid of study {self.name}; add it there, or take {', '.join(near)}")
+
+    def stage_parameters(self, stage: str, run: Run | None = None) -> dict[str, Any]:
+        """The parameters that a job reads, as plain JSON values.
+
+        `stage` is data, train, extract, measure or analyze. A job is stale when these or its inputs' content changed.
+        """
+        if stage == "data":
+            return self.corpus.model_dump(mode="json")
+        if stage == "analyze":
+            return self.analysis.model_dump(mode="json")
+        if stage == "measure":
+            return self.measurement.model_dump(mode="json") | {"threads": self.threads}
+        assert run is not None
+        if stage == "extract":
+            source = {"pretrained": run.pretrained} if run.pretrained else {}
+            # Agreement is decided over the kept classes, so min_count is read here as well.
+            settings = {"min_count": self.measurement.min_count, "threads": self.threads}
+            return self.extraction.model_dump(mode="json") | settings | source
+        recipe = self.training.model_dump(mode="json", exclude={"decay", "batch_size"})
+        chosen = {
+            key: getattr(run, key) for key in ("depth", "width", "epochs", "weight_decay", "seed", "batch_size")
+        }
+        shared = self.architecture.model_dump(mode="json") | {"threads": self.threads}
+        return recipe | shared | chosen | {"checkpoints": list(run.checkpoints)}
+
+
+def leaf_keys(model: type[BaseModel] = Study, prefix: str = "") -> list[str]:
+    """Dotted names of all values that can be overridden, such as `training.learning_rate`."""
+    keys = []
+    for name, field in model.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            keys += leaf_keys(inner, f"{prefix}{name}.")
+        elif name != "name":
+            keys.append(prefix + name)
+    return keys
+
+
+def parse_overrides(overrides: Mapping[str, Any] | str | Iterable[str] | None) -> dict[str, Any]:
+    """Overrides as dotted keys and values.
+
+    Takes a mapping, or text such as `learning_rate=1e-3 corpus.max_stories=500`. A key may be the last part of a
+    dotted name: no two sections share one.
+    """
+    if not overrides:
+        return {}
+    if isinstance(overrides, Mapping):
+        pairs = dict(overrides)
+    else:
+        words = overrides.split() if isinstance(overrides, str) else list(overrides)
+        for word in words:
+            if "=" not in word:
+                raise UserError(f"overrides: {word!r} is not of the form key=value; write for instance learning_rate=1e-3")
+        pairs = {key: yaml.safe_load(value) for key, value in (word.split("=", 1) for word in words)}
+    keys = leaf_keys()
+    names = {key.rpartition(".")[2]: key for key in keys}
+    dotted = {}
+    for key, value in pairs.items():
+        whole = key if key in keys else names.get(key)
+        if whole is None:
+            near = difflib.get_close_matches(key, [*names, *keys], n=1)
+            raise UserError(f"{key}: no such parameter{f'; did you mean {near[0]}?' if near else ''}")
+        dotted[whole] = value
+    return dotted
+
+
+def study_path(study: str | Path) -> Path:
+    """The YAML file of a study: a path, or a name in `parameters/`."""
+    for path in (Path(study), ROOT / study, ROOT / "parameters" / f"{study}.yaml"):
+        if path.is_file():
+            return path
+    known = sorted(path.stem for path in (ROOT / "parameters").glob("*.yaml"))
+    raise UserError(f"study: no file {study} and no parameters/{study}.yaml; there are {', '.join(known)}")
+
+
+def load_study(study: str | Path, overrides: Mapping[str, Any] | str | Iterable[str] | None = None) -> Study:
+    """Read and validate a study; the file's name is the study's name.
+
+    Raises:
+        UserError: one line that names the file, the key and the mend.
+    """
+    path = study_path(study)
+    shown = path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
+    try:
+        values = yaml.safe_load(path.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise UserError(f"{shown}: is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{shown}: should hold keys such as corpus and grid, not a {type(values).__name__}")
+    for key, value in parse_overrides(overrides).items():
+        section, _, leaf = key.rpartition(".")
+        place = values
+        if section:
+            place = values[section] = dict(values.get(section) or {})
+        place[leaf] = value
+    if "name" in values:
+        raise UserError(f"{shown}: name: is taken from the file's name; delete the key")
+    try:
+        return Study(name=path.stem, **values)
+    except ValidationError as error:
+        raise UserError(f"{shown}: {'; '.join(_explain(problem) for problem in error.errors())}") from None
+
+
+def _explain(problem: Any) -> str:
+    """One validation problem in plain words."""
+    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in problem["loc"]).lstrip(".")
+    if problem["type"] == "value_error":
+        return str(problem["ctx"]["error"])
+    if problem["type"] == "extra_forbidden":
+        leaf = str(problem["loc"][-1])
+        near = difflib.get_close_matches(leaf, [part for key in leaf_keys() for part in key.split(".")], n=1)
+        near = near or difflib.get_close_matches(leaf, GridEntry.model_fields, n=1)
+        return f"{place}: no such key{f'; did you mean {near[0]}?' if near else ''}"
+    if problem["type"] == "missing":
+        return f"{place}: is missing; add it"
+    return f"{place}: {problem['msg'][0].lower()}{problem['msg'][1:]}, not {problem['input']!r}"
