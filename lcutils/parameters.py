@@ -125,6 +125,7 @@ class AnalysisSettings(_Section):
     """What the analysis needs besides the rows."""
 
     permutations: int = Field(10_000, ge=1)
+    published: tuple[str, ...] = ()  # published tables (CSV) to set beside ours
     names: tuple[str, ...] = ("Lily", "Tim", "Anna", "Tom", "Ben", "Mia", "Max", "Sue", "Sam", "Jack")  # Table 5
 
 
@@ -175,6 +176,7 @@ class Study(_Section):
     grid: tuple[GridEntry, ...] = ()
     pretrained: dict[str, str] = {}  # name -> checkpoint folder or hub name of a model to measure as it is
     device: str = "auto"  # "auto" is cuda if there is one, else cpu; not a reason to run anything again
+    jobs_per_gpu: int = Field(1, gt=0)  # jobs that share a GPU; small models leave room for several
     threads: int = Field(1, gt=0)  # CPU threads of a job
     drop_checkpoints: bool = False  # delete a checkpoint's weights once it is measured
 

@@ -1,0 +1,388 @@
+"""The five stages, one function each: what a notebook calls, and what a sweep runs as a job.
+
+Every function does nothing where its artifact is complete and current, and returns what a reader wants to look at.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from lcutils.artifacts import atomic_folder, atomic_path, content_digest, read_manifest, write_json, write_manifest
+from lcutils.collapse import measure_collapse, measure_tokens, ood_deviation
+from lcutils.corpus import open_blocks, prepare_corpus, source_digest
+from lcutils.devices import reserved_device
+from lcutils.extraction import extract_agreement, extract_mean, extract_statistics, load_feature_model
+from lcutils.model import Architecture, count_parameters
+from lcutils.parameters import Run, Study
+from lcutils.statistics import ClassStatistics
+from lcutils.training import Recipe, evaluate, train
+from lcutils.workspace import Workspace, is_complete, open_study
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = [
+    "analyze_study", "extract_point", "load_tokenizer", "measure_point", "open_study", "prepare_data", "train_run",
+]  # fmt: skip
+
+RESULT_COLUMNS = [
+    "model", "depth", "width", "epochs", "weight_decay", "seed", "checkpoint", "steps", "tokens_seen", "n_params",
+    "val_loss", "val_accuracy", "perplexity", "n_classes",
+]  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------------------------------- 1 data
+
+
+@dataclass(frozen=True)
+class Data:
+    """Prepared text: blocks of token ids, and how often each token is a label."""
+
+    folder: Path
+    summary: dict[str, Any]
+    train: np.ndarray  # (blocks, block size)
+    validation: np.ndarray  # (blocks, block size)
+    counts: np.ndarray  # (2, V): labels in train, in validation
+
+
+def prepare_data(work: Workspace) -> Data:
+    """Stage 1: text to token blocks, tokenizer and token counts, under `data/`."""
+    settings, folder = work.corpus, work.data
+    parameters, inputs = work.study.stage_parameters("data"), {"text": source_digest(settings)}
+    if work.needs_work(folder, parameters, inputs):
+        began = time.monotonic()
+        with atomic_folder(folder) as aside:
+            summary = prepare_corpus(settings, aside, log=work.log("data"))
+            write_manifest(aside, parameters, inputs, began, {"seed": settings.seed})
+    summary = json.loads((folder / "corpus.json").read_text())
+    counts = np.load(folder / "counts.npy")
+    return Data(folder, summary, open_blocks(folder, "train"), open_blocks(folder, "validation"), counts)
+
+
+def load_tokenizer(work: Workspace) -> PreTrainedTokenizerBase:
+    """The tokenizer that the study's blocks were made with."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(work.data / "tokenizer")
+
+
+# --------------------------------------------------------------------------------------------------------- 2 train
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A trained run: its folder and one record a kept checkpoint."""
+
+    folder: Path
+    architecture: Architecture
+    checkpoints: list[dict[str, Any]]
+
+    def log(self) -> pd.DataFrame:
+        """The training log, a row every few steps."""
+        import pandas as pd
+
+        return pd.read_json(self.folder / "log.jsonl", lines=True)
+
+
+def architecture_of(study: Study, run: Run, vocab_size: int) -> Architecture:
+    """The GPT-Neo that a run trains."""
+    assert run.depth is not None
+    assert run.width is not None
+    shared = study.architecture
+    return Architecture(
+        depth=run.depth,
+        width=run.width,
+        vocab_size=vocab_size,
+        heads=shared.heads,
+        positions=shared.positions,
+        window=shared.window,
+    )
+
+
+def recipe_of(study: Study, run: Run, device: torch.device) -> Recipe:
+    """The training recipe of a run; autocast is for GPUs, the CPU trains in fp32."""
+    settings = study.training
+    assert run.epochs is not None
+    assert run.batch_size is not None
+    assert run.weight_decay is not None
+    assert run.seed is not None
+    return Recipe(
+        epochs=run.epochs,
+        batch_size=run.batch_size,
+        learning_rate=settings.learning_rate,
+        weight_decay=run.weight_decay,
+        betas=(settings.beta1, settings.beta2),
+        eps=settings.epsilon,
+        clip_norm=settings.clip_norm,
+        seed=run.seed,
+        init_seed=settings.init_seed,
+        precision=settings.autocast if device.type == "cuda" else "fp32",
+        keep=run.checkpoints,
+    )
+
+
+def train_run(work: Workspace, model: str) -> TrainedRun:
+    """Stage 2: train one run and keep its checkpoints under `runs/<run>/`; a killed one continues."""
+    study, run, folder = work.study, work.study.run(model), work.run_folder(model)
+    if run.pretrained:
+        raise ValueError(f"{model} is pretrained ({run.pretrained}): there is nothing to train, go on with 03_extract")
+    parameters, inputs = study.stage_parameters("train", run), {"data": work.content(work.data, "01_data")}
+    data = prepare_data(work)
+    architecture = architecture_of(study, run, data.summary["vocab_size"])
+    if work.needs_work(folder, parameters, inputs):
+        _keep_only_if_same(folder, {"parameters": parameters, "inputs": inputs})
+        torch.set_num_threads(study.threads)
+        began = time.monotonic()
+        with reserved_device(study.device, study.jobs_per_gpu) as device:
+            recipe = recipe_of(study, run, device)
+            records = train(architecture, recipe, data.train, data.validation, folder, device=device, log=work.log(model))
+        for record in records:
+            load_tokenizer(work).save_pretrained(folder / f"checkpoint-{record['checkpoint']}")
+        digests = {str(k): content_digest(folder / f"checkpoint-{k}") for k in run.checkpoints}
+        facts = {"device": str(device), "seed": run.seed, "tokens_per_second": records[-1]["tokens_per_second"]}
+        write_manifest(folder, parameters, inputs, began, facts | {"checkpoints": digests})
+    return TrainedRun(folder, architecture, [_evaluation(folder / f"checkpoint-{k}") for k in run.checkpoints])
+
+
+def _keep_only_if_same(folder: Path, job: dict[str, Any]) -> None:
+    """Empty a folder of unfinished work that another job began; note which job begins or continues it now."""
+    note = folder / "job.json"
+    if folder.exists() and not (note.is_file() and json.loads(note.read_text()) == job):
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(note, job)
+
+
+def _evaluation(checkpoint: Path) -> dict[str, Any]:
+    return json.loads((checkpoint / "evaluation.json").read_text())
+
+
+# ------------------------------------------------------------------------------------------------------- 3 extract
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """What one pass over the text leaves of the features."""
+
+    folder: Path
+    statistics: ClassStatistics
+    agreement: dict[str, np.ndarray]  # hits (V,), totals (V,) over validation; ood_mean (D,) if the study has such text
+
+
+def extract_point(work: Workspace, model: str, checkpoint: int) -> Extracted:
+    """Stage 3: class statistics over train, agreement counts over validation, under `statistics/<run>@<k>/`."""
+    study, run, folder = work.study, work.study.run(model), work.statistics(*work.point(model, checkpoint))
+    parameters = study.stage_parameters("extract", run)
+    inputs = {"data": work.content(work.data, "01_data"), "checkpoint": work.checkpoint_content(model, checkpoint)}
+    if work.needs_work(folder, parameters, inputs):
+        data, settings = prepare_data(work), study.extraction
+        resume = folder.with_name(f".{folder.name}.resume")
+        _keep_only_if_same(resume, {"parameters": parameters, "inputs": inputs})
+        torch.set_num_threads(study.threads)
+        began = time.monotonic()
+        with reserved_device(study.device, study.jobs_per_gpu) as device, atomic_folder(folder) as aside:
+            common: dict[str, Any] = {
+                "batch_size": settings.blocks_per_batch,
+                "device": device,
+                "log": work.log(f"{model}@{checkpoint}"),
+            }
+            precision = settings.precision if device.type == "cuda" else "fp32"
+            source = work.checkpoint_source(model, checkpoint)
+            feature_model = load_feature_model(source, precision=precision, device=device)
+            statistics = extract_statistics(
+                feature_model, data.train, covariance=settings.covariance, resume=resume / "state", **common
+            )
+            statistics.save(aside / "statistics.safetensors")
+            keep = statistics.counts >= study.measurement.min_count
+            hits, totals = extract_agreement(feature_model, data.validation, statistics.means, keep, **common)
+            arrays = {"hits": hits.cpu().numpy(), "totals": totals.cpu().numpy()}
+            if study.corpus.ood:
+                arrays["ood_mean"] = extract_mean(feature_model, open_blocks(work.data, "ood"), **common).cpu().numpy()
+            np.savez(aside / "agreement.npz", **arrays)
+            if run.pretrained:
+                write_json(aside / "evaluation.json", evaluate(feature_model, data.validation, **common))
+            speed = data.train.size / (time.monotonic() - began)
+            write_manifest(aside, parameters, inputs, began, {"device": str(device), "tokens_per_second": speed})
+        shutil.rmtree(resume)
+    with np.load(folder / "agreement.npz") as arrays:
+        return Extracted(folder, ClassStatistics.load(folder / "statistics.safetensors"), dict(arrays))
+
+
+# ------------------------------------------------------------------------------------------------------- 4 measure
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The measurements of one checkpoint."""
+
+    folder: Path
+    row: dict[str, Any]  # a row of results.csv
+    tokens: pd.DataFrame  # a row a kept class
+    sensitivity: pd.DataFrame  # a row a min_count
+
+
+def measure_point(work: Workspace, model: str, checkpoint: int) -> Measured:
+    """Stage 4: all measurements of one checkpoint, under `measurements/<run>@<k>/`."""
+    import pandas as pd
+
+    study, folder = work.study, work.measurements(*work.point(model, checkpoint))
+    parameters = study.stage_parameters("measure")
+    inputs = {"statistics": work.content(work.statistics(model, checkpoint), f"03_extract with model {model}")}
+    if work.needs_work(folder, parameters, inputs):
+        torch.set_num_threads(study.threads)
+        began = time.monotonic()
+        extracted = extract_point(work, model, checkpoint)
+        with reserved_device(study.device, study.jobs_per_gpu) as device, atomic_folder(folder) as aside:
+            _measure(work, model, checkpoint, extracted, device, aside)
+            write_manifest(aside, parameters, inputs, began, {"device": str(device)})
+        if study.drop_checkpoints and not study.run(model).pretrained:
+            weights = work.run_folder(model) / f"checkpoint-{checkpoint}" / "model.safetensors"
+            weights.unlink(missing_ok=True)
+    return Measured(
+        folder,
+        json.loads((folder / "row.json").read_text()),
+        pd.read_parquet(folder / "tokens.parquet"),
+        pd.read_csv(folder / "sensitivity.csv"),
+    )
+
+
+def _measure(
+    work: Workspace, model: str, checkpoint: int, extracted: Extracted, device: torch.device, folder: Path
+) -> None:
+    import pandas as pd
+
+    settings = work.study.measurement
+    source = work.checkpoint_source(model, checkpoint)
+    classifier = load_feature_model(source, precision="fp32", device=device).classifier
+    statistics = ClassStatistics.load(extracted.folder / "statistics.safetensors", device=device)
+    hits, totals = extracted.agreement["hits"], extracted.agreement["totals"]
+
+    options = {"riesz_s": settings.riesz_s}
+    sensitivity = []
+    for min_count in sorted({settings.min_count, *settings.sensitivity}):
+        if int((statistics.counts >= min_count).sum()) >= 2:
+            measured = measure_collapse(statistics, classifier, min_count=min_count, **options)
+            sensitivity.append({"model": model, "checkpoint": checkpoint, "min_count": min_count, **measured})
+    measured = measure_collapse(statistics, classifier, min_count=settings.min_count, **options)
+    measured["nc4_agreement"] = float(hits.sum() / totals.sum()) if totals.sum() else float("nan")
+    if "ood_mean" in extracted.agreement:
+        keep = statistics.counts >= settings.min_count
+        ood_mean = torch.from_numpy(extracted.agreement["ood_mean"]).to(device)
+        measured["nc5_ood_deviation"] = ood_deviation(statistics.means, keep, ood_mean)
+    write_json(folder / "row.json", _describe_point(work, model, checkpoint) | measured)
+    pd.DataFrame(sensitivity).to_csv(folder / "sensitivity.csv", index=False)
+
+    columns = measure_tokens(
+        statistics, classifier, min_count=settings.min_count, neighbours=settings.neighbours
+    )
+    ids, nearest = columns["token_id"], columns.pop("nearest")  # (K,), (K, neighbours)
+    tokenizer = load_tokenizer(work)
+    texts = {int(i): tokenizer.decode([int(i)]) for i in ids}
+    table = pd.DataFrame(columns)
+    table.insert(1, "text", [texts[int(i)] for i in ids])
+    table["hits"], table["total"] = hits[ids], totals[ids]
+    table["agreement"] = table["hits"] / table["total"].where(table["total"] > 0)
+    table["nearest"] = [" | ".join(texts[int(i)] for i in row) for row in nearest]
+    table.to_parquet(folder / "tokens.parquet", index=False)
+
+
+def _describe_point(work: Workspace, model: str, checkpoint: int) -> dict[str, Any]:
+    """The columns of results.csv that come before the measurements."""
+    run = work.study.run(model)
+    if run.pretrained:
+        evaluation = _evaluation(work.statistics(model, checkpoint))
+        known: dict[str, Any] = {}
+    else:
+        evaluation = _evaluation(work.run_folder(model) / f"checkpoint-{checkpoint}")
+        architecture = architecture_of(work.study, run, prepare_data(work).summary["vocab_size"])
+        known = {key: getattr(run, key) for key in ("depth", "width", "epochs", "weight_decay", "seed")}
+        known["n_params"] = count_parameters(architecture)
+    values = evaluation | known | {"model": model, "checkpoint": checkpoint}
+    return {column: values.get(column) for column in RESULT_COLUMNS if column != "n_classes"}
+
+
+# ------------------------------------------------------------------------------------------------------- 5 analyze
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """The table of all measured points, and the files made from it."""
+
+    results: pd.DataFrame
+    tokens: dict[str, pd.DataFrame]  # "model@checkpoint" -> per-token table
+    sensitivity: pd.DataFrame | None
+    published: pd.DataFrame | None
+    paths: dict[str, Path]
+
+
+def analyze_study(work: Workspace, published: str | list[str] | None = None) -> Analysis:
+    """Stage 5: gather all rows into `results.csv`; figures, tables and the report under `analysis/`.
+
+    Args:
+        work: the study; points not measured yet are left out, and said so.
+        published: published tables to set beside ours; without rows of ours they are analysed by themselves.
+    """
+    import pandas as pd
+
+    from lcutils.analysis import MEASUREMENTS
+    from lcutils.errors import UserError
+    from lcutils.published import load_published
+    from lcutils.report import write_analysis
+
+    study, began = work.study, time.monotonic()
+    paths = [published] if isinstance(published, str) else list(published or study.analysis.published)
+    tables = [load_published(_find(path)) for path in paths]
+    measured = [point for point in study.points if is_complete(work.measurements(*point))]
+    if missing := len(study.points) - len(measured):
+        print(f"{missing} of {len(study.points)} points of study {study.name} are not measured yet", file=sys.stderr)
+    if not measured and not tables:
+        raise UserError(f"{work.shown(work.folder)}: nothing is measured yet; run 01 to 04, or make sweep STUDY={study.name}")
+
+    both = tables[0] if tables else None
+    for table in tables[1:]:
+        join = ["model", "checkpoint"]
+        both = both.set_index(join).combine_first(table.set_index(join)).reset_index()
+    inputs = {f"{m}@{k}": str((read_manifest(work.measurements(m, k)) or {})["content"]) for m, k in measured}
+    tokens: dict[str, pd.DataFrame] = {}
+    sensitivity = None
+    if measured:
+        points = [measure_point(work, *point) for point in measured]
+        results = pd.DataFrame([point.row for point in points])
+        tokens = {point.folder.name: point.tokens for point in points}
+        sensitivity = pd.concat([point.sensitivity for point in points], ignore_index=True)
+        keys = [key for key in MEASUREMENTS if key in results]
+        rest = [key for key in results if key not in {*RESULT_COLUMNS, *keys}]
+        results = results[[*RESULT_COLUMNS, *keys, *rest]]
+        with atomic_path(work.results) as aside:
+            results.to_csv(aside, index=False)
+    else:
+        results, both = both, None
+    with atomic_folder(work.analysis) as aside:
+        written = write_analysis(
+            results,
+            aside,
+            title=study.title or study.name,
+            settings=study.model_dump(mode="json"),
+            tokens=tokens or None,
+            sensitivity=sensitivity,
+            published=both,
+        )
+        write_manifest(aside, study.stage_parameters("analyze"), inputs, began, {})
+    final = {name: work.analysis / path.relative_to(aside) for name, path in written.items()}
+    return Analysis(results, tokens, sensitivity, both, final)
+
+
+def _find(path: str) -> Path:
+    from lcutils.parameters import ROOT
+
+    return ROOT / path if (ROOT / path).exists() else Path(path)
