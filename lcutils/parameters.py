@@ -165,7 +165,8 @@ class Study(_Section):
     `runs` and `points` expand the grid; `stage_parameters` says what a job reads, which decides whether it is stale.
     """
 
-    name: str
+    name: str  # of the YAML file
+    source: str = ""  # path of the YAML file
     title: str = ""
     corpus: CorpusSettings = CorpusSettings()
     architecture: ArchitectureSettings = ArchitectureSettings()
@@ -288,7 +289,7 @@ def leaf_keys(model: type[BaseModel] = Study, prefix: str = "") -> list[str]:
         inner = field.annotation
         if isinstance(inner, type) and issubclass(inner, BaseModel):
             keys += leaf_keys(inner, f"{prefix}{name}.")
-        elif name != "name":
+        elif prefix or name not in ("name", "source"):
             keys.append(prefix + name)
     return keys
 
@@ -296,11 +297,13 @@ def leaf_keys(model: type[BaseModel] = Study, prefix: str = "") -> list[str]:
 def parse_overrides(overrides: Mapping[str, Any] | str | Iterable[str] | None) -> dict[str, Any]:
     """Overrides as dotted keys and values.
 
-    Takes a mapping, or text such as `learning_rate=1e-3 corpus.max_stories=500`. A key may be the last part of a
-    dotted name: no two sections share one.
+    Takes a mapping (as an object or as JSON text), or words such as `learning_rate=1e-3 corpus.max_stories=500`. A key
+    may be the last part of a dotted name: no two sections share one.
     """
     if not overrides:
         return {}
+    if isinstance(overrides, str) and overrides.lstrip().startswith("{"):
+        overrides = dict(yaml.safe_load(overrides))
     if isinstance(overrides, Mapping):
         pairs = dict(overrides)
     else:
@@ -350,10 +353,10 @@ def load_study(study: str | Path, overrides: Mapping[str, Any] | str | Iterable[
         if section:
             place = values[section] = dict(values.get(section) or {})
         place[leaf] = value
-    if "name" in values:
-        raise UserError(f"{shown}: name: is taken from the file's name; delete the key")
+    for key in {"name", "source"} & values.keys():
+        raise UserError(f"{shown}: {key}: is taken from the file itself; delete the key")
     try:
-        return Study(name=path.stem, **values)
+        return Study(name=path.stem, source=str(path.resolve()), **values)
     except ValidationError as error:
         raise UserError(f"{shown}: {'; '.join(_explain(problem) for problem in error.errors())}") from None
 

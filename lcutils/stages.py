@@ -230,11 +230,17 @@ class Measured:
     tokens: pd.DataFrame  # a row a kept class
     sensitivity: pd.DataFrame  # a row a min_count
 
+    @classmethod
+    def load(cls, folder: Path) -> Measured:
+        """Read what `measure_point` wrote."""
+        import pandas as pd
+
+        row = json.loads((folder / "row.json").read_text())
+        return cls(folder, row, pd.read_parquet(folder / "tokens.parquet"), pd.read_csv(folder / "sensitivity.csv"))
+
 
 def measure_point(work: Workspace, model: str, checkpoint: int) -> Measured:
     """Stage 4: all measurements of one checkpoint, under `measurements/<run>@<k>/`."""
-    import pandas as pd
-
     study, folder = work.study, work.measurements(*work.point(model, checkpoint))
     parameters = study.stage_parameters("measure")
     inputs = {"statistics": work.content(work.statistics(model, checkpoint), f"03_extract with model {model}")}
@@ -248,12 +254,7 @@ def measure_point(work: Workspace, model: str, checkpoint: int) -> Measured:
         if study.drop_checkpoints and not study.run(model).pretrained:
             weights = work.run_folder(model) / f"checkpoint-{checkpoint}" / "model.safetensors"
             weights.unlink(missing_ok=True)
-    return Measured(
-        folder,
-        json.loads((folder / "row.json").read_text()),
-        pd.read_parquet(folder / "tokens.parquet"),
-        pd.read_csv(folder / "sensitivity.csv"),
-    )
+    return Measured.load(folder)
 
 
 def _measure(
@@ -356,7 +357,7 @@ def analyze_study(work: Workspace, published: str | list[str] | None = None) -> 
     tokens: dict[str, pd.DataFrame] = {}
     sensitivity = None
     if measured:
-        points = [measure_point(work, *point) for point in measured]
+        points = [Measured.load(work.measurements(*point)) for point in measured]
         results = pd.DataFrame([point.row for point in points])
         tokens = {point.folder.name: point.tokens for point in points}
         sensitivity = pd.concat([point.sensitivity for point in points], ignore_index=True)
@@ -372,7 +373,7 @@ def analyze_study(work: Workspace, published: str | list[str] | None = None) -> 
             results,
             aside,
             title=study.title or study.name,
-            settings=study.model_dump(mode="json"),
+            settings=study.model_dump(mode="json", exclude={"source"}),
             tokens=tokens or None,
             sensitivity=sensitivity,
             published=both,

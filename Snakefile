@@ -1,0 +1,91 @@
+# The sweep: one papermill notebook a job. `make sweep STUDY=…` starts it; working directory is the study's own folder.
+#
+#   data ─> train <run> ─> extract <run>@<k> ─> measure <run>@<k> ─> analyze
+#
+# A job runs again when its manifest is missing, when the parameters that it reads (`params.reads`) changed, or when the
+# content of an input manifest changed. Only manifests are declared: Snakemake deletes a failed job's outputs, and what
+# a killed training or extraction needs to continue must stay.
+import json
+import shlex
+import sys
+
+from lcutils.corpus import source_digest
+from lcutils.parameters import ROOT
+from lcutils.workspace import fingerprint, open_study
+
+work = open_study(config["study"], config["outputs"], config.get("overrides"))
+study = work.study
+
+def quoted(text):
+    """Text as one word of a shell command of Snakemake's, which reads braces as wildcards."""
+    return shlex.quote(str(text)).replace("{", "{{").replace("}", "}}")
+
+
+PAPERMILL = (
+    f"{sys.executable} -m papermill --kernel python3 --log-output --no-progress-bar --cwd {quoted(ROOT)}"
+    f" {quoted(ROOT)}/notebooks/{{params.notebook}}.ipynb notebooks/{{params.job}}.ipynb"
+    f" -p study {quoted(study.source)} -p outputs {quoted(work.folder.parent)}"
+    + (f" -p overrides {quoted(json.dumps(work.overridden))}" if work.overridden else "")
+)
+
+
+def reads(stage):
+    """The parameters that a job of this stage reads."""
+    def of(wildcards):
+        run = study.run(wildcards.run) if hasattr(wildcards, "run") else None
+        return fingerprint(study.stage_parameters(stage, run))
+    return of
+
+
+def checkpoint_input(wildcards):
+    """A trained run's manifest; nothing for a pretrained model."""
+    return [] if study.run(wildcards.run).pretrained else f"runs/{wildcards.run}/manifest.json"
+
+
+def measured(wildcards):
+    return [f"measurements/{run}@{checkpoint}/manifest.json" for run, checkpoint in study.points]
+
+
+localrules: analyze
+
+
+rule analyze:
+    input: measured
+    output: "analysis/manifest.json", "results.csv"
+    params: notebook="05_analyze", job="05_analyze", reads=reads("analyze")
+    threads: study.threads
+    shell: PAPERMILL
+
+
+rule data:
+    output: "data/manifest.json"
+    params: notebook="01_data", job="01_data", reads=reads("data"), text=source_digest(work.corpus)
+    threads: study.threads
+    shell: PAPERMILL
+
+
+rule train:
+    input: "data/manifest.json"
+    output: "runs/{run}/manifest.json"
+    params: notebook="02_train", job="02_train_{run}", reads=reads("train")
+    threads: study.threads
+    resources: gpu=1
+    shell: PAPERMILL + " -p model {wildcards.run}"
+
+
+rule extract:
+    input: "data/manifest.json", checkpoint_input
+    output: "statistics/{run}@{checkpoint}/manifest.json"
+    params: notebook="03_extract", job="03_extract_{run}@{checkpoint}", reads=reads("extract")
+    threads: study.threads
+    resources: gpu=1
+    shell: PAPERMILL + " -p model {wildcards.run} -p checkpoint {wildcards.checkpoint}"
+
+
+rule measure:
+    input: "statistics/{run}@{checkpoint}/manifest.json"
+    output: "measurements/{run}@{checkpoint}/manifest.json"
+    params: notebook="04_measure", job="04_measure_{run}@{checkpoint}", reads=reads("measure")
+    threads: study.threads
+    resources: gpu=1
+    shell: PAPERMILL + " -p model {wildcards.run} -p checkpoint {wildcards.checkpoint}"

@@ -1,0 +1,51 @@
+"""Command line: `python -m lcutils plan STUDY`, `python -m lcutils sweep STUDY`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from lcutils.errors import UserError
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line's grammar."""
+    parser = argparse.ArgumentParser(prog="python -m lcutils", description="Run a study of neural collapse.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    plan = commands.add_parser("plan", help="say what a study consists of and costs; runs nothing")
+    sweep = commands.add_parser("sweep", help="run what is missing or stale of a study's grid")
+    for command in (plan, sweep):
+        command.add_argument("study", help="a name in parameters/, or the path of a YAML file")
+        command.add_argument("--outputs", default="outputs", help="folder below which the study's folder lies")
+        command.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="values that replace the YAML's")
+    sweep.add_argument("--model", help="only this run, to its measurements")
+    sweep.add_argument("--profile", help="a folder of parameters/profiles, such as slurm")
+    sweep.add_argument("--cores", type=int, help="CPU cores to use (default: all)")
+    sweep.add_argument("--dry-run", action="store_true", help="list the jobs, run none")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; a user's mistake is one line on standard error and exit status 2."""
+    options = build_parser().parse_args(arguments)
+    try:
+        from lcutils.workspace import open_study
+
+        work = open_study(options.study, options.outputs, options.set)
+        if options.command == "plan":
+            from lcutils.plan import describe_plan
+
+            print(describe_plan(work))
+            return 0
+        from lcutils.sweep import run_sweep
+
+        return run_sweep(
+            work, model=options.model, profile=options.profile, cores=options.cores, dry_run=options.dry_run
+        )
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,178 @@
+"""Panels of one measurement against the loss: R² of the scale that is drawn, recomputed for what the filters leave.
+
+All panels of a figure share one selection (click a model to see it everywhere) and one set of filters.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import altair as alt
+import numpy as np
+import pandas as pd
+
+from lcutils.analysis import MEASUREMENTS, limits_of_theory
+from lcutils.charts.theme import OUTLINE, PANEL, VIRIDIS, padded, slim
+
+IDENTITY = ["model", "checkpoint", "depth", "width", "epochs", "weight_decay", "seed", "n_params", "steps"]
+FILTERS = {"depth": "depth", "width": "width", "epochs": "epochs", "weight_decay": "decay"}
+FEWEST = 3  # points that an R² needs: any two lie on a line
+TARGETS = {
+    "val_loss": "validation loss (nats per token)",
+    "val_accuracy": "validation accuracy",
+    "perplexity": "validation perplexity",
+}
+SELECTED = alt.selection_point(name="picked", fields=["model"], clear="dblclick")
+
+
+def filters(rows: pd.DataFrame) -> tuple[list[Any], str]:
+    """Return the filter controls for `rows` and the Vega expression that is true for a row that they let through.
+
+    A control is made for depth, width, epochs and decay where the rows have more than one value, and always a
+    text field that finds models by a part of their name.
+    """
+    controls: list[Any] = []
+    tests: list[str] = []
+    for column, word in FILTERS.items():
+        if column not in rows.columns:
+            continue
+        values = sorted(rows[column].dropna().unique().tolist())
+        if len(values) < 2:
+            continue
+        box = alt.binding_select(options=["all", *values], name=f"{word} ")
+        controls.append(alt.param(name=f"{column}_is", value="all", bind=box))
+        tests.append(f"({column}_is == 'all' || datum.{column} == {column}_is)")
+    if "model" in rows.columns:
+        find = alt.binding(input="text", name="model ", placeholder="part of a name")
+        controls.append(alt.param(name="model_like", value="", bind=find))
+        tests.append("indexof(datum.model, model_like) >= 0")
+    return controls, " && ".join(tests) or "true"
+
+
+def size_colour(rows: pd.DataFrame) -> Any:
+    """Return the colour channel: parameters on a log viridis scale; one plain colour where all rows have one size."""
+    if "n_params" not in rows.columns or rows["n_params"].dropna().nunique() < 2:
+        return alt.value("#21918c")
+    legend = alt.Legend(title="parameters", format=".2~s", gradientLength=PANEL - 40)
+    return alt.Color("n_params:Q", scale=alt.Scale(type="log", scheme=VIRIDIS), legend=legend)
+
+
+def tooltip(rows: pd.DataFrame, *values: str) -> list[alt.Tooltip]:
+    """Return what hovering shows: the model and its place in the grid, then `values`."""
+    shown = [alt.Tooltip(f"{c}:N" if c in ("model", "seed") else f"{c}:Q", title=c.replace("_", " ")) for c in IDENTITY
+             if c in rows.columns]
+    for tip in shown:
+        if tip.shorthand.startswith(("n_params", "steps")):
+            tip.format = ","
+    return shown + [alt.Tooltip(f"{v}:Q", title=v, format=".5g") for v in values]
+
+
+def theory_lines(rows: pd.DataFrame, key: str) -> pd.DataFrame:
+    """Return the limits of theory for `key` at every width (and number of classes) of `rows`: limit, width, value."""
+    empty = pd.DataFrame({"limit": [], "width": [], "value": []})
+    if not {"width", "n_classes"} <= set(rows.columns):
+        return empty
+    places = rows[["width", "n_classes"]].dropna().drop_duplicates()
+    found = []
+    for width, classes in places.itertuples(index=False):
+        if width < 2 or classes < 2:
+            continue
+        table = limits_of_theory(int(width), int(classes))
+        table = table[table["measurement"] == key]
+        found.append(table.assign(width=int(width))[["limit", "width", "value"]])
+    found = [table for table in found if len(table)]
+    return pd.concat(found, ignore_index=True).drop_duplicates() if found else empty
+
+
+def usable(rows: pd.DataFrame, key: str, target: str) -> pd.DataFrame:
+    """Return the rows with a finite `key` and `target` (none where a column is not there)."""
+    if key not in rows.columns or target not in rows.columns:
+        return rows.iloc[:0]
+    finite = np.isfinite(rows[[key, target]].astype(float)).all(axis=1)
+    return rows[finite]
+
+
+def panel(
+    rows: pd.DataFrame, key: str, test: str, *, target: str = "val_loss", log: bool | None = None, side: int = PANEL,
+    linked: bool = True,
+) -> Any | None:
+    """Return one panel, `key` on x and `target` on y, or None where no row has both.
+
+    The line is least squares on the scale drawn; R² is of that scale. On a log axis a second line of text gives the
+    R² of the value itself.
+
+    Args:
+        rows: results table.
+        key: measurement on x.
+        test: Vega expression of the rows to draw, from `filters`.
+        target: column on y.
+        log: log x axis; None takes the measurement's own.
+        side: width and height in pixels.
+        linked: take part in the click selection.
+    """
+    measurement = MEASUREMENTS[key]
+    drawn = usable(rows, key, target)
+    log = measurement.log if log is None else log
+    if log:
+        drawn = drawn[drawn[key].astype(float) > 0]
+    if drawn.empty:
+        return None
+    limits = theory_lines(drawn, key)
+    domain = padded(drawn[key], log, limits["value"].tolist())
+    x = alt.X(f"{key}:Q", title=measurement.axis + (", log scale" if log else ""),
+              scale=alt.Scale(type="log" if log else "linear", domain=domain, nice=False),
+              axis=alt.Axis(tickCount=5, format="~g", labelOverlap="greedy"))
+    y = alt.Y(f"{target}:Q", title=TARGETS.get(target, target), scale=alt.Scale(domain=padded(drawn[target], False), nice=False))
+    data = slim(drawn, [*IDENTITY, target, key])
+    # One table for all panels of a figure would be smaller, but a nan in one column would then cost the others.
+    base = alt.Chart(data).transform_filter(test)
+
+    points = base.mark_circle(size=58, stroke=OUTLINE, strokeWidth=0.6).encode(
+        x=x, y=y, color=size_colour(rows), tooltip=tooltip(data, target, key)
+    )
+    if linked:
+        points = points.encode(
+            opacity=alt.when(SELECTED).then(alt.value(0.9)).otherwise(alt.value(0.12))
+        ).add_params(SELECTED)
+    layers = [points]
+    if drawn[key].nunique() > 1 and len(drawn) >= FEWEST:
+        layers.insert(0, _fit_line(base, key, target, log, x, y))
+    layers += _fit_words(base, key, target, log)
+    layers += _limit_rules(limits, domain)
+    title = alt.Title(f"{measurement.property}: {measurement.label}", anchor="start", offset=32 if log else 20)
+    return alt.layer(*layers).properties(width=side, height=side, title=title)
+
+
+def _scaled(base: Any, key: str, log: bool) -> Any:
+    return base.transform_calculate(scaled=f"log(datum.{key})" if log else f"+datum.{key}")
+
+
+def _fit_line(base: Any, key: str, target: str, log: bool, x: Any, y: Any) -> Any:
+    line = _scaled(base, key, log).transform_regression("scaled", target)
+    line = line.transform_calculate(as_=key, calculate="exp(datum.scaled)" if log else "datum.scaled")
+    return line.mark_line(color=OUTLINE, strokeWidth=1, strokeDash=[4, 3], clip=True).encode(x=x, y=y)
+
+
+def _fit_words(base: Any, key: str, target: str, log: bool) -> list[Any]:
+    """Return the text layers above the frame, computed in the browser from the rows that the filters leave."""
+    drawn_words = "'R² = ' + format(datum.rSquared, '.3f') + (LOG ? ' on the log scale drawn' : '') + ', n = ' + datum.n"
+    lines = [(True, drawn_words, -18)] if log else []
+    lines.append((False, "'R² = ' + format(datum.rSquared, '.3f') + (LOG ? ' of the value itself' : ', n = ' + datum.n)", -5))
+    layers = []
+    for scaled, words, height in lines:
+        few = f"datum.n < {FEWEST} ? ('n = ' + datum.n + ': too few for R²') : isNaN(datum.rSquared) ? 'R² undefined' : "
+        fitted = _scaled(base, key, scaled).transform_joinaggregate(n="count()")
+        fitted = fitted.transform_regression("scaled", target, groupby=["n"], params=True)
+        fitted = fitted.transform_calculate(words=few + words.replace("LOG", str(log).lower()))
+        text = fitted.mark_text(align="left", baseline="bottom", fontSize=11, style="guide-label", clip=False)
+        layers.append(text.encode(text="words:N", x=alt.value(0), y=alt.value(height)))
+    return layers
+
+
+def _limit_rules(limits: pd.DataFrame, domain: list[float]) -> list[Any]:
+    inside = limits[limits["value"].between(*domain)]
+    if inside.empty:
+        return []
+    inside = inside.assign(words=inside["limit"] + ", width " + inside["width"].astype(str))
+    rules = alt.Chart(slim(inside, ["value", "words"])).mark_rule(color="#D55E00", strokeDash=[2, 2], opacity=0.8)
+    return [rules.encode(x="value:Q", tooltip=[alt.Tooltip("words:N", title="limit"), alt.Tooltip("value:Q", format=".5g")])]

@@ -1,0 +1,159 @@
+"""What every figure shares: colours, sizes, the row limit, and how a figure is shown and written.
+
+No chart sets the colour of its text, axes or ground: those come from LIGHT or DARK when it is drawn, so that one
+specification reads well on white paper, on a dark page and in JupyterLab in either theme.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import altair as alt
+import numpy as np
+import pandas as pd
+import vl_convert
+
+ROW_LIMIT = 5_000
+DIGITS = 7  # significant digits kept of every number in a figure
+PANEL = 230  # side of one panel, pixels
+VEGALITE_VERSION = "6.4"  # of vl-convert, the release that Altair 6.3 writes for
+# JupyterLab 4 draws this type and no later one. Its Vega-Lite 5 draws all that is used here.
+JUPYTER_MIMETYPE = "application/vnd.vegalite.v5+json"
+JUPYTER_SCHEMA = "https://vega.github.io/schema/vega-lite/v5.json"
+
+# Okabe and Ito's colours, told apart by people with any of the common colour-vision deficiencies and on both grounds.
+OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999")
+# Viridis without its palest end, which is lost on white.
+VIRIDIS = alt.SchemeParams(name="viridis", extent=[0.0, 0.93])
+OUTLINE = "#8a8a8a"  # thin edge of every point: keeps the dark end visible on dark, the pale end on white
+FONT = "system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', 'Liberation Sans', sans-serif"
+
+
+def _ground(background: str, text: str, quiet: str, grid: str) -> dict[str, Any]:
+    return {
+        "background": background,
+        "view": {"stroke": grid},
+        "title": {"color": text, "subtitleColor": quiet},
+        "style": {"guide-label": {"fill": text}, "guide-title": {"fill": text}},
+        "axis": {"domainColor": quiet, "gridColor": grid, "tickColor": quiet},
+        "header": {"labelColor": text, "titleColor": text},
+    }
+
+
+LIGHT = _ground("#ffffff", "#1f2328", "#59636e", "#e3e6ea")
+DARK = _ground("#15181d", "#e8eaed", "#a4acb6", "#333a43")
+
+_SIZES: dict[str, Any] = {
+    "font": FONT,
+    "axis": {"labelFontSize": 11, "titleFontSize": 11, "titleFontWeight": "normal", "labelLimit": 260, "titleLimit": 420},
+    "legend": {"labelFontSize": 11, "titleFontSize": 11, "titleFontWeight": "normal", "labelLimit": 260},
+    "title": {"fontSize": 12, "subtitleFontSize": 11, "anchor": "start", "subtitlePadding": 4},
+    "header": {"labelFontSize": 11, "titleFontSize": 11, "titleFontWeight": "normal"},
+}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure of the study, or the plain sentence that says why there is none.
+
+    Attributes:
+        name: stem of its files and its anchor in the report.
+        title: what it is, in a few words.
+        caption: how to read it; says what is sampled, left out or lacking.
+        chart: the Altair chart; None where nothing can be drawn.
+        missing: why nothing can be drawn; empty where `chart` is there.
+    """
+
+    name: str
+    title: str
+    caption: str = ""
+    chart: Any = field(default=None, repr=False)
+    missing: str = ""
+
+    def spec(self) -> dict[str, Any]:
+        """Return the Vega-Lite specification, its title above it and the shared sizes in it."""
+        assert self.chart is not None, self.missing
+        title = alt.Title(self.title, fontSize=15, anchor="start", offset=14)
+        # A chart may repeat one selection in several panels on purpose: that is what links them.
+        chart = self.chart.properties(title=title)
+        return {**chart.to_dict(), "config": _SIZES}
+
+    def png(self, scale: float = 1.0) -> bytes:
+        """Return the picture on white."""
+        return vl_convert.vegalite_to_png(json.dumps(self.spec()), vl_version=VEGALITE_VERSION, scale=scale, config=LIGHT)
+
+    def svg(self) -> str:
+        """Return the picture on white, as SVG."""
+        return vl_convert.vegalite_to_svg(json.dumps(self.spec()), vl_version=VEGALITE_VERSION, config=LIGHT)
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
+        """Show the figure in a notebook: live in JupyterLab, a picture where a notebook is only read, words where there is none."""
+        if self.chart is None:
+            return {"text/markdown": f"**{self.title}.** {self.missing}", "text/plain": f"{self.title}. {self.missing}"}
+        return {
+            JUPYTER_MIMETYPE: {**self.spec(), "$schema": JUPYTER_SCHEMA},
+            "image/png": base64.b64encode(self.png()).decode(),
+            "text/plain": f"{self.title}. {self.caption}",
+        }
+
+
+def slim(table: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
+    """Return those of `columns` that `table` has, numbers cut to DIGITS: a figure carries no more than it shows."""
+    kept = table[[c for c in dict.fromkeys(columns) if c in table.columns]].copy()
+    for name in kept.columns:
+        if pd.api.types.is_float_dtype(kept[name]):
+            kept[name] = kept[name].map(_shorten)
+    return kept
+
+
+def _shorten(value: float) -> float | None:
+    return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
+
+
+def sample_rows(table: pd.DataFrame, limit: int = ROW_LIMIT, seed: int = 0) -> tuple[pd.DataFrame, str]:
+    """Return at most `limit` rows, the most frequent tokens first kept, and the sentence that says so ("" if all fit).
+
+    Half of what is kept are the rows with the largest `count` (where the table has it), half a random draw of the
+    others, so that neither the head nor the tail of the Zipf curve is lost.
+    """
+    if len(table) <= limit:
+        return table, ""
+    if "count" in table.columns:
+        order = np.argsort(-table["count"].to_numpy(), kind="stable")
+    else:
+        order = np.arange(len(table))
+    head, rest = order[: limit // 2], order[limit // 2 :]
+    drawn = np.random.default_rng(seed).choice(rest, limit - len(head), replace=False)
+    notice = (
+        f"Drawn: the {len(head):,} most frequent and a random {len(drawn):,} of the other {len(rest):,} of "
+        f"{len(table):,} tokens."
+    )
+    return table.iloc[np.sort(np.concatenate([head, drawn]))], notice
+
+
+def padded(values: pd.Series, log: bool, also: list[float] | None = None) -> list[float]:
+    """Return the axis domain of `values` with a margin of 5 %; each of `also` is taken in where it lies near enough.
+
+    Near enough: the axis grows by no more than half. A limit farther off would squeeze the points into a corner.
+    """
+    numbers = [v for v in values.astype(float).tolist() if math.isfinite(v) and (v > 0 or not log)]
+    if log:
+        numbers = [math.log10(v) for v in numbers]
+        also = [math.log10(v) for v in also or [] if v > 0]
+    low, high = min(numbers), max(numbers)
+    span = (high - low) or abs(high) * 0.1 or 1.0
+    for value in also or []:
+        if low - span / 2 <= value <= high + span / 2:
+            low, high = min(low, value), max(high, value)
+    margin = ((high - low) or span) * 0.05
+    ends = [low - margin, high + margin]
+    return [10**end for end in ends] if log else ends
+
+
+def sentence(*parts: str) -> str:
+    """Join the parts that are not empty with spaces."""
+    return " ".join(part for part in parts if part)

@@ -1,0 +1,199 @@
+"""The data stage: stories in, blocks of tokens and label counts out.
+
+S = block_size (tokens a block), V = vocabulary size. A block gives S-1 predictions: the token at each position but
+the first is the label of the feature before it.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lcutils.artifacts import write_json
+from lcutils.errors import UserError
+from lcutils.progress import Progress
+from lcutils.sources import BUILT_IN, local_files, open_stories
+from lcutils.stories import fingerprint
+from lcutils.tokenization import TOKENIZER_FILES, Encoder, bpe_size, end_of_text_id, load_tokenizer, train_bpe
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from lcutils.parameters import CorpusSettings
+
+BATCH = 1_000  # stories tokenized at a time, and the paper's packing unit
+SUMMARY = "corpus.json"
+
+
+def paper_batches(n: int) -> Iterator[range]:
+    """Batches that the paper packs one by one: two contiguous halves (the first takes the odd story) by 1,000.
+
+    The released code tokenized in two processes, each with half of the split.
+    """
+    half = (n + 1) // 2
+    for start, stop in ((0, half), (half, n)):
+        for first in range(start, stop, BATCH):
+            yield range(first, min(first + BATCH, stop))
+
+
+def plain_batches(n: int) -> Iterator[range]:
+    """Batches of 1,000 stories in order."""
+    for first in range(0, n, BATCH):
+        yield range(first, min(first + BATCH, n))
+
+
+def pack(arrays: Iterator[np.ndarray], block_size: int, packing: str) -> Iterator[tuple[np.ndarray, int]]:
+    """Cut token arrays into blocks.
+
+    "paper" drops what is left at the end of each array; "lossless" carries it into the next one, so that only the
+    last partial block of all is dropped.
+
+    Yields:
+        For each array: blocks (n, block_size), and the number of its tokens (not of its blocks').
+    """
+    rest = np.empty(0, dtype=np.uint32)
+    for array in arrays:
+        tokens = np.concatenate((rest, array)) if packing == "lossless" else array
+        n = len(tokens) // block_size
+        rest = tokens[n * block_size :]
+        yield tokens[: n * block_size].reshape(n, block_size), len(array)
+
+
+def prepare_corpus(settings: CorpusSettings, folder: Path, *, log: Path | None = None) -> dict[str, Any]:
+    """Read the stories, tokenize, pack and count them, into `folder` (present and empty).
+
+    Files: `train.bin`, `validation.bin` and, with out-of-distribution text, `ood.bin` (raw little-endian blocks,
+    uint16, or uint32 for a vocabulary above 65,535); `counts.npy` int64 (2, V), how often each token is a label in
+    train and in validation; `tokenizer/`; `corpus.json`, the summary.
+
+    Out-of-distribution text is packed without loss whatever `packing` says: it is never trained on.
+
+    Returns:
+        The summary: source, tokenizer, packing, block_size, vocab_size, dtype, end_of_text; for each split its
+        stories, tokens, blocks, predictions and dropped_tokens; `label_types`, the number of token types among the
+        train labels; `unigram_entropy` in nats, the entropy of the validation labels' own distribution, which is
+        the lowest validation loss that a model without context can reach.
+
+    Raises:
+        UserError: a source, the tokenizer or the amount of text is wrong, in one line.
+    """
+    size = bpe_size(settings.tokenizer)
+    tokenizer = load_tokenizer(settings.tokenizer) if size is None else None  # before any slow work: it may be wrong
+    with open_stories(settings, folder) as splits:
+        if tokenizer is None:
+            assert size is not None
+            tokenizer = train_bpe(_texts(splits["train"], plain_batches(len(splits["train"]))), size)
+        vocab_size = len(tokenizer)
+        dtype = np.dtype("<u2" if vocab_size <= 65_535 else "<u4")
+        ending = end_of_text_id(tokenizer, settings.tokenizer) if settings.end_of_text else None
+        encoder = Encoder(tokenizer, ending)
+
+        counts = {split: np.zeros(vocab_size, dtype=np.int64) for split in splits}  # (V,)
+        figures: dict[str, dict[str, int]] = {}
+        with Progress("tokenize", sum(map(len, splits.values())), unit="story", log=log) as progress:
+            for split, dataset in splits.items():
+                packing = "lossless" if split == "ood" else settings.packing
+                batches = list((paper_batches if packing == "paper" else plain_batches)(len(dataset)))
+                tokens = blocks = 0
+                arrays = map(encoder, _texts(dataset, batches))
+                with (folder / f"{split}.bin").open("wb") as file:
+                    packed = pack(arrays, settings.block_size, packing)
+                    for batch, (block, n) in zip(batches, packed, strict=True):
+                        block.astype(dtype).tofile(file)
+                        counts[split] += np.bincount(block[:, 1:].ravel(), minlength=vocab_size)
+                        tokens, blocks = tokens + n, blocks + len(block)
+                        progress.update(len(batch))
+                if not blocks:
+                    raise UserError(
+                        f"{settings.source if split != 'ood' else settings.ood}: the {split} split "
+                        f"({len(dataset):,} stories, {tokens:,} tokens) fills no block of {settings.block_size}; "
+                        "use more text, a smaller block_size or packing: lossless"
+                    )
+                figures[split] = {
+                    "stories": len(dataset),
+                    "tokens": tokens,
+                    "blocks": blocks,
+                    "predictions": blocks * (settings.block_size - 1),
+                    "dropped_tokens": tokens - blocks * settings.block_size,
+                }
+
+    tokenizer.save_pretrained(str(folder / "tokenizer"))
+    np.save(folder / "counts.npy", np.stack((counts["train"], counts["validation"])))
+    summary: dict[str, Any] = {
+        "source": settings.source,
+        "tokenizer": settings.tokenizer,
+        "packing": settings.packing,
+        "block_size": settings.block_size,
+        "vocab_size": vocab_size,
+        "dtype": dtype.name,
+        "end_of_text": settings.end_of_text,
+        **figures,
+        "label_types": int(np.count_nonzero(counts["train"])),
+        "unigram_entropy": entropy(counts["validation"]),
+    }
+    write_json(folder / SUMMARY, summary)
+    return summary
+
+
+def entropy(counts: np.ndarray) -> float:
+    """Entropy in nats of the distribution that `counts` (V,) are proportional to: -sum p ln p."""
+    p = counts[counts > 0] / counts.sum()
+    return float(-(p * np.log(p)).sum())
+
+
+def _texts(dataset: Dataset, batches: Iterator[range] | list[range]) -> Iterator[list[str | None]]:
+    return (dataset[batch.start : batch.stop]["text"] for batch in batches)
+
+
+def open_blocks(folder: Path, split: str) -> np.ndarray:
+    """Map the blocks of a split ("train", "validation" or "ood") of a prepared corpus: (n_blocks, S), read-only.
+
+    Raises:
+        UserError: the folder has no such corpus or split.
+    """
+    path = folder / f"{split}.bin"
+    if not path.is_file() or not (folder / SUMMARY).is_file():
+        raise UserError(f"{path}: no such blocks; prepare the corpus first (make sweep, or notebook 01)")
+    summary = json.loads((folder / SUMMARY).read_text())
+    dtype = np.dtype(summary["dtype"]).newbyteorder("<")
+    return np.memmap(path, dtype=dtype, mode="r").reshape(-1, summary["block_size"])
+
+
+def source_digest(settings: CorpusSettings) -> str:
+    """SHA-256 of all that the corpus is made of: content of local text and tokenizer files, names of hub ones.
+
+    For the built-in corpus it covers the story tables and a sample of stories, so that a better generator makes old
+    corpora stale; a hub dataset is taken not to change under its name.
+    """
+    digest = hashlib.sha256()
+    if settings.source == BUILT_IN:
+        digest.update(fingerprint().encode())
+    for name in (settings.source, settings.validation, settings.ood):
+        if name is not None and name != BUILT_IN:
+            _add(digest, name, local_files(name))
+    files = [Path(settings.tokenizer).expanduser() / name for name in TOKENIZER_FILES]
+    _add(digest, settings.tokenizer, [file for file in files if file.is_file()])
+    return digest.hexdigest()
+
+
+def _add(digest: Any, name: str, files: list[Path]) -> None:
+    """Add the content of `files`, or where there are none the name."""
+    if not files:
+        digest.update(name.encode() + b"\0")
+    for file in files:
+        state = file.stat()
+        digest.update(file.name.encode() + b"\0" + _file_digest(file, state.st_size, state.st_mtime_ns))
+
+
+@functools.lru_cache(maxsize=4096)
+def _file_digest(file: Path, size: int, mtime_ns: int) -> bytes:
+    """SHA-256 of a file, remembered for as long as its size and time stay."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").digest()

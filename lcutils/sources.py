@@ -1,0 +1,257 @@
+"""Where stories come from: the built-in generator, local files and folders, the hub.
+
+Every source ends as Arrow tables on disk (`datasets.Dataset`, one column "text"): their length is known, any slice
+of them is read alone, and memory does not grow with the corpus.
+"""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lcutils.errors import UserError
+from lcutils.stories import stories
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from lcutils.parameters import CorpusSettings
+
+BUILT_IN = "built-in"
+BUILT_IN_STORIES = 10_000  # train stories of the built-in corpus when max_stories names no number
+END_OF_TEXT = "<|endoftext|>"
+ENDINGS = {".txt": "text", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
+VALIDATION_WORDS = ("validation", "valid", "val", "dev")
+CHUNK = 1 << 20  # characters read at a time from a text file
+
+
+def read_separated(path: Path, chunk: int = CHUNK) -> Iterator[str]:
+    """Yield the stories of a text file in which `<|endoftext|>` separates them.
+
+    White space around a story is dropped, and so is a story of nothing else. `chunk` characters are held at a time,
+    and the story that they end in.
+
+    Raises:
+        UserError: the file is not UTF-8.
+    """
+    rest = ""
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            while text := file.read(chunk):
+                *whole, rest = (rest + text).split(END_OF_TEXT)
+                yield from (story for piece in whole if (story := piece.strip()))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text ({error.reason}); convert it, for example with iconv") from None
+    if story := rest.strip():
+        yield story
+
+
+def local_files(name: str) -> list[Path]:
+    """Files behind a local path, sorted: the file itself, or all that its folder holds; none for anything else."""
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return sorted(file for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))
+    return [path] if path.is_file() else []
+
+
+@contextmanager
+def open_stories(settings: CorpusSettings, scratch: Path) -> Iterator[dict[str, Dataset]]:
+    """Yield the splits "train", "validation" and, where settings name one, "ood": datasets of one column, "text".
+
+    Without a validation split, the last `validation_share` of the train stories becomes one. `max_stories` and
+    `max_validation_stories` then keep the first so many of each. Tables made of local files lie in a folder under
+    `scratch` that goes when the context ends; hub datasets stay in the cache of `datasets`, as its users expect.
+
+    Raises:
+        UserError: anything wrong with a source, in one line.
+    """
+    with tempfile.TemporaryDirectory(dir=scratch, prefix=".tables-", ignore_cleanup_errors=True) as tables:
+        splits = _open_splits(settings, Path(tables))
+        yield splits
+        splits.clear()
+        gc.collect()  # let go of the mapped files before their folder goes: network file systems insist
+
+
+def _open_splits(settings: CorpusSettings, tables: Path) -> dict[str, Dataset]:
+    if settings.source == BUILT_IN:
+        splits = _built_in(settings, tables)
+    else:
+        splits = _load(settings.source, settings.text_column, tables / "source")
+        if settings.validation is not None:
+            separate = _load(settings.validation, settings.text_column, tables / "validation")
+            # A folder may hold both splits; a single file is a "train" split to `datasets`.
+            splits["validation"] = separate.get("validation", separate["train"])
+        if "validation" not in splits:
+            splits |= _cut(splits["train"], settings)
+        limits = {"train": settings.max_stories, "validation": settings.max_validation_stories}
+        for split, limit in limits.items():
+            if limit is not None and limit < len(splits[split]):
+                splits[split] = splits[split].select(range(limit))
+    if settings.ood is not None:
+        splits["ood"] = _load(settings.ood, settings.text_column, tables / "ood")["train"]
+    for split, dataset in splits.items():
+        if not len(dataset):
+            name = {"validation": settings.validation, "ood": settings.ood}.get(split) or settings.source
+            raise UserError(f"{name}: no stories in the {split} split; name a source that has some")
+    return {split: splits[split] for split in ("train", "validation", "ood") if split in splits}
+
+
+def _built_in(settings: CorpusSettings, tables: Path) -> dict[str, Dataset]:
+    """Distinct stories of one stream: validation takes its head, so that a larger train split leaves it as it is."""
+    train = settings.max_stories or BUILT_IN_STORIES
+    validation = settings.max_validation_stories or max(1, round(settings.validation_share * train))
+
+    def part(start: int, stop: int) -> Iterator[dict[str, str]]:
+        return ({"text": story} for story in itertools.islice(stories(settings.seed), start, stop))
+
+    return {
+        "train": _tabulate(part, {"start": validation, "stop": validation + train}, tables / "train"),
+        "validation": _tabulate(part, {"start": 0, "stop": validation}, tables / "validation"),
+    }
+
+
+def _cut(dataset: Dataset, settings: CorpusSettings) -> dict[str, Dataset]:
+    n = len(dataset)
+    held_out = max(1, round(settings.validation_share * n))
+    if held_out >= n:
+        raise UserError(
+            f"{settings.source}: {n} stories are too few to cut a validation split from; "
+            f"separate stories by {END_OF_TEXT}, lower validation_share, or name a file in validation"
+        )
+    return {"train": dataset.select(range(n - held_out)), "validation": dataset.select(range(n - held_out, n))}
+
+
+def _load(name: str, column: str, tables: Path) -> dict[str, Dataset]:
+    """Splits of a local file, a local folder or a hub dataset, "train" among them, as one column "text"."""
+    path = Path(name).expanduser()
+    if path.is_file():
+        splits = _load_file(path, tables)
+    elif path.is_dir():
+        splits = _load_folder(path, tables)
+    else:
+        splits = _load_from_hub(name)
+    for split in VALIDATION_WORDS[1:]:
+        if split in splits:
+            splits.setdefault("validation", splits.pop(split))
+    if "train" not in splits:
+        raise UserError(f"{name}: no train split; its splits are {', '.join(splits)}")
+    return {split: _text_only(splits[split], name, column) for split in ("train", "validation") if split in splits}
+
+
+def _text_only(dataset: Dataset, name: str, column: str) -> Dataset:
+    if dataset.info.builder_name == "generator":  # made by us of a text file: its one column is the text
+        return dataset
+    if column not in dataset.column_names:
+        raise UserError(f"{name}: no column {column!r}; set text_column to one of {', '.join(dataset.column_names)}")
+    kind = getattr(dataset.features[column], "dtype", "nested data")
+    if kind not in ("string", "large_string"):
+        raise UserError(f"{name}: column {column!r} holds {kind}, no text; set text_column to a column of text")
+    dataset = dataset.select_columns([column])
+    return dataset if column == "text" else dataset.rename_column(column, "text")
+
+
+def _load_file(path: Path, tables: Path) -> dict[str, Dataset]:
+    if path.stat().st_size == 0:
+        raise UserError(f"{path}: the file is empty; name a file with stories")
+    if path.suffix == ".txt":
+        return {"train": _tabulate_text([path], tables)}
+    inner = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
+    if inner not in ENDINGS or path.name.endswith(".txt.gz"):
+        raise UserError(f"{path}: unknown ending; text comes as {', '.join(ENDINGS)} or .jsonl.gz")
+    return _call_datasets(path, ENDINGS[inner], tables, data_files=str(path))
+
+
+def _load_folder(path: Path, tables: Path) -> dict[str, Dataset]:
+    from datasets import DatasetDict, load_from_disk
+
+    if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
+        saved = load_from_disk(str(path))
+        return dict(saved) if isinstance(saved, DatasetDict) else {"train": saved}
+    files = local_files(str(path))
+    text = [file for file in files if file.suffix == ".txt"]
+    if text and not any(file.suffix in (".json", ".jsonl", ".parquet", ".arrow", ".gz") for file in files):
+        # `datasets` would take each line of a text file for a story.
+        held_out = [file for file in text if set(re.split(r"[^a-z]+", file.stem.lower())) & set(VALIDATION_WORDS)]
+        groups = {"train": [file for file in text if file not in held_out], "validation": held_out}
+        return {split: _tabulate_text(group, tables / split) for split, group in groups.items() if group}
+    return _call_datasets(path, str(path), tables)
+
+
+def _load_from_hub(name: str) -> dict[str, Dataset]:
+    """Load a hub dataset into the cache of `datasets`; what no hub dataset can be called is a missing file."""
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetsError
+
+    looks_local = name.startswith((".", "/", "~")) or Path(name).suffix in (*ENDINGS, ".gz") or name.count("/") > 1
+    if looks_local:
+        raise UserError(f"{name}: no such file or folder; mend the path, or use {BUILT_IN!r}")
+    try:
+        return dict(load_dataset(name))
+    except (DatasetsError, OSError, ValueError) as error:
+        raise UserError(
+            f"{name}: no such file or folder here, and not loaded from the hub ({one_line(error)}); "
+            f"name a local path, or use {BUILT_IN!r}"
+        ) from None
+
+
+def _call_datasets(path: Path, builder: str, tables: Path, **options: Any) -> dict[str, Dataset]:
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetsError
+
+    try:
+        with _no_bars():
+            return dict(load_dataset(builder, cache_dir=str(tables), **options))
+    except (DatasetsError, OSError, ValueError) as error:
+        raise UserError(f"{path}: not readable as {path.suffix or 'a dataset folder'} ({one_line(error)})") from None
+
+
+def _tabulate_text(files: list[Path], tables: Path) -> Dataset:
+    def rows(paths: list[str]) -> Iterator[dict[str, str]]:
+        return ({"text": story} for path in paths for story in read_separated(Path(path)))
+
+    # Not a list by itself: `datasets` would take a list for shards to share out.
+    return _tabulate(rows, {"paths": [str(file) for file in files]}, tables)
+
+
+def _tabulate(rows: Any, arguments: dict[str, Any], tables: Path) -> Dataset:
+    """Write the rows of a generator into an Arrow table under `tables`."""
+    from datasets import Dataset, Features, Value
+    from datasets.exceptions import DatasetGenerationError
+
+    try:
+        with _no_bars():
+            return Dataset.from_generator(
+                rows, features=Features({"text": Value("string")}), cache_dir=str(tables), gen_kwargs=arguments
+            )
+    except DatasetGenerationError as error:
+        if isinstance(error.__cause__, UserError):
+            raise error.__cause__ from None
+        raise
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """Hide the progress bars of `datasets` while local text is read: seconds of work, and noise in a notebook."""
+    from datasets import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    hidden = are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not hidden:
+            enable_progress_bars()
+
+
+def one_line(error: BaseException) -> str:
+    """First line of what first went wrong: libraries wrap it in errors of their own."""
+    while (cause := error.__cause__ or error.__context__) is not None:
+        error = cause
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__

@@ -1,0 +1,83 @@
+"""Running a study's grid: Snakemake decides what is missing or stale; this starts it and says what came out."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from lcutils.corpus import source_digest
+from lcutils.errors import UserError
+from lcutils.parameters import ROOT
+from lcutils.workspace import Workspace
+
+PROFILES = ROOT / "parameters" / "profiles"
+
+
+def snakemake_command(
+    work: Workspace, *, model: str | None = None, profile: str | None = None, cores: int | None = None, dry_run: bool = False
+) -> list[str]:
+    """The Snakemake call that brings a study, or one model of it, up to date."""
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
+    command += ["--directory", str(work.folder), "--rerun-incomplete", "--keep-going"]
+    # A job is stale when the parameters it reads or its inputs' content changed, never because of code or a notebook's text.
+    command += ["--rerun-triggers", "mtime", "params", "input"]
+    if profile:
+        if not (PROFILES / profile).is_dir():
+            known = ", ".join(sorted(path.name for path in PROFILES.iterdir() if path.is_dir()))
+            raise UserError(f"PROFILE: there is no parameters/profiles/{profile}; there are {known}")
+        command += ["--workflow-profile", str(PROFILES / profile)]
+    else:
+        command += ["--cores", str(cores or os.cpu_count()), "--quiet", "rules", "host"]
+    if dry_run:
+        command += ["--dry-run"]
+    command += ["--config", f"study={work.study.source}", f"outputs={work.folder.parent}"]
+    command += [f"overrides={json.dumps(work.overridden)}"] if work.overridden else []
+    if model:
+        points = [f"measurements/{model}@{k}/manifest.json" for k in work.study.run(model).checkpoints]
+        command += ["--", *points]
+    return command
+
+
+def run_sweep(
+    work: Workspace, *, model: str | None = None, profile: str | None = None, cores: int | None = None, dry_run: bool = False
+) -> int:
+    """Run a study's grid to its end; returns Snakemake's exit status.
+
+    Raises:
+        UserError: a mistake in the study, found before any work; or the same study is being swept already.
+    """
+    work.check_overrides()
+    source_digest(work.corpus)  # a missing file is told here, not by a job
+    command = snakemake_command(work, model=model, profile=profile, cores=cores, dry_run=dry_run)
+    work.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(work.folder / ".sweep.lock", timeout=0):
+            # We hold the lock, so no sweep is alive: a Snakemake lock that lies here was left by a killed one.
+            locks = work.folder / ".snakemake" / "locks"
+            if locks.is_dir() and any(locks.iterdir()):
+                subprocess.run([*command, "--unlock"], check=True, capture_output=True)
+            status = subprocess.run(command, cwd=ROOT).returncode
+    except Timeout:
+        raise UserError(f"{work.shown(work.folder)}: a sweep is running there; wait for it, or name other outputs") from None
+    if status == 0 and not dry_run:
+        print(describe_outcome(work, model))
+    return status
+
+
+def describe_outcome(work: Workspace, model: str | None = None) -> str:
+    """Where the files of a finished sweep are."""
+    if model:
+        rows = [work.measurements(model, k) / "row.json" for k in work.study.run(model).checkpoints]
+        return "\n".join(f"measurements   {work.shown(path)}" for path in rows)
+    figures = sorted((work.analysis / "figures").glob("*.svg"))
+    lines = [f"figure         {work.shown(path)} (and .html, .png)" for path in figures]
+    lines += [f"results table  {work.shown(work.results)}", f"report         {work.shown(work.analysis / 'report.html')}"]
+    return "\n".join(lines)
+
+

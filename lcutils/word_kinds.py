@@ -1,0 +1,52 @@
+"""Four kinds of token, and how much of the vocabulary and of the data each makes (paper, Appendix)."""
+
+from __future__ import annotations
+
+import re
+
+import pandas as pd
+
+from lcutils.definitions import Missing
+
+TOKEN_KINDS = ("lowercase", "start-word or proper noun", "punctuation", "special")
+_NON_WORD = re.compile(r"\W+")
+
+
+def token_kind(text: str) -> str:
+    """The kind of a decoded token, one of `TOKEN_KINDS`.
+
+    White space around it is ignored. All letters: `lowercase` if the first is lower-case, else `start-word or proper
+    noun`. Only characters that make no words: `punctuation`. All else, white space alone included: `special`.
+    """
+    text = text.strip()
+    if text.isalpha():
+        return "lowercase" if text[0].islower() else "start-word or proper noun"
+    return "punctuation" if _NON_WORD.fullmatch(text) else "special"
+
+
+def with_kinds(tokens: pd.DataFrame) -> pd.DataFrame:
+    """`tokens` with a column `kind`, from its column `text`."""
+    return tokens.assign(kind=pd.Categorical(tokens["text"].astype(str).map(token_kind), categories=TOKEN_KINDS))
+
+
+def kind_shares(tokens: pd.DataFrame) -> pd.DataFrame | Missing:
+    """Shares of each kind in the vocabulary (token types) and in the data (their occurrences).
+
+    Args:
+        tokens: one row a token type, columns `text` and `count`; shares are of the rows given, so give the whole
+            vocabulary (count 0 included) for shares of the vocabulary.
+
+    Returns:
+        One row a kind: `kind`, `tokens` (types), `vocabulary_share`, `occurrences`, `data_share`; `Missing` if a column
+        or every count is missing.
+    """
+    if not {"text", "count"} <= set(tokens.columns):
+        return Missing("Kinds of token need a table of tokens with the columns text and count.")
+    grouped = with_kinds(tokens).groupby("kind", observed=False)["count"]
+    table = pd.DataFrame({"tokens": grouped.size(), "occurrences": grouped.sum()}).reindex(TOKEN_KINDS)
+    if table["occurrences"].sum() == 0:
+        return Missing("Kinds of token cannot be weighed: no token occurs in this table.")
+    table["vocabulary_share"] = table["tokens"] / table["tokens"].sum()
+    table["data_share"] = table["occurrences"] / table["occurrences"].sum()
+    order = ["tokens", "vocabulary_share", "occurrences", "data_share"]
+    return table[order].rename_axis("kind").reset_index()
