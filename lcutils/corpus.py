@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -85,7 +84,9 @@ def prepare_corpus(settings: CorpusSettings, folder: Path, *, log: Path | None =
         UserError: a source, the tokenizer or the amount of text is wrong, in one line.
     """
     size = bpe_size(settings.tokenizer)
-    tokenizer = load_tokenizer(settings.tokenizer) if size is None else None  # before any slow work: it may be wrong
+    tokenizer = (
+        load_tokenizer(settings.tokenizer) if size is None else None
+    )  # before any slow work: it may be wrong
     with open_stories(settings, folder) as splits:
         if tokenizer is None:
             assert size is not None

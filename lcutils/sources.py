@@ -47,7 +47,9 @@ def read_separated(path: Path, chunk: int = CHUNK) -> Iterator[str]:
                 *whole, rest = (rest + text).split(END_OF_TEXT)
                 yield from (story for piece in whole if (story := piece.strip()))
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text ({error.reason}); convert it, for example with iconv") from None
+        raise UserError(
+            f"{path}: not UTF-8 text ({error.reason}); convert it, for example with iconv"
+        ) from None
     if story := rest.strip():
         yield story
 
@@ -124,7 +126,10 @@ def _cut(dataset: Dataset, settings: CorpusSettings) -> dict[str, Dataset]:
             f"{settings.source}: {n} stories are too few to cut a validation split from; "
             f"separate stories by {END_OF_TEXT}, lower validation_share, or name a file in validation"
         )
-    return {"train": dataset.select(range(n - held_out)), "validation": dataset.select(range(n - held_out, n))}
+    return {
+        "train": dataset.select(range(n - held_out)),
+        "validation": dataset.select(range(n - held_out, n)),
+    }
 
 
 def _load(name: str, column: str, tables: Path) -> dict[str, Dataset]:
@@ -141,17 +146,23 @@ def _load(name: str, column: str, tables: Path) -> dict[str, Dataset]:
             splits.setdefault("validation", splits.pop(split))
     if "train" not in splits:
         raise UserError(f"{name}: no train split; its splits are {', '.join(splits)}")
-    return {split: _text_only(splits[split], name, column) for split in ("train", "validation") if split in splits}
+    return {
+        split: _text_only(splits[split], name, column) for split in ("train", "validation") if split in splits
+    }
 
 
 def _text_only(dataset: Dataset, name: str, column: str) -> Dataset:
     if dataset.info.builder_name == "generator":  # made by us of a text file: its one column is the text
         return dataset
     if column not in dataset.column_names:
-        raise UserError(f"{name}: no column {column!r}; set text_column to one of {', '.join(dataset.column_names)}")
+        raise UserError(
+            f"{name}: no column {column!r}; set text_column to one of {', '.join(dataset.column_names)}"
+        )
     kind = getattr(dataset.features[column], "dtype", "nested data")
     if kind not in ("string", "large_string"):
-        raise UserError(f"{name}: column {column!r} holds {kind}, no text; set text_column to a column of text")
+        raise UserError(
+            f"{name}: column {column!r} holds {kind}, no text; set text_column to a column of text"
+        )
     dataset = dataset.select_columns([column])
     return dataset if column == "text" else dataset.rename_column(column, "text")
 
@@ -177,7 +188,9 @@ def _load_folder(path: Path, tables: Path) -> dict[str, Dataset]:
     text = [file for file in files if file.suffix == ".txt"]
     if text and not any(file.suffix in (".json", ".jsonl", ".parquet", ".arrow", ".gz") for file in files):
         # `datasets` would take each line of a text file for a story.
-        held_out = [file for file in text if set(re.split(r"[^a-z]+", file.stem.lower())) & set(VALIDATION_WORDS)]
+        held_out = [
+            file for file in text if set(re.split(r"[^a-z]+", file.stem.lower())) & set(VALIDATION_WORDS)
+        ]
         groups = {"train": [file for file in text if file not in held_out], "validation": held_out}
         return {split: _tabulate_text(group, tables / split) for split, group in groups.items() if group}
     return _call_datasets(path, str(path), tables)
@@ -188,7 +201,9 @@ def _load_from_hub(name: str) -> dict[str, Dataset]:
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError
 
-    looks_local = name.startswith((".", "/", "~")) or Path(name).suffix in (*ENDINGS, ".gz") or name.count("/") > 1
+    looks_local = (
+        name.startswith((".", "/", "~")) or Path(name).suffix in (*ENDINGS, ".gz") or name.count("/") > 1
+    )
     if looks_local:
         raise UserError(f"{name}: no such file or folder; mend the path, or use {BUILT_IN!r}")
     try:
@@ -208,7 +223,9 @@ def _call_datasets(path: Path, builder: str, tables: Path, **options: Any) -> di
         with _no_bars():
             return dict(load_dataset(builder, cache_dir=str(tables), **options))
     except (DatasetsError, OSError, ValueError) as error:
-        raise UserError(f"{path}: not readable as {path.suffix or 'a dataset folder'} ({one_line(error)})") from None
+        raise UserError(
+            f"{path}: not readable as {path.suffix or 'a dataset folder'} ({one_line(error)})"
+        ) from None
 
 
 def _tabulate_text(files: list[Path], tables: Path) -> Dataset:
@@ -227,7 +244,10 @@ def _tabulate(rows: Any, arguments: dict[str, Any], tables: Path) -> Dataset:
     try:
         with _no_bars():
             return Dataset.from_generator(
-                rows, features=Features({"text": Value("string")}), cache_dir=str(tables), gen_kwargs=arguments
+                rows,
+                features=Features({"text": Value("string")}),
+                cache_dir=str(tables),
+                gen_kwargs=arguments,
             )
     except DatasetGenerationError as error:
         if isinstance(error.__cause__, UserError):

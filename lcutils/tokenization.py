@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 SMALLEST_BPE = 257  # 256 bytes and the end of text
 TOKENIZER_FILES = (
-    "vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+    "vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+    "added_tokens.json",
 )  # fmt: skip
 
 
@@ -64,14 +65,17 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
     """Load a tokenizer from a folder (saved by transformers, or a vocab.json and merges.txt) or from the hub.
 
     Raises:
-        UserError: the folder lacks the files, the hub is out of reach, or the tokenizer is empty or has no fast form.
+        UserError: the folder lacks the files, the hub is out of reach, or the tokenizer is empty or has no fast
+            form.
     """
-    from transformers import AutoTokenizer, GPT2TokenizerFast
+    from transformers import AutoTokenizer, GPT2TokenizerFast  # type: ignore[attr-defined]  # a lazy name
 
     folder = Path(name).expanduser()
     local = folder.exists()
     if not local and name.startswith((".", "/", "~")):
-        raise UserError(f"tokenizer: no folder {name}; mend the path, or train one on the stories with bpe:4096")
+        raise UserError(
+            f"tokenizer: no folder {name}; mend the path, or train one on the stories with bpe:4096"
+        )
     try:
         if local and (folder / "tokenizer.json").is_file():
             tokenizer = AutoTokenizer.from_pretrained(str(folder))
@@ -79,7 +83,9 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
             # transformers 5 ignores the old names vocab_file and merges_file, and builds an empty tokenizer.
             tokenizer = GPT2TokenizerFast(vocab=str(folder / "vocab.json"), merges=str(folder / "merges.txt"))
         elif local:
-            raise UserError(f"tokenizer: {name} holds neither tokenizer.json nor vocab.json with merges.txt; add them")
+            raise UserError(
+                f"tokenizer: {name} holds neither tokenizer.json nor vocab.json with merges.txt; add them"
+            )
         else:
             tokenizer = AutoTokenizer.from_pretrained(name)
     except UserError:
@@ -103,8 +109,10 @@ def end_of_text_id(tokenizer: PreTrainedTokenizerFast, name: str) -> int:
     token = tokenizer.eos_token or END_OF_TEXT
     number = tokenizer.get_vocab().get(token)
     if number is None:
-        raise UserError(f"tokenizer: {name} has no end-of-text token, which end_of_text asks for; set end_of_text: false")
-    return number
+        raise UserError(
+            f"tokenizer: {name} has no end-of-text token; set end_of_text: false, or name another"
+        )
+    return int(number)
 
 
 class Encoder:
