@@ -59,7 +59,7 @@ MEASUREMENTS: dict[str, Measurement] = {
         "NC1",
         "log CDNV",
         "mean log CDNV over pairs of classes",
-        f"Mean over pairs of classes of log of {_CDNV}^4; pairs whose variances are both 0 are left out.",
+        f"Mean over pairs of classes of log of {_CDNV}^4; left out where both variances are 0.",
         limit="minus infinity at collapse",
     ),
     "nc1_cdnv_galanti": Measurement(
@@ -97,7 +97,7 @@ MEASUREMENTS: dict[str, Measurement] = {
         "NC2",
         "equinorm, of log norms",
         "CoV of log centred class-mean norms",
-        "Standard deviation over mean of log ||mu_c - mu_bar|| over classes; depends on the unit of the norm.",
+        "Standard deviation over mean of log ||mu_c - mu_bar|| over classes; depends on its unit.",
         limit="0 at collapse",
     ),
     "nc2_log_norm_std": Measurement(
@@ -118,14 +118,14 @@ MEASUREMENTS: dict[str, Measurement] = {
         "NC2",
         "spread of cosines",
         "standard deviation of cosines of centred class means over pairs",
-        "Standard deviation over pairs of classes of the cosine of mu_c - mu_bar and mu_c' - mu_bar.",
+        "Standard deviation over pairs of classes of the cosine of centred class means.",
         limit="0 at collapse; 1/sqrt(D) for a uniform sphere",
     ),
     "nc2_cosine_cov": Measurement(
         "NC2",
         "equiangular",
         "CoV of cosines of centred class means over pairs",
-        "Standard deviation over mean, over pairs of classes, of the cosine of mu_c - mu_bar and mu_c' - mu_bar.",
+        "Standard deviation over mean, over pairs of classes, of the cosine of centred class means.",
         limit="0 at collapse",
     ),
     "nc2_coherence": Measurement(
@@ -138,8 +138,8 @@ MEASUREMENTS: dict[str, Measurement] = {
     "nc2_etf_error": Measurement(
         "NC2",
         "distance from a simplex frame",
-        "|| G/||G|| - (I - 11'/K)/sqrt(K-1) ||, G of centred class means",
-        "Frobenius distance of the normalised Gram matrix of centred class means from that of a simplex frame.",
+        "Frobenius distance of centred class means from a simplex frame",
+        "|| G/||G|| - (I - 11'/K)/sqrt(K-1) || (Frobenius), G the Gram matrix of centred class means.",
         limit="0 at collapse",
     ),
     **{
@@ -147,7 +147,7 @@ MEASUREMENTS: dict[str, Measurement] = {
             "GNC2",
             f"{short}, log kernel{comma}",
             f"{name} of log inverse distance, {words} class means on the sphere",
-            f"{name} {_KERNEL}{unit}.".replace("mean over", "Mean over"),
+            f"{name[0].upper()}{name[1:]} {_KERNEL}{unit}.",
             limit=_SPHERE,
         )
         for tag, words, comma, unit in (
@@ -184,8 +184,8 @@ MEASUREMENTS: dict[str, Measurement] = {
     "nc3_duality_error": Measurement(
         "NC3",
         "distance from duality",
-        "|| G/||G|| - (I - 11'/K)/sqrt(K-1) ||, G of classifier and centred class means",
-        "Frobenius distance of the normalised W (M - mu_bar)' from the Gram matrix of a simplex frame.",
+        "Frobenius distance of classifier times centred class means from a simplex frame",
+        "|| G/||G|| - (I - 11'/K)/sqrt(K-1) || (Frobenius), G = W (M - mu_bar)'.",
         limit="0 at collapse",
     ),
     "unc3_cosine_cov": Measurement(
@@ -199,14 +199,14 @@ MEASUREMENTS: dict[str, Measurement] = {
         "NC4",
         "classifier agreement",
         "share of validation tokens where head and nearest class mean agree",
-        "Share of validation tokens where argmax_c <w_c, h> = argmin_c ||h - mu_c||, both over the kept classes.",
+        "Share of validation tokens where argmax_c <w_c, h> = argmin_c ||h - mu_c||, over the kept classes.",
         limit="1 at collapse",
     ),
     "nc5_ood_deviation": Measurement(
         "NC5",
         "orthogonality to out-of-distribution text",
         "mean |cosine| of class mean and mean feature of out-of-distribution text",
-        "Mean over classes of |cos(mu_c, mean feature over all tokens of out-of-distribution text)| (Ammar 2024).",
+        "Mean over classes of |cos(mu_c, mean feature of out-of-distribution text)| (Ammar 2024).",
         limit="0 at collapse",
     ),
 }
@@ -215,6 +215,14 @@ MEASUREMENTS: dict[str, Measurement] = {
 def measurements_in(results: pd.DataFrame) -> list[str]:
     """Keys of the measurements that `results` has at least one number of, in display order."""
     return [key for key in MEASUREMENTS if key in results and results[key].notna().any()]
+
+
+def in_display_order(table: pd.DataFrame) -> pd.DataFrame:
+    """`table` with its column `measurement` in the order of `MEASUREMENTS`, else in the order it had."""
+    order = {key: number for number, key in enumerate(MEASUREMENTS)}
+    return table.sort_values(
+        "measurement", key=lambda keys: keys.map(order), kind="stable", ignore_index=True
+    )
 
 
 def simplex_cosine(classes: int) -> float:
@@ -243,12 +251,18 @@ def limits_of_theory(dim: int, classes: int, *, riesz_s: float = 1.0) -> pd.Data
     """What theory says of points spread uniformly on a sphere, and of a simplex.
 
     Args:
-        dim: width of the features, D > 3.
+        dim: width of the features, D >= 2.
         classes: number of classes, K >= 2. A simplex of K classes exists only for K <= D + 1.
+        riesz_s: exponent of the Riesz kernel, whose moments are infinite in few dimensions (s >= D - 1).
 
     Returns:
         Columns `limit` ("uniform sphere" or "simplex"), `measurement` (key), `value`.
+
+    Raises:
+        ValueError: `dim` or `classes` below 2.
     """
+    if dim < 2 or classes < 2:
+        raise ValueError(f"the limits need 2 dimensions and 2 classes at least, not {dim} and {classes}")
     a = (dim - 1) / 2
     log_mean = uniform_sphere_log_kernel(dim)
     log_std = sqrt(polygamma(1, a) - polygamma(1, 2 * a)) / 2
@@ -277,5 +291,6 @@ def limits_of_theory(dim: int, classes: int, *, riesz_s: float = 1.0) -> pd.Data
         "gnc2_riesz_mean": distance**-riesz_s,
         "gnc2_riesz_std": 0.0,
     }
-    rows = [("uniform sphere", *pair) for pair in sphere.items()] + [("simplex", *pair) for pair in simplex.items()]
+    rows = [("uniform sphere", *pair) for pair in sphere.items()]
+    rows += [("simplex", *pair) for pair in simplex.items()]
     return pd.DataFrame(rows, columns=["limit", "measurement", "value"])

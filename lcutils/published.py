@@ -1,7 +1,8 @@
 """The tables that the paper's authors published, in the columns of our results.
 
-The authors' repository holds two of them, one row a model: one of May 2024, behind the paper's figures and tables, and
-one of October 2024, made by the code as released. They name and define things differently; `load_published` reads both.
+The authors' repository holds two of them, one row a model: one of May 2024, behind the paper's figures and
+tables, and one of October 2024, made by the code as released. They name and define things differently;
+`load_published` reads both.
 """
 
 from __future__ import annotations
@@ -25,7 +26,17 @@ BATCH_SIZES = {  # (depth, width) -> sequences a batch (paper, Table 3)
     for depth, sizes in PAPER_BATCH_SIZES.items()
     for width, size in zip(PAPER_WIDTHS, sizes, strict=True)
 }
-RUN_COLUMNS = ["model", "depth", "width", "epochs", "weight_decay", "seed", "checkpoint", "steps", "tokens_seen"]
+RUN_COLUMNS = [
+    "model",
+    "depth",
+    "width",
+    "epochs",
+    "weight_decay",
+    "seed",
+    "checkpoint",
+    "steps",
+    "tokens_seen",
+]
 
 
 def _same(values: pd.Series) -> pd.Series:
@@ -71,7 +82,7 @@ FORMATS = {
         _SHARED
         | {
             "nc1_cdnv": (("cdnv_mean",), _same),
-            # norms_* are of SQUARED norms. A log doubles with the square: a CoV of logs is the same, a std is halved.
+            # norms_* are of SQUARED norms, whose logs are doubled: a CoV of logs is the same, a std is halved.
             "nc2_log_norm_cov": (("norms_log_mean", "norms_log_std"), _ratio),
             "nc2_log_norm_std": (("norms_log_std",), _half),
             "nc2_cosine_mean": (("interfere_mean",), _same),
@@ -111,18 +122,19 @@ FORMATS = {
 def load_published(path: str | Path) -> pd.DataFrame:
     """Read a published table (May or October 2024) as a results table.
 
-    The format is told by its columns. A measurement that a table does not hold is absent: no `nc2_norm_cov` in May's
-    (its norms are squared), no cosines in October's (its inner products are not normalised). `steps`, `tokens_seen` and
-    `n_classes` are in neither: they follow from the paper's setting (229,367 blocks of 2,048 tokens, the batch sizes of
-    Table 3, 29,233 token types); `steps` is nan for an architecture that is not the paper's.
+    The format is told by its columns. A measurement that a table does not hold is absent: no `nc2_norm_cov`
+    in May's (its norms are squared), no cosines in October's (its inner products are not normalised).
+    `steps`, `tokens_seen` and `n_classes` are in neither: they follow from the paper's setting (229,367
+    blocks of 2,048 tokens, the batch sizes of Table 3, 29,233 token types); `steps` is nan for an
+    architecture that is not the paper's.
 
     Args:
         path: CSV with a column `model` such as `02x0768_01d07@0` (run name @ checkpoint).
 
     Returns:
-        One row a model, in the file's order: `model` (without checkpoint), `depth`, `width`, `epochs`, `weight_decay`,
-        `seed`, `checkpoint`, `steps`, `tokens_seen`, `n_params`, `val_loss` (nats), `val_accuracy`, `perplexity`,
-        `n_classes`, then measurement keys.
+        One row a model, in the file's order: `model` (without checkpoint), `depth`, `width`, `epochs`,
+        `weight_decay`, `seed`, `checkpoint`, `steps`, `tokens_seen`, `n_params`, `val_loss` (nats),
+        `val_accuracy`, `perplexity`, `n_classes`, then measurement keys.
 
     Raises:
         UserError: no such file, an unknown format, a model name or a number that cannot be read.
@@ -133,7 +145,7 @@ def load_published(path: str | Path) -> pd.DataFrame:
     except OSError:
         raise UserError(f"{path}: cannot be read; give the path of a published table (CSV)") from None
     except (ValueError, pd.errors.ParserError):
-        raise UserError(f"{path}: is no CSV table; give a published table as the authors' repository holds it") from None
+        raise UserError(f"{path}: is no CSV table; give one of the authors' tables") from None
     kind = _format_of(path, raw)
     table = _run_columns(path, raw["model"])
     for key, (sources, formula) in kind.columns.items():
@@ -169,7 +181,9 @@ def _run_columns(path: Path, names: pd.Series) -> pd.DataFrame:
             run, epochs_done = RunName.parse(model), int(checkpoint) + 1
             decay = decays[run.decay]
         except (ValueError, KeyError):
-            raise UserError(f"{path}: model {name!r} is no name such as 02x0768_01d07@0; mend that row") from None
+            raise UserError(
+                f"{path}: model {name!r} is no name such as 02x0768_01d07@0; mend that row"
+            ) from None
         batch = BATCH_SIZES.get((run.depth, run.width))
         rows.append(
             (

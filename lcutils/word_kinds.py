@@ -15,8 +15,9 @@ _NON_WORD = re.compile(r"\W+")
 def token_kind(text: str) -> str:
     """The kind of a decoded token, one of `TOKEN_KINDS`.
 
-    White space around it is ignored. All letters: `lowercase` if the first is lower-case, else `start-word or proper
-    noun`. Only characters that make no words: `punctuation`. All else, white space alone included: `special`.
+    White space around it is ignored. All letters: `lowercase` if the first is lower-case, else `start-word or
+    proper noun`. Only characters that make no words: `punctuation`. All else, white space alone included:
+    `special`.
     """
     text = text.strip()
     if text.isalpha():
@@ -26,18 +27,20 @@ def token_kind(text: str) -> str:
 
 def with_kinds(tokens: pd.DataFrame) -> pd.DataFrame:
     """`tokens` with a column `kind`, from its column `text`."""
-    return tokens.assign(kind=pd.Categorical(tokens["text"].astype(str).map(token_kind), categories=TOKEN_KINDS))
+    kinds = tokens["text"].astype(str).map(token_kind)
+    return tokens.assign(kind=pd.Categorical(kinds, categories=TOKEN_KINDS))
 
 
 def kind_shares(tokens: pd.DataFrame) -> pd.DataFrame | Missing:
     """Shares of each kind in the vocabulary (token types) and in the data (their occurrences).
 
     Args:
-        tokens: one row a token type, columns `text` and `count`; shares are of the rows given, so give the whole
-            vocabulary (count 0 included) for shares of the vocabulary.
+        tokens: one row a token type, columns `text` and `count`; shares are of the rows given, so give the
+            whole vocabulary (count 0 included) for shares of the vocabulary.
 
     Returns:
-        One row a kind: `kind`, `tokens` (types), `vocabulary_share`, `occurrences`, `data_share`; `Missing` if a column
+        One row a kind: `kind`, `tokens` (types), `vocabulary_share`, `occurrences`, `data_share`; `Missing`
+        if a column
         or every count is missing.
     """
     if not {"text", "count"} <= set(tokens.columns):

@@ -1,0 +1,51 @@
+"""All of the analysis under one import: relations, what remains of them, tables, token kinds, definitions.
+
+Every function takes a results table (the columns of `results.csv`, ours or `load_published`'s) or a table of
+tokens, and returns a new DataFrame, or `Missing` with a plain sentence where there is nothing to compute.
+"""
+
+from lcutils.conditional import influence, partial_correlations, sensitivity_correlations, within_architecture
+from lcutils.definitions import (
+    MEASUREMENTS,
+    Measurement,
+    Missing,
+    limits_of_theory,
+    measurements_in,
+    simplex_cosine,
+    uniform_sphere_log_kernel,
+)
+from lcutils.inference import Permutation, permutation_test
+from lcutils.relations import correlations, seed_groups, seed_rows, table_1
+from lcutils.tables import beside_published, by_width, sensitivity, table_2, table_3, table_5, trajectories
+from lcutils.word_kinds import TOKEN_KINDS, kind_shares, token_kind, with_kinds
+
+__all__ = [
+    "MEASUREMENTS",
+    "TOKEN_KINDS",
+    "Measurement",
+    "Missing",
+    "Permutation",
+    "beside_published",
+    "by_width",
+    "correlations",
+    "influence",
+    "kind_shares",
+    "limits_of_theory",
+    "measurements_in",
+    "partial_correlations",
+    "permutation_test",
+    "seed_groups",
+    "seed_rows",
+    "sensitivity",
+    "sensitivity_correlations",
+    "simplex_cosine",
+    "table_1",
+    "table_2",
+    "table_3",
+    "table_5",
+    "token_kind",
+    "trajectories",
+    "uniform_sphere_log_kernel",
+    "with_kinds",
+    "within_architecture",
+]

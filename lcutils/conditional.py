@@ -1,0 +1,193 @@
+"""What remains of a relation once size and training are accounted for, one model is left out, or rare classes
+are.
+
+`results` as in `lcutils.relations`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import statsmodels.api as sm
+from scipy import stats
+
+from lcutils.definitions import Missing, in_display_order
+from lcutils.inference import FEWEST_ROWS, holm, independent_columns, partial_correlation
+from lcutils.relations import WORDS, finite_rows, no_relation, usable_pairs, words_of
+
+CONTROLS = ("depth", "width", "epochs", "weight_decay", "steps")  # beside log parameters
+
+
+def partial_correlations(
+    results: pd.DataFrame, target: str = "val_loss", *, level: float = 0.95
+) -> pd.DataFrame | Missing:
+    """Correlation of each measurement with `target`, given the size and the training of the model.
+
+    Given log parameters, depth, width, epochs, weight decay, steps, each alone, then all of them at once
+    ("all"). A control that does not vary, or that earlier ones determine, is dropped and named in `dropped`.
+
+    Returns:
+        `measurement, property, label, given, n, r, r2` (plain, over the same rows), `partial_r, partial_r2,
+        p` (t test, two-sided), `p_holm` (over the measurements of one `given`), `low, high` (Fisher's
+        interval of `partial_r`), `dropped` (joined by ", "), `note`.
+    """
+    if reason := no_relation(results, target):
+        return Missing(reason)
+    controls = pd.DataFrame(index=results.index)
+    if "n_params" in results:
+        controls["log parameters"] = np.log(pd.to_numeric(results["n_params"], errors="coerce"))
+    for column in CONTROLS:
+        if column in results:
+            controls[column.replace("_", " ")] = pd.to_numeric(results[column], errors="coerce")
+    controls = controls.dropna(axis=1, how="all")
+    if controls.empty:
+        return Missing("Nothing to control for: the table says neither size nor training of its models.")
+    names = [str(name) for name in controls]
+    given = {name: [name] for name in names} | {"all": names}
+    rows = []
+    for name, chosen in given.items():
+        known = finite_rows(controls, chosen)
+        for key, x, y, used, note in usable_pairs(results[known], target):
+            row: dict[str, Any] = {**words_of(key), "given": name, "n": len(x), "dropped": "", "note": note}
+            rows.append(row)
+            if not len(x):
+                continue
+            row["r"] = stats.pearsonr(x, y).statistic
+            row["r2"] = row["r"] ** 2
+            values = controls.loc[used.index[used], chosen].to_numpy(dtype=np.float64)
+            kept = independent_columns(values)
+            row["dropped"] = ", ".join(column for number, column in enumerate(chosen) if number not in kept)
+            partial = partial_correlation(x, y, values[:, kept], level) if kept else f"{name} does not vary"
+            if isinstance(partial, str):
+                row["note"] = partial
+                continue
+            row |= {"partial_r": partial.r, "partial_r2": partial.r**2, "p": partial.p}
+            row |= {"low": partial.low, "high": partial.high}
+    columns = [*WORDS, "given", "n", "r", "r2", "partial_r", "partial_r2", "p", "p_holm"]
+    table = pd.DataFrame(rows).reindex(columns=[*columns, "low", "high", "dropped", "note"])
+    for name in given:
+        family = table["given"] == name
+        table.loc[family, "p_holm"] = holm(table.loc[family, "p"].to_numpy(dtype=np.float64))
+    return table
+
+
+def influence(results: pd.DataFrame, target: str = "val_loss") -> pd.DataFrame | Missing:
+    """How much each model alone sways each R^2.
+
+    Returns:
+        One row a measurement and model: `measurement, model, checkpoint, r2` (all rows), `r2_without` (this
+        row left
+        out; nan if nothing varies then), `change` (`r2_without - r2`), `cooks_distance` (of `target`
+        regressed on it).
+    """
+    if reason := no_relation(results, target):
+        return Missing(reason)
+    tables = []
+    for key, x, y, used, _ in usable_pairs(results, target):
+        n = len(x)
+        if n <= FEWEST_ROWS:
+            continue
+        dx, dy = x - x.mean(), y - y.mean()
+        # Leaving out row i takes n / (n - 1) times its product of deviations from a sum of products.
+        sxx, syy, sxy = (
+            (a * b).sum() - n / (n - 1) * a * b for a, b in ((dx, dx), (dy, dy), (dx, dy))
+        )  # (n,) each
+        varies = (sxx > 1e-12 * (dx * dx).sum()) & (syy > 1e-12 * (dy * dy).sum())
+        without = np.divide(sxy**2, sxx * syy, out=np.full(n, np.nan), where=varies)
+        r2 = stats.pearsonr(x, y).statistic ** 2
+        with np.errstate(divide="ignore", invalid="ignore"):  # a perfect fit has no residual to weigh
+            cooks = sm.OLS(y, sm.add_constant(x)).fit().get_influence().cooks_distance[0]
+        names = results.loc[used, [name for name in ("model", "checkpoint") if name in results]]
+        names = names.assign(measurement=key, r2=r2, r2_without=without, change=without - r2)
+        tables.append(names.assign(cooks_distance=cooks))
+    if not tables:
+        return Missing(f"Leaving one model out needs more than {FEWEST_ROWS} rows.")
+    columns = ["measurement", "model", "checkpoint", "r2", "r2_without", "change", "cooks_distance"]
+    return pd.concat(tables, ignore_index=True).reindex(columns=columns)
+
+
+def within_architecture(results: pd.DataFrame, target: str = "val_loss") -> pd.DataFrame | Missing:
+    """Relations among models of one size: over seeds, epochs and decay, never over depth and width.
+
+    "pooled" rows correlate deviations from the mean of each architecture, with n - groups - 1 degrees of
+    freedom, so that sizes alone make no relation; then one row an architecture.
+
+    Returns:
+        `measurement, property, label, architecture` ("02x0768" or "pooled"), `depth, width, groups, n, r, r2,
+        p` (t test, two-sided), `p_holm` (over the pooled rows), `note`.
+    """
+    if reason := no_relation(results, target):
+        return Missing(reason)
+    if not {"depth", "width"} <= set(results.columns):
+        return Missing("Relations within an architecture need the columns depth and width.")
+    rows: list[dict[str, Any]] = []
+    for key, *_ in usable_pairs(results, target):
+        known = results[finite_rows(results, [key, target, "depth", "width"])]
+        groups = [group for _, group in known.groupby(["depth", "width"]) if len(group) >= 2]
+        deviations = [group[[key, target]] - group[[key, target]].mean() for group in groups]
+        pooled = pd.concat(deviations) if deviations else known[[key, target]].iloc[:0]
+        row = {**words_of(key), "architecture": "pooled", "groups": len(groups), "n": len(pooled)}
+        rows.append(row | _within(pooled[key], pooled[target], len(pooled) - len(groups) - 1))
+        for group in groups:
+            if len(group) >= FEWEST_ROWS:
+                depth, width = int(group["depth"].iloc[0]), int(group["width"].iloc[0])
+                row = {
+                    **words_of(key),
+                    "architecture": f"{depth:02}x{width:04}",
+                    "depth": depth,
+                    "width": width,
+                }
+                row |= {"groups": 1, "n": len(group)}
+                rows.append(row | _within(group[key], group[target], len(group) - 2))
+    columns = [*WORDS, "architecture", "depth", "width", "groups", "n", "r", "r2", "p", "p_holm", "note"]
+    table = pd.DataFrame(rows).reindex(columns=columns)
+    if not (table["n"] >= FEWEST_ROWS).any():
+        return Missing("Relations within an architecture need several rows of one size.")
+    table[["depth", "width"]] = table[["depth", "width"]].astype("Int64")
+    pooled_rows = table["architecture"] == "pooled"
+    table.loc[pooled_rows, "p_holm"] = holm(table.loc[pooled_rows, "p"].to_numpy(dtype=np.float64))
+    return table
+
+
+def _within(x: pd.Series, y: pd.Series, df: int) -> dict[str, object]:
+    """r of values that have their group's mean taken out, or are one group; `df` counts what that cost."""
+    if df < 1:
+        return {"note": "too few rows for the number of architectures"}
+    dx, dy = (values.to_numpy(dtype=np.float64) - values.mean() for values in (x, y))
+    if not (np.ptp(dx) > 0 and np.ptp(dy) > 0):
+        return {"note": "the same value in every row of an architecture"}
+    r = float(np.clip(dx @ dy / np.sqrt((dx @ dx) * (dy @ dy)), -1, 1))
+    t = r * np.sqrt(df / max(1 - r * r, 1e-300))
+    return {"r": r, "r2": r * r, "p": 2 * float(stats.t.sf(abs(t), df)), "note": ""}
+
+
+def sensitivity_correlations(
+    table: pd.DataFrame, results: pd.DataFrame, target: str = "val_loss"
+) -> pd.DataFrame | Missing:
+    """R^2 of each measurement with `target` for each minimum class count.
+
+    Args:
+        table: rows of `sensitivity.csv`: `model, checkpoint, min_count`, measurement keys.
+        results: results table that `target` is taken from.
+
+    Returns:
+        `measurement, property, label, min_count, n, r, r2, r2_log` (log of the measurement; nan if not
+        positive).
+    """
+    if not {"model", "checkpoint", "min_count"} <= set(table.columns) or target not in results:
+        return Missing(f"Sensitivity needs model, checkpoint and min_count, and {target} in the results.")
+    left = table.drop(columns=target, errors="ignore")
+    joined = left.merge(results[["model", "checkpoint", target]], on=["model", "checkpoint"])
+    rows = []
+    for min_count, group in joined.groupby("min_count"):
+        for key, x, y, _, _ in usable_pairs(group, target):
+            if len(x):
+                r = stats.pearsonr(x, y).statistic
+                log_r = stats.pearsonr(np.log(x), y).statistic if (x > 0).all() else np.nan
+                row = {**words_of(key), "min_count": min_count, "n": len(x), "r": r, "r2": r * r}
+                rows.append(row | {"r2_log": log_r**2})
+    if not rows:
+        return Missing(f"Relations for each smallest class count need {FEWEST_ROWS} models that differ.")
+    return in_display_order(pd.DataFrame(rows))

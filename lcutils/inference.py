@@ -1,0 +1,227 @@
+"""How sure one may be of a correlation: permutation tests, bootstrap, Holm, partial correlations.
+
+Shapes: n rows (models), M measurements. Everything random takes a seed and gives the same numbers again.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from math import atanh, sqrt, tanh
+from typing import NamedTuple
+
+import numpy as np
+import statsmodels.api as sm
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+from statsmodels.stats.multitest import multipletests
+
+Vector = NDArray[np.float64]
+
+FEWEST_ROWS = 3  # two points always lie on a line
+FEWEST_FOR_BOOTSTRAP = 5  # with fewer, many resamples hold one point only
+_CHUNK = 2_000_000  # permuted values held at once (16 MB)
+_ROUNDING = 1e-12  # of a correlation: permutations that give the observed one again count as reaching it
+
+
+class Permutation(NamedTuple):
+    """Outcome of a permutation test.
+
+    Attributes:
+        p: (1 + exceed) / (1 + trials), two-sided.
+        low, high: exact (Clopper-Pearson) 95 % interval of the p that endless trials would give.
+        r2: the observed R^2.
+        exceed: trials whose R^2 reached the observed one.
+        trials: number of random permutations.
+    """
+
+    p: float
+    low: float
+    high: float
+    r2: float
+    exceed: int
+    trials: int
+
+
+class Partial(NamedTuple):
+    """A partial correlation: coefficient, two-sided p, Fisher's interval, degrees of freedom."""
+
+    r: float
+    p: float
+    low: float
+    high: float
+    df: int
+
+
+def _unit(values: ArrayLike) -> Vector:
+    """Centre along the last axis and scale to length 1; `ValueError` where there is nothing to correlate."""
+    values = np.asarray(values, dtype=np.float64)
+    if values.shape[-1] < FEWEST_ROWS:
+        raise ValueError(f"a correlation needs at least {FEWEST_ROWS} rows, not {values.shape[-1]}")
+    if not np.isfinite(values).all():
+        raise ValueError("a correlation needs finite values")
+    if is_constant(values):
+        raise ValueError("a correlation needs values that differ")
+    centred = values - values.mean(axis=-1, keepdims=True)
+    return centred / np.linalg.norm(centred, axis=-1, keepdims=True)
+
+
+def is_constant(values: Vector) -> bool:
+    """Whether the values along the last axis (of any row) differ by no more than rounding."""
+    spread = np.ptp(values, axis=-1)
+    return bool((spread <= 1e-13 * np.abs(values).max(axis=-1)).any())
+
+
+def permutation_tests(xs: ArrayLike, y: ArrayLike, trials: int = 10_000, seed: int = 0) -> list[Permutation]:
+    """Test R^2 of each row of `xs` with `y` against random re-pairings; all rows share the permutations.
+
+    Args:
+        xs: (M, n) measurements.
+        y: (n,) target.
+        trials: number of random permutations; time and not memory grows with it.
+        seed: of the permutations.
+
+    Raises:
+        ValueError: fewer than 3 rows, values that are not finite or do not differ, lengths that differ.
+    """
+    unit_y = _unit(y)  # (n,)
+    unit_xs = _unit(np.atleast_2d(np.asarray(xs, dtype=np.float64)))  # (M, n)
+    if unit_xs.shape[1] != unit_y.size:
+        raise ValueError(f"x and y differ in length: {unit_xs.shape[1]} and {unit_y.size}")
+    if trials < 1:
+        raise ValueError(f"a permutation test needs at least one trial, not {trials}")
+    observed = unit_xs @ unit_y  # (M,)
+    reach = np.abs(observed) - _ROUNDING
+    exceed = np.zeros(len(unit_xs), dtype=np.int64)
+    random = np.random.default_rng(seed)
+    chunk = max(1, _CHUNK // unit_y.size)
+    for start in range(0, trials, chunk):
+        rows = min(chunk, trials - start)
+        shuffled = random.permuted(np.broadcast_to(unit_y, (rows, unit_y.size)), axis=1)  # (rows, n)
+        for number, unit_x in enumerate(unit_xs):
+            exceed[number] += np.count_nonzero(np.abs(shuffled @ unit_x) >= reach[number])
+    results = []
+    for count, r in zip(exceed.tolist(), observed.tolist(), strict=True):
+        interval = stats.binomtest(count, trials).proportion_ci(0.95, method="exact")
+        p = (1 + count) / (1 + trials)
+        results.append(Permutation(p, float(interval.low), float(interval.high), r**2, count, trials))
+    return results
+
+
+def permutation_test(x: ArrayLike, y: ArrayLike, trials: int = 10_000, seed: int = 0) -> Permutation:
+    """Two-sided permutation test of the R^2 of `x` and `y`, both (n,).
+
+    p = (1 + trials whose R^2 reaches the observed one) / (1 + trials), never 0 and valid at any number of
+    trials (Phipson & Smyth 2010). R^2 reached means |r| reached, so both signs count.
+
+    >>> permutation_test([1, 2, 3, 4, 5, 6], [2, 1, 4, 3, 6, 5], trials=999).r2.__round__(3)
+    0.687
+
+    Raises:
+        ValueError: fewer than 3 rows, values that are not finite or do not differ, lengths that differ.
+    """
+    return permutation_tests(np.asarray(x)[None], y, trials, seed)[0]
+
+
+def _correlation(x: Vector, y: Vector, axis: int = -1) -> Vector:
+    """r along an axis; 0 for a resample that holds one point only, which shows no relation."""
+    x = x - x.mean(axis=axis, keepdims=True)
+    y = y - y.mean(axis=axis, keepdims=True)
+    length = np.sqrt((x * x).sum(axis=axis) * (y * y).sum(axis=axis))
+    product = (x * y).sum(axis=axis)
+    return np.divide(product, length, out=np.zeros_like(product), where=length > 0)
+
+
+def bootstrap_interval(
+    x: ArrayLike, y: ArrayLike, resamples: int = 2_000, level: float = 0.95, seed: int = 0
+) -> tuple[float, float]:
+    """Bias-corrected and accelerated (BCa) bootstrap interval of r, rows resampled in pairs (Efron 1987).
+
+    Args:
+        x, y: (n,) each; nan for both ends when n < 5.
+        resamples: number of resamples.
+        level: coverage aimed at.
+        seed: of the resamples.
+    """
+    x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    if x.size < FEWEST_FOR_BOOTSTRAP:
+        return np.nan, np.nan
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+        result = stats.bootstrap(
+            (x, y),
+            _correlation,
+            n_resamples=resamples,
+            confidence_level=level,
+            paired=True,
+            vectorized=True,
+            rng=np.random.default_rng(seed),
+        )
+        low, high = result.confidence_interval
+        if np.isnan(low) or np.isnan(high):  # all resamples alike, as for points on a line
+            low, high = np.quantile(result.bootstrap_distribution, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def squared_interval(low: float, high: float) -> tuple[float, float]:
+    """The interval of R^2 that an interval of r gives: its image, so 0 belongs to it where the signs differ.
+
+    It covers R^2 whenever the other covers r, which percentiles of resampled R^2 (never negative) do not near
+    0.
+    """
+    ends = sorted((low**2, high**2))
+    return (0.0 if low < 0 < high else ends[0]), ends[1]
+
+
+def holm(p: Sequence[float] | Vector) -> Vector:
+    """Holm's step-down adjustment of p over one family; nan stays nan and does not count."""
+    p = np.asarray(p, dtype=np.float64)
+    adjusted = np.full(p.shape, np.nan)
+    known = ~np.isnan(p)
+    if known.any():
+        adjusted[known] = multipletests(p[known], method="holm")[1]
+    return adjusted
+
+
+def independent_columns(columns: Vector) -> list[int]:
+    """Indices of the columns of (n, k), first come first kept, that a constant and the ones kept do not
+    determine."""
+    kept: list[int] = []
+    basis = np.ones((len(columns), 1)) / sqrt(max(len(columns), 1))  # orthonormal, (n, 1 + kept)
+    for number in range(columns.shape[1]):
+        column = columns[:, number]
+        length = np.linalg.norm(column)
+        rest = column - basis @ (basis.T @ column)
+        rest -= basis @ (basis.T @ rest)  # once more: rounding of the first projection
+        if length > 0 and np.linalg.norm(rest) > 1e-9 * length:
+            basis = np.column_stack([basis, rest / np.linalg.norm(rest)])
+            kept.append(number)
+    return kept
+
+
+def partial_correlation(x: ArrayLike, y: ArrayLike, controls: Vector, level: float = 0.95) -> Partial | str:
+    """Correlation of `x` and `y` (n,) once both are freed of what `controls` (n, k) explain linearly.
+
+    From the t of x in the regression of y on x and the controls: r = t / sqrt(t^2 + df), df = n - 2 - k,
+    which equals the correlation of both residuals. The controls must not determine one another
+    (`independent_columns`).
+
+    Returns:
+        The result, or a plain reason why there is none.
+    """
+    x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    count = controls.shape[1]
+    df = x.size - 2 - count
+    if df < 1:
+        return f"{x.size} rows are too few for {count} controls"
+    for name, values in (("the measurement", x), ("the target", y)):
+        if count not in independent_columns(np.column_stack([controls, values])):
+            return f"the controls determine {name}"
+    fit = sm.OLS(y, np.column_stack([x, np.ones_like(x), controls])).fit()
+    t = float(fit.tvalues[0])
+    r = t / sqrt(t * t + df) if np.isfinite(t) else float(np.sign(fit.params[0]))
+    low, high = (np.nan, np.nan)
+    if df > 1 and abs(r) < 1:  # Fisher's z with k controls has variance 1 / (n - k - 3)
+        half = stats.norm.ppf((1 + level) / 2) / sqrt(df - 1)
+        low, high = tanh(atanh(r) - half), tanh(atanh(r) + half)
+    return Partial(r, float(fit.pvalues[0]), low, high, df)

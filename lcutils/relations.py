@@ -1,0 +1,253 @@
+"""How the measurements relate to loss (or any other column), over all models and over the seeds of one.
+
+`results` is always a table in the columns of `results.csv`, ours or `load_published`'s. Columns that are
+absent and cells that are nan are left out with a note; where nothing remains, `Missing` says why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from lcutils.definitions import MEASUREMENTS, Missing, measurements_in
+from lcutils.inference import (
+    FEWEST_ROWS,
+    Permutation,
+    Vector,
+    bootstrap_interval,
+    holm,
+    is_constant,
+    permutation_tests,
+    squared_interval,
+)
+from lcutils.parameters import RunName
+
+WORDS = ["measurement", "property", "label"]
+SETTING = ["depth", "width", "epochs", "weight_decay"]
+TABLE_1 = {  # the paper's rows
+    "NC1": "nc1_cdnv",
+    "NC2 equinorm": "nc2_log_norm_cov",
+    "NC2 equiangular": "nc2_cosine_cov",
+    "GNC2": "gnc2_log_uncentred_cov",
+    "NC3": "nc3_cosine_mean",
+    "UNC3": "unc3_cosine_cov",
+    "NC4": "nc4_agreement",
+}
+TABLE_1_BESIDE = {  # other definitions of the same properties
+    "NC1, log": "nc1_cdnv_log",
+    "NC2 equinorm, norms": "nc2_norm_cov",
+    "GNC2, centred": "gnc2_log_cov",
+    "NC3, error": "nc3_duality_error",
+}
+
+
+def finite_rows(results: pd.DataFrame, keys: list[str]) -> pd.Series:
+    """Rows where all columns named hold a finite number."""
+    values = results[keys].apply(pd.to_numeric, errors="coerce").to_numpy(dtype=np.float64)
+    return pd.Series(np.isfinite(values).all(axis=1), index=results.index)
+
+
+def no_relation(results: pd.DataFrame, target: str) -> str | None:
+    """Why no measurement can be related to `target` at all, or None."""
+    if target not in results:
+        return f"Nothing can be related to {target}: the table has no such column."
+    if not [key for key in measurements_in(results) if key != target]:
+        return "Nothing can be related: the table holds no measurement."
+    rows = int(finite_rows(results, [target]).sum())
+    if rows < FEWEST_ROWS:
+        return f"A relation with {target} needs at least {FEWEST_ROWS} rows that have it; there are {rows}."
+    if is_constant(results.loc[finite_rows(results, [target]), target].to_numpy(dtype=np.float64)):
+        return f"Nothing can be related to {target}: it has the same value in every row."
+    return None
+
+
+def usable_pairs(results: pd.DataFrame, target: str) -> Iterator[tuple[str, Vector, Vector, pd.Series, str]]:
+    """For each measurement: key, its values, the target's, the rows used, and a note; no values where
+    unusable."""
+    for key in measurements_in(results):
+        if key == target:
+            continue
+        rows = finite_rows(results, [key, target])
+        x = results.loc[rows, key].to_numpy(dtype=np.float64)
+        y = results.loc[rows, target].to_numpy(dtype=np.float64)
+        left_out = len(rows) - len(x)
+        note = f"{left_out} rows without a value left out" if left_out else ""
+        if len(x) < FEWEST_ROWS:
+            yield key, x[:0], y[:0], rows, f"only {len(x)} rows have a value"
+        elif is_constant(x):
+            yield key, x[:0], y[:0], rows, "the same value in every row"
+        elif is_constant(y):
+            yield key, x[:0], y[:0], rows, f"the same {target} in every row"
+        else:
+            yield key, x, y, rows, note
+
+
+def words_of(key: str) -> dict[str, str]:
+    """The columns `WORDS` of a measurement."""
+    return {"measurement": key, "property": MEASUREMENTS[key].property, "label": MEASUREMENTS[key].label}
+
+
+def _permuted(columns: dict[str, tuple[Vector, Vector]], trials: int, seed: int) -> dict[str, Permutation]:
+    """Permutation tests of many (x, y), the permutations shared by all that have the same y."""
+    families: dict[bytes, list[str]] = {}
+    for name, (_, y) in columns.items():
+        families.setdefault(y.tobytes(), []).append(name)
+    outcomes: dict[str, Permutation] = {}
+    for names in families.values():
+        xs = np.stack([columns[name][0] for name in names])
+        outcomes |= dict(zip(names, permutation_tests(xs, columns[names[0]][1], trials, seed), strict=True))
+    return outcomes
+
+
+def correlations(
+    results: pd.DataFrame,
+    target: str = "val_loss",
+    *,
+    trials: int = 10_000,
+    resamples: int = 2_000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> pd.DataFrame | Missing:
+    """Relate each measurement to `target`, on its own scale and on a log scale.
+
+    Args:
+        results: results table.
+        target: column related to.
+        trials: permutations a p.
+        resamples: bootstrap resamples an interval.
+        level: of the bootstrap intervals.
+        seed: of permutations and resamples.
+
+    Returns:
+        One row a measurement: `measurement, property, label, n`; `r, r2` (Pearson); `p` (permutation test,
+        two-sided)
+        with its Monte-Carlo interval `p_low, p_high`, and `p_holm` over all rows; `p_pearson` (normal
+        theory); `spearman, spearman_p`; `r_low, r_high, r2_low, r2_high` (BCa bootstrap; nan below 5 rows);
+        the same for the log of the measurement in `r_log, r2_log, p_log, r2_log_low, r2_log_high` (nan where
+        a value is not positive); `note`. A measurement that cannot be related keeps its row, with nan and the
+        reason in `note`.
+    """
+    if reason := no_relation(results, target):
+        return Missing(reason)
+    pairs = list(usable_pairs(results, target))
+    plain = {key: (x, y) for key, x, y, _, _ in pairs if len(x)}
+    logged = {f"{key} log": (np.log(x), y) for key, (x, y) in plain.items() if (x > 0).all()}
+    logged = {name: (log_x, y) for name, (log_x, y) in logged.items() if not is_constant(log_x)}
+    permuted = _permuted(plain | logged, trials, seed)
+    rows = []
+    for key, x, y, _, note in pairs:
+        row: dict[str, Any] = {**words_of(key), "n": len(x)}
+        if key in plain:
+            pearson, spearman = stats.pearsonr(x, y), stats.spearmanr(x, y)
+            low, high = bootstrap_interval(x, y, resamples, level, seed)
+            row |= {"r": pearson.statistic, "r2": pearson.statistic**2}
+            row |= {"p": permuted[key].p, "p_low": permuted[key].low, "p_high": permuted[key].high}
+            row |= {
+                "p_pearson": pearson.pvalue,
+                "spearman": spearman.statistic,
+                "spearman_p": spearman.pvalue,
+            }
+            row |= {"r_low": low, "r_high": high}
+            row |= dict(zip(("r2_low", "r2_high"), squared_interval(low, high), strict=True))
+        if f"{key} log" in logged:
+            log_x, test = logged[f"{key} log"][0], permuted[f"{key} log"]
+            ends = squared_interval(*bootstrap_interval(log_x, y, resamples, level, seed))
+            r = stats.pearsonr(log_x, y).statistic
+            row |= {
+                "r_log": r,
+                "r2_log": r**2,
+                "p_log": test.p,
+                "r2_log_low": ends[0],
+                "r2_log_high": ends[1],
+            }
+        rows.append(row | {"note": note})
+    columns = [*WORDS, "n", "r", "r2", "p", "p_low", "p_high", "p_holm", "p_pearson"]
+    columns += ["spearman", "spearman_p", "r_low", "r_high", "r2_low", "r2_high"]
+    columns += ["r_log", "r2_log", "p_log", "r2_log_low", "r2_log_high", "note"]
+    table = pd.DataFrame(rows).reindex(columns=columns)
+    table["p_holm"] = holm(table["p"].to_numpy(dtype=np.float64))
+    return table
+
+
+def seed_groups(results: pd.DataFrame) -> pd.DataFrame | Missing:
+    """Models that differ in their seed only, at the same checkpoint.
+
+    Returns:
+        One row a group of two seeds or more, most seeds first: `model` (run name without seed), `checkpoint`,
+        `depth`,
+        `width`, `epochs`, `weight_decay`, `seeds`.
+    """
+    wanted = [*SETTING, "checkpoint", "seed", "model"]
+    if absent := [column for column in wanted if column not in results]:
+        return Missing(f"Seeds cannot be compared: the table lacks {', '.join(absent)}.")
+    keys = [*SETTING, "checkpoint"]
+    groups = results.dropna(subset=keys).groupby(keys, sort=False, as_index=False)
+    table = groups.agg(seeds=("seed", "nunique"), model=("model", "first"))
+    table = table[table["seeds"] >= 2].sort_values("seeds", ascending=False, kind="stable")
+    if table.empty:
+        return Missing("Seeds cannot be compared: no model of this table was trained with several.")
+    table["model"] = [_without_seed(name) for name in table["model"]]
+    return table[["model", "checkpoint", *SETTING, "seeds"]].reset_index(drop=True)
+
+
+def _without_seed(name: str) -> str:
+    run = RunName.parse(name)
+    return str(RunName(run.depth, run.width, run.epochs, run.decay))
+
+
+def seed_rows(results: pd.DataFrame) -> pd.DataFrame | Missing:
+    """The rows of the group with the most seeds (three at least)."""
+    groups = seed_groups(results)
+    if isinstance(groups, Missing):
+        return groups
+    group = groups.iloc[0]
+    if group["seeds"] < FEWEST_ROWS:
+        return Missing(
+            f"A relation over seeds needs at least {FEWEST_ROWS} seeds of one model; the most is 2."
+        )
+    same = (results[[*SETTING, "checkpoint"]] == group[[*SETTING, "checkpoint"]]).all(axis=1)
+    return results[same].drop_duplicates("seed").reset_index(drop=True)
+
+
+def table_1(
+    results: pd.DataFrame, target: str = "val_loss", *, trials: int = 10_000, seed: int = 0
+) -> pd.DataFrame | Missing:
+    """Table 1 of the paper: each property against `target` over the seeds of one model.
+
+    The group with the most seeds is taken; the published table's is 02x0768_01d at checkpoint 0, 21 seeds.
+
+    Returns:
+        `row` (property), `measurement, label, paper` (whether the paper has this row; others are definitions
+        of the same property beside it), `group, n, r, r2, p` (permutation, two-sided), `p_low, p_high`
+        (Monte-Carlo interval), `p_holm` (over the paper's rows, and over the others), `trials, note`.
+    """
+    seeds = seed_rows(results)
+    if isinstance(seeds, Missing):
+        return Missing(f"Table 1 cannot be made. {seeds}")
+    if reason := no_relation(seeds, target):
+        return Missing(f"Table 1 cannot be made. {reason}")
+    group = f"{_without_seed(seeds['model'].iloc[0])}@{int(seeds['checkpoint'].iloc[0])}, {len(seeds)} seeds"
+    found = {key: (x, y, note) for key, x, y, _, note in usable_pairs(seeds, target)}
+    tests = _permuted({key: (x, y) for key, (x, y, _) in found.items() if len(x)}, trials, seed)
+    rows = []
+    for paper, table in ((True, TABLE_1), (False, TABLE_1_BESIDE)):
+        for name, key in table.items():
+            label = MEASUREMENTS[key].label
+            row: dict[str, Any] = {"row": name, "measurement": key, "label": label, "paper": paper}
+            x, y, note = found.get(key, (np.empty(0), np.empty(0), "not in this table"))
+            row |= {"group": group, "n": len(x), "trials": trials, "note": note}
+            if test := tests.get(key):
+                r = float(stats.pearsonr(x, y).statistic)
+                row |= {"r": r, "r2": r**2, "p": test.p, "p_low": test.low, "p_high": test.high}
+            rows.append(row)
+    columns = ["row", "measurement", "label", "paper", "group", "n"]
+    columns += ["r", "r2", "p", "p_low", "p_high", "p_holm", "trials", "note"]
+    whole = pd.DataFrame(rows).reindex(columns=columns)
+    for paper in (True, False):
+        family = whole["paper"] == paper
+        whole.loc[family, "p_holm"] = holm(whole.loc[family, "p"].to_numpy(dtype=np.float64))
+    return whole

@@ -1,0 +1,209 @@
+"""Tables that describe rather than test: configuration, tokens, sensitivity, checkpoints, ours beside the
+paper's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from lcutils.definitions import MEASUREMENTS, Missing, in_display_order, measurements_in
+from lcutils.published import BATCH_SIZES
+
+RUN = ["model", "depth", "width", "epochs", "weight_decay", "checkpoint"]
+OUTCOMES = {"val_loss": "validation loss", "val_accuracy": "validation accuracy", "perplexity": "perplexity"}
+
+# (setting, the paper's, our parameter); from the paper's Appendix and the released code
+CONFIGURATION = (
+    ("training text", "TinyStories (2,119,719 stories)", "corpus.source"),
+    ("tokenizer", "GPT-2 byte-level BPE (50,257 tokens)", "corpus.tokenizer"),
+    ("context length (tokens)", "2048", "corpus.block_size"),
+    ("token between stories", "none", "corpus.end_of_text"),
+    ("packing", "batches of 1,000 stories, remainders dropped", "corpus.packing"),
+    ("model", "GPT-Neo, head tied to the embedding", ""),
+    ("attention heads", "16", "architecture.heads"),
+    ("local attention window (tokens)", "256", "architecture.window"),
+    ("positions", "2048", "architecture.positions"),
+    ("optimizer", "AdamW", ""),
+    ("learning rate", "5e-05", "training.learning_rate"),
+    ("learning rate schedule", "linear to 0, no warm-up", ""),
+    ("beta 1", "0.9", "training.beta1"),
+    ("beta 2", "0.999", "training.beta2"),
+    ("epsilon", "1e-08", "training.epsilon"),
+    ("gradient clipping (norm)", "1.0", "training.clip_norm"),
+    ("weight decay", "d 0.0005, L 0.1", "training.decay"),
+    ("sequences a batch", "4 to 16, by architecture (Table 3)", "training.batch_size"),
+    ("training precision", "bf16 autocast", "training.autocast"),
+    ("smallest class count", "1", "measurement.min_count"),
+)
+FIRST_NAMES = ("Lily", "Tim", "Anna", "Tom", "Ben", "Mia", "Max", "Sue", "Sam", "Jack")
+
+
+def table_2(ours: Mapping[str, object] | None = None) -> pd.DataFrame:
+    """Table 2: the paper's configuration, and ours beside it.
+
+    Args:
+        ours: parameters of a study, nested or with dotted keys. Those that the paper has no value for follow
+        at the end.
+
+    Returns:
+        `setting`, `paper` and, if `ours` is given, `ours`; all text.
+    """
+    paper = pd.DataFrame([row[:2] for row in CONFIGURATION], columns=["setting", "paper"])
+    if ours is None:
+        return paper
+    flat = _flatten(ours)
+    known = [key for _, _, key in CONFIGURATION]
+    rest = [key for key in flat if key not in known]
+    more = pd.DataFrame({"setting": rest, "paper": ""})
+    values = [flat.get(key, "as the paper" if not key else "") for key in known]
+    return pd.concat([paper, more], ignore_index=True).assign(ours=values + [flat[key] for key in rest])
+
+
+def _flatten(settings: Mapping[str, object]) -> dict[str, str]:
+    """Sections of a study as dotted keys; what lies deeper, lists and small maps, as text in one cell."""
+    flat: dict[str, str] = {}
+    for name, section in settings.items():
+        inner = section if isinstance(section, Mapping) else {"": section}
+        flat |= {f"{name}.{key}".rstrip("."): _in_words(value) for key, value in inner.items()}
+    return flat
+
+
+def _in_words(value: object) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_in_words(part)}" for key, part in value.items())
+    if isinstance(value, list | tuple):
+        between = "; " if value and isinstance(value[0], Mapping) else ", "
+        return between.join(_in_words(part) for part in value)
+    return str(value)
+
+
+def table_3(batch_sizes: Mapping[tuple[int, int], int] = BATCH_SIZES) -> pd.DataFrame:
+    """Table 3: sequences a batch; one row a `depth`, one column a width (named by its number)."""
+    rows = [(*size, batch) for size, batch in batch_sizes.items()]
+    cells = pd.DataFrame(rows, columns=["depth", "width", "batch"])
+    table = cells.pivot(index="depth", columns="width", values="batch").astype("Int64")
+    table.columns = table.columns.astype(str)
+    return table.rename_axis(columns=None).reset_index()
+
+
+def table_5(tokens: pd.DataFrame, names: Sequence[str] = FIRST_NAMES) -> pd.DataFrame | Missing:
+    """Table 5: CDNV and interference of single tokens beside the average token.
+
+    Args:
+        tokens: per-token table, columns `token_id, text, count, cdnv, interference`, each of the last two
+            averaged over the token's pairs.
+        names: words to look up; a token matches that is the word itself, with or without white space around
+        it.
+
+    Returns:
+        `token, token_id, count, cdnv, interference, cdnv_ratio, interference_ratio` (to the average token),
+        `note`; first the average token, then the words in the order given.
+    """
+    if absent := {"token_id", "text", "count", "cdnv", "interference"} - set(tokens.columns):
+        return Missing(f"Tokens cannot be compared: the table of tokens lacks {', '.join(sorted(absent))}.")
+    average = {key: float(tokens[key].mean()) for key in ("count", "cdnv", "interference")}
+    stripped = tokens["text"].astype(str).str.strip()
+    note = f"of {len(tokens)} tokens"
+    rows: list[dict[str, Any]] = [{"token": "average token", **average, "note": note}]
+    for name in names:
+        found = tokens[stripped == name.strip()].sort_values("count", ascending=False)
+        if found.empty:
+            rows.append({"token": name, "note": "not one token, or not in the training text"})
+        known = found[["token_id", "count", "cdnv", "interference"]].assign(token=found["text"], note="")
+        rows += [{str(key): value for key, value in row.items()} for row in known.to_dict("records")]
+    table = pd.DataFrame(rows)
+    for key in ("cdnv", "interference"):
+        table[f"{key}_ratio"] = table[key] / average[key]
+    columns = ["token", "token_id", "count", "cdnv", "interference"]
+    columns += ["cdnv_ratio", "interference_ratio", "note"]
+    return table.reindex(columns=columns).astype({"token_id": "Int64"})
+
+
+def _long(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """One row a row and measurement: `columns` (those there are), `measurement`, `value`; cells without value
+    left out."""
+    known = [column for column in columns if column in table]
+    keys = measurements_in(table)
+    melted = table.melt(id_vars=known, value_vars=keys, var_name="measurement", value_name="value")
+    return melted.dropna(subset="value").reset_index(drop=True)
+
+
+def by_width(results: pd.DataFrame) -> pd.DataFrame | Missing:
+    """Each measurement against width, by depth, epochs and decay (paper, Appendix), in long form.
+
+    Returns:
+        `model, depth, width, epochs, weight_decay, checkpoint, n_params, val_loss, measurement, value`.
+    """
+    if not {"depth", "width"} <= set(results.columns):
+        return Missing("Nothing can be set against width: the table lacks the columns depth and width.")
+    sized = results.dropna(subset=["depth", "width"])
+    if sized.empty or not measurements_in(sized):
+        return Missing("Nothing can be set against width: no row has a depth, a width and a measurement.")
+    return _long(sized, [*RUN, "n_params", "val_loss"])
+
+
+def trajectories(results: pd.DataFrame) -> pd.DataFrame | Missing:
+    """How measurements move over the checkpoints of one training run, in long form.
+
+    Returns:
+        `model, depth, width, epochs, weight_decay, checkpoint, steps, tokens_seen, val_loss, measurement,
+        value`, in order of checkpoint; only models that have two checkpoints or more.
+    """
+    if not {"model", "checkpoint"} <= set(results.columns):
+        return Missing("Trajectories need the columns model and checkpoint.")
+    several = results[results.groupby("model")["checkpoint"].transform("nunique") >= 2]
+    if several.empty or not measurements_in(several):
+        return Missing("There are no trajectories: no model was measured at two checkpoints or more.")
+    ordered = several.sort_values(["model", "checkpoint"], kind="stable")
+    return _long(ordered, [*RUN, "steps", "tokens_seen", "val_loss"])
+
+
+def sensitivity(table: pd.DataFrame) -> pd.DataFrame | Missing:
+    """How measurements depend on the smallest class count, in long form.
+
+    Args:
+        table: rows of `sensitivity.csv`: `model, checkpoint, min_count, n_classes`, measurement keys.
+
+    Returns:
+        `model, checkpoint, min_count, n_classes, measurement, value, relative` (change from the value at the
+        smallest `min_count`, as a share of its size).
+    """
+    if not {"model", "checkpoint", "min_count"} <= set(table.columns) or not measurements_in(table):
+        return Missing("Sensitivity needs the columns model, checkpoint, min_count and a measurement.")
+    if table["min_count"].nunique() < 2:
+        return Missing("Sensitivity to the smallest class count needs two of them; the table has one.")
+    run = ["model", "checkpoint", "measurement"]
+    long = _long(table, ["model", "checkpoint", "min_count", "n_classes"])
+    long = long.sort_values([*run, "min_count"], kind="stable")
+    first = long.groupby(run, sort=False)["value"].transform("first")
+    long["relative"] = (long["value"] - first) / first.abs().where(first != 0)
+    return in_display_order(long)
+
+
+def beside_published(ours: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame | Missing:
+    """Ours beside the paper's, wherever model and checkpoint have the same name, in long form.
+
+    Returns:
+        `model, checkpoint, measurement` (validation loss, accuracy and perplexity too), `label, ours,
+        published, difference` (ours - published), `relative` (difference / |published|).
+    """
+    join = ["model", "checkpoint"]
+    if not set(join) <= set(ours.columns) & set(published.columns):
+        return Missing("Ours and the published results cannot be joined: model or checkpoint is missing.")
+    labels = OUTCOMES | {key: MEASUREMENTS[key].label for key in MEASUREMENTS}
+    keys = [key for key in labels if key in ours and key in published]
+    both = ours[join + keys].merge(published[join + keys], on=join, suffixes=(" ours", " published"))
+    if both.empty or not keys:
+        return Missing("No row of these results has the name of a published one.")
+    tables = [
+        both[join].assign(
+            measurement=key, label=labels[key], ours=both[f"{key} ours"], published=both[f"{key} published"]
+        )
+        for key in keys
+    ]
+    table = pd.concat(tables, ignore_index=True).dropna(subset=["ours", "published"])
+    table["difference"] = table["ours"] - table["published"]
+    table["relative"] = table["difference"] / table["published"].abs().where(table["published"] != 0)
+    return table.reset_index(drop=True)
