@@ -1,1 +1,58 @@
-"""Neural collapse in language models: data, training, class statistics, measurements, analysis."""
+"""Neural collapse in language models: data, training, class statistics, measurements, analysis.
+
+```python
+from lcutils import ClassStatistics, measure_collapse
+```
+
+Names are imported when they are first used: `import lcutils` itself loads neither transformers nor altair.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lcutils.analysis import correlations, permutation_test
+    from lcutils.collapse import classifier_agreement, measure_collapse, measure_tokens
+    from lcutils.errors import UserError
+    from lcutils.parameters import load_study
+    from lcutils.published import load_published
+    from lcutils.stages import open_study
+    from lcutils.statistics import ClassStatistics
+
+_HOMES = {
+    "ClassStatistics": "statistics",
+    "UserError": "errors",
+    "classifier_agreement": "collapse",
+    "correlations": "analysis",
+    "load_published": "published",
+    "load_study": "parameters",
+    "measure_collapse": "collapse",
+    "measure_tokens": "collapse",
+    "open_study": "stages",
+    "permutation_test": "analysis",
+}
+
+__all__ = [
+    "ClassStatistics",
+    "UserError",
+    "classifier_agreement",
+    "correlations",
+    "load_published",
+    "load_study",
+    "measure_collapse",
+    "measure_tokens",
+    "open_study",
+    "permutation_test",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'lcutils' has no attribute {name!r}")
+    return getattr(import_module(f"lcutils.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -26,7 +26,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     aside = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
     try:
         yield aside
-        os.replace(aside, path)
+        aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
 
@@ -41,11 +41,13 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         yield aside
         if path.exists():
             old = path.with_name(f".{path.name}.{os.getpid()}.old")
-            os.replace(path, old)  # a folder cannot be replaced in one step: `path` is absent for an instant, never half-written
-            os.replace(aside, path)
+            os.replace(
+                path, old
+            )  # a folder cannot be replaced in one step: `path` is absent for an instant, never half-written
+            aside.replace(path)
             shutil.rmtree(old)
         else:
-            os.replace(aside, path)
+            aside.replace(path)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 

@@ -51,7 +51,11 @@ class RunName:
                 f"model: {name!r} is no run name; write depth x width _ epochs decay [seed], such as 02x0064_01d"
             )
         seed = match["seed"]
-        run = cls(*(int(match[key]) for key in ("depth", "width", "epochs")), match["decay"], int(seed) if seed else None)
+        run = cls(
+            *(int(match[key]) for key in ("depth", "width", "epochs")),
+            match["decay"],
+            int(seed) if seed else None,
+        )
         if str(run) != name:
             raise UserError(f"model: {name!r} has extra zeros; write {run}")
         return run
@@ -126,7 +130,18 @@ class AnalysisSettings(_Section):
 
     permutations: int = Field(10_000, ge=1)
     published: tuple[str, ...] = ()  # published tables (CSV) to set beside ours
-    names: tuple[str, ...] = ("Lily", "Tim", "Anna", "Tom", "Ben", "Mia", "Max", "Sue", "Sam", "Jack")  # Table 5
+    names: tuple[str, ...] = (
+        "Lily",
+        "Tim",
+        "Anna",
+        "Tom",
+        "Ben",
+        "Mia",
+        "Max",
+        "Sue",
+        "Sam",
+        "Jack",
+    )  # Table 5
 
 
 def _as_tuple(value: Any) -> Any:
@@ -195,7 +210,9 @@ class Study(_Section):
             key = f"grid[{number}]"
             for width in entry.width:
                 if width % heads:
-                    raise ValueError(f"{key}.width: {width} is not divisible by {heads} heads; use a multiple of {heads}")
+                    raise ValueError(
+                        f"{key}.width: {width} is not divisible by {heads} heads; use a multiple of {heads}"
+                    )
             for letter in entry.decay:
                 if letter not in self.training.decay:
                     known = ", ".join(self.training.decay)
@@ -255,7 +272,9 @@ class Study(_Section):
         if name not in self.pretrained and "_" in name:
             RunName.parse(name)
         near = difflib.get_close_matches(name, self.runs, n=3, cutoff=0) or list(self.runs)[:3]
-        raise UserError(f"model: {name} is not in the grid of study {self.name}; add it there, or take {', '.join(near)}")
+        raise UserError(
+            f"model: {name} is not in the grid of study {self.name}; add it there, or take {', '.join(near)}"
+        )
 
     def stage_parameters(self, stage: str, run: Run | None = None) -> dict[str, Any]:
         """The parameters that a job reads, as plain JSON values.
@@ -275,9 +294,7 @@ class Study(_Section):
             settings = {"min_count": self.measurement.min_count, "threads": self.threads}
             return self.extraction.model_dump(mode="json") | settings | source
         recipe = self.training.model_dump(mode="json", exclude={"decay", "batch_size"})
-        chosen = {
-            key: getattr(run, key) for key in ("depth", "width", "epochs", "weight_decay", "seed", "batch_size")
-        }
+        chosen = {key: getattr(run, key) for key in ("depth", "width", "epochs", "weight_decay", "seed", "batch_size")}
         shared = self.architecture.model_dump(mode="json") | {"threads": self.threads}
         return recipe | shared | chosen | {"checkpoints": list(run.checkpoints)}
 
@@ -310,7 +327,9 @@ def parse_overrides(overrides: Mapping[str, Any] | str | Iterable[str] | None) -
         words = overrides.split() if isinstance(overrides, str) else list(overrides)
         for word in words:
             if "=" not in word:
-                raise UserError(f"overrides: {word!r} is not of the form key=value; write for instance learning_rate=1e-3")
+                raise UserError(
+                    f"overrides: {word!r} is not of the form key=value; write for instance learning_rate=1e-3"
+                )
         pairs = {key: yaml.safe_load(value) for key, value in (word.split("=", 1) for word in words)}
     keys = leaf_keys()
     names = {key.rpartition(".")[2]: key for key in keys}

@@ -33,7 +33,13 @@ class Progress:
         self.figures: dict[str, float] = {}
         self.watched = sys.stderr.isatty() or "ipykernel" in sys.modules
         self.bar = tqdm(
-            total=total, initial=start, desc=title, unit=unit, unit_scale=True, disable=not self.watched, mininterval=0.5
+            total=total,
+            initial=start,
+            desc=title,
+            unit=unit,
+            unit_scale=True,
+            disable=not self.watched,
+            mininterval=0.5,
         )
 
     def __enter__(self) -> Progress:
@@ -70,7 +76,9 @@ class Progress:
         if not self.watched:
             print(line, file=sys.stderr, flush=True)
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.bar.close()
         if kind is None:
             self._write_line()

@@ -16,7 +16,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from lcutils.artifacts import atomic_folder, atomic_path, content_digest, read_manifest, write_json, write_manifest
+from lcutils.artifacts import (
+    atomic_folder,
+    atomic_path,
+    content_digest,
+    read_manifest,
+    write_json,
+    write_manifest,
+)
 from lcutils.collapse import measure_collapse, measure_tokens, ood_deviation
 from lcutils.corpus import open_blocks, prepare_corpus, source_digest
 from lcutils.devices import reserved_device
@@ -145,11 +152,17 @@ def train_run(work: Workspace, model: str) -> TrainedRun:
         began = time.monotonic()
         with reserved_device(study.device, study.jobs_per_gpu) as device:
             recipe = recipe_of(study, run, device)
-            records = train(architecture, recipe, data.train, data.validation, folder, device=device, log=work.log(model))
+            records = train(
+                architecture, recipe, data.train, data.validation, folder, device=device, log=work.log(model)
+            )
         for record in records:
             load_tokenizer(work).save_pretrained(folder / f"checkpoint-{record['checkpoint']}")
         digests = {str(k): content_digest(folder / f"checkpoint-{k}") for k in run.checkpoints}
-        facts = {"device": str(device), "seed": run.seed, "tokens_per_second": records[-1]["tokens_per_second"]}
+        facts = {
+            "device": str(device),
+            "seed": run.seed,
+            "tokens_per_second": records[-1]["tokens_per_second"],
+        }
         write_manifest(folder, parameters, inputs, began, facts | {"checkpoints": digests})
     return TrainedRun(folder, architecture, [_evaluation(folder / f"checkpoint-{k}") for k in run.checkpoints])
 
@@ -183,7 +196,10 @@ def extract_point(work: Workspace, model: str, checkpoint: int) -> Extracted:
     """Stage 3: class statistics over train, agreement counts over validation, under `statistics/<run>@<k>/`."""
     study, run, folder = work.study, work.study.run(model), work.statistics(*work.point(model, checkpoint))
     parameters = study.stage_parameters("extract", run)
-    inputs = {"data": work.content(work.data, "01_data"), "checkpoint": work.checkpoint_content(model, checkpoint)}
+    inputs = {
+        "data": work.content(work.data, "01_data"),
+        "checkpoint": work.checkpoint_content(model, checkpoint),
+    }
     if work.needs_work(folder, parameters, inputs):
         data, settings = prepare_data(work), study.extraction
         resume = folder.with_name(f".{folder.name}.resume")
@@ -283,9 +299,7 @@ def _measure(
     write_json(folder / "row.json", _describe_point(work, model, checkpoint) | measured)
     pd.DataFrame(sensitivity).to_csv(folder / "sensitivity.csv", index=False)
 
-    columns = measure_tokens(
-        statistics, classifier, min_count=settings.min_count, neighbours=settings.neighbours
-    )
+    columns = measure_tokens(statistics, classifier, min_count=settings.min_count, neighbours=settings.neighbours)
     ids, nearest = columns["token_id"], columns.pop("nearest")  # (K,), (K, neighbours)
     tokenizer = load_tokenizer(work)
     texts = {int(i): tokenizer.decode([int(i)]) for i in ids}
@@ -345,9 +359,14 @@ def analyze_study(work: Workspace, published: str | list[str] | None = None) -> 
     tables = [load_published(_find(path)) for path in paths]
     measured = [point for point in study.points if is_complete(work.measurements(*point))]
     if missing := len(study.points) - len(measured):
-        print(f"{missing} of {len(study.points)} points of study {study.name} are not measured yet", file=sys.stderr)
+        print(
+            f"{missing} of {len(study.points)} points of study {study.name} are not measured yet",
+            file=sys.stderr,
+        )
     if not measured and not tables:
-        raise UserError(f"{work.shown(work.folder)}: nothing is measured yet; run 01 to 04, or make sweep STUDY={study.name}")
+        raise UserError(
+            f"{work.shown(work.folder)}: nothing is measured yet; run 01 to 04, or make sweep STUDY={study.name}"
+        )
 
     both = tables[0] if tables else None
     for table in tables[1:]:

@@ -6,8 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
-from pathlib import Path
 
 from filelock import FileLock, Timeout
 
@@ -20,7 +18,12 @@ PROFILES = ROOT / "parameters" / "profiles"
 
 
 def snakemake_command(
-    work: Workspace, *, model: str | None = None, profile: str | None = None, cores: int | None = None, dry_run: bool = False
+    work: Workspace,
+    *,
+    model: str | None = None,
+    profile: str | None = None,
+    cores: int | None = None,
+    dry_run: bool = False,
 ) -> list[str]:
     """The Snakemake call that brings a study, or one model of it, up to date."""
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
@@ -45,7 +48,12 @@ def snakemake_command(
 
 
 def run_sweep(
-    work: Workspace, *, model: str | None = None, profile: str | None = None, cores: int | None = None, dry_run: bool = False
+    work: Workspace,
+    *,
+    model: str | None = None,
+    profile: str | None = None,
+    cores: int | None = None,
+    dry_run: bool = False,
 ) -> int:
     """Run a study's grid to its end; returns Snakemake's exit status.
 
@@ -64,7 +72,9 @@ def run_sweep(
                 subprocess.run([*command, "--unlock"], check=True, capture_output=True)
             status = subprocess.run(command, cwd=ROOT).returncode
     except Timeout:
-        raise UserError(f"{work.shown(work.folder)}: a sweep is running there; wait for it, or name other outputs") from None
+        raise UserError(
+            f"{work.shown(work.folder)}: a sweep is running there; wait for it, or name other outputs"
+        ) from None
     if status == 0 and not dry_run:
         print(describe_outcome(work, model))
     return status
@@ -77,7 +87,8 @@ def describe_outcome(work: Workspace, model: str | None = None) -> str:
         return "\n".join(f"measurements   {work.shown(path)}" for path in rows)
     figures = sorted((work.analysis / "figures").glob("*.svg"))
     lines = [f"figure         {work.shown(path)} (and .html, .png)" for path in figures]
-    lines += [f"results table  {work.shown(work.results)}", f"report         {work.shown(work.analysis / 'report.html')}"]
+    lines += [
+        f"results table  {work.shown(work.results)}",
+        f"report         {work.shown(work.analysis / 'report.html')}",
+    ]
     return "\n".join(lines)
-
-

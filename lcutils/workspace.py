@@ -36,14 +36,17 @@ class Workspace:
 
     @property
     def data(self) -> Path:
+        """The prepared corpus."""
         return self.folder / "data"
 
     @property
     def analysis(self) -> Path:
+        """Figures, tables and report."""
         return self.folder / "analysis"
 
     @property
     def results(self) -> Path:
+        """The table of all rows."""
         return self.folder / "results.csv"
 
     def run_folder(self, model: str) -> Path:

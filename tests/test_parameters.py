@@ -1,0 +1,190 @@
+"""Studies: what expands to what, and one clear line for every mistake."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lcutils.errors import UserError
+from lcutils.parameters import (
+    PAPER_BATCH_SIZES,
+    PAPER_WIDTHS,
+    RunName,
+    leaf_keys,
+    load_study,
+    parse_overrides,
+)
+
+SMALL = {
+    "grid": [{"depth": 1, "width": 32, "epochs": 2, "checkpoints": [0, 1]}],
+    "training": {"batch_size": 4},
+}
+
+
+def write(tmp_path: Path, values: object) -> Path:
+    path = tmp_path / "small.yaml"
+    path.write_text(values if isinstance(values, str) else yaml.safe_dump(values))
+    return path
+
+
+def message_of(path: Path | str, overrides: object = None) -> str:
+    with pytest.raises(UserError) as caught:
+        load_study(path, overrides)  # type: ignore[arg-type]
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_paper_is_170_runs_and_230_points():
+    study = load_study("paper")
+    assert (len(study.runs), len(study.points)) == (170, 230)
+    expected = set()
+    for depth in (1, 2, 4, 8, 12):
+        for width in PAPER_WIDTHS:
+            for rest in ("01d@0", "01L@0", "03d@2", "10d@5", "10d@9", "10L@5", "10L@9"):
+                expected.add(f"{depth:02}x{width:04}_{rest}")
+    expected |= {f"02x0768_01d{seed:02}@0" for seed in range(20)}
+    assert {f"{run}@{checkpoint}" for run, checkpoint in study.points} == expected
+
+
+def test_paper_seeds_and_batches_reach_the_runs():
+    study = load_study("paper")
+    assert study.run("02x0768_01d").seed == 42
+    assert study.run("02x0768_01d07").seed == 7
+    assert study.run("02x0768_01d").weight_decay == 5e-4
+    assert study.run("12x1024_10L").weight_decay == 0.1
+    assert study.run("02x1024_10d").batch_size == 8
+    assert study.run("08x0256_10d").batch_size == 8
+    assert study.run("01x0064_01d").batch_size == 16
+    assert all(len(row) == len(PAPER_WIDTHS) for row in PAPER_BATCH_SIZES.values())
+    assert study.run("10x0064_10d".replace("10x", "12x")).checkpoints == (5, 9)
+
+
+@given(
+    st.integers(1, 99),
+    st.integers(1, 4000),
+    st.integers(1, 99),
+    st.sampled_from("dLn"),
+    st.none() | st.integers(0, 99),
+)
+def test_run_names_read_back(depth, width, epochs, decay, seed):
+    name = RunName(depth, width, epochs, decay, seed)
+    assert RunName.parse(str(name)) == name
+
+
+@pytest.mark.parametrize("name", ["2x64_1d", "02x0064", "02x0064_01", "02x0064_01dd", "002x0064_01d", "x", ""])
+def test_other_names_are_refused(name):
+    with pytest.raises(UserError, match="run name|extra zeros"):
+        RunName.parse(name)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"corpsu": {}}, ["small.yaml", "corpsu: no such key", "corpus"]),
+        ({"corpus": {"blok_size": 3}}, ["corpus.blok_size", "did you mean block_size"]),
+        ({"corpus": {"block_size": "long"}}, ["corpus.block_size", "integer", "'long'"]),
+        ({"corpus": {"packing": "tight"}}, ["corpus.packing", "'paper' or 'lossless'", "'tight'"]),
+        ({"training": {"batch_size": 4, "learning_rate": -1}}, ["training.learning_rate", "greater than 0"]),
+        ({"training": {}}, ["training.batch_size", "1x32", "give a number"]),
+        ({"grid": []}, ["grid", "is empty"]),
+        (
+            {"grid": [{"depth": 1, "width": 40, "epochs": 1, "checkpoints": 0}]},
+            ["grid[0].width", "40", "16 heads", "multiple"],
+        ),
+        (
+            {"grid": [{"depth": 1, "width": 32, "epochs": 1, "checkpoints": 1}]},
+            ["grid[0].checkpoints", "count from 0"],
+        ),
+        (
+            {"grid": [{"depth": 1, "width": 32, "epochs": 1, "checkpoints": 0, "decay": "q"}]},
+            ["grid[0].decay", "'q'", "declare"],
+        ),
+        (
+            {"grid": [{"depth": 1, "widht": 32, "epochs": 1, "checkpoints": 0}]},
+            ["grid[0].widht", "did you mean width"],
+        ),
+        ({"grid": [{"depth": 1, "width": 32, "checkpoints": 0}]}, ["grid[0].epochs", "is missing"]),
+        ({"corpus": {"block_size": 4096}}, ["corpus.block_size", "4096", "positions"]),
+        ({"pretrained": {"a b": "x"}}, ["pretrained.a b", "letters"]),
+        ({"name": "other"}, ["name", "delete the key"]),
+        ({"measurement": {"min_count": 0}}, ["measurement.min_count", "greater than or equal to 1"]),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_key_and_mend(tmp_path, change, words):
+    message = message_of(write(tmp_path, SMALL | change))
+    for word in words:
+        assert word in message
+
+
+def test_no_file_no_yaml_no_mapping(tmp_path):
+    message = message_of("nowhere")
+    assert "parameters/nowhere.yaml" in message
+    assert "demo" in message
+    assert "not valid YAML" in message_of(write(tmp_path, "grid: [1"))
+    assert "should hold keys" in message_of(write(tmp_path, "- 1"))
+
+
+def test_overrides_take_last_parts_dotted_names_text_and_json(tmp_path):
+    path = write(tmp_path, SMALL)
+    for overrides in (
+        {"learning_rate": 1e-3},
+        "learning_rate=1e-3",
+        ["training.learning_rate=0.001"],
+        '{"training.learning_rate": 0.001}',
+    ):
+        study = load_study(path, overrides)
+        assert study.training.learning_rate == 1e-3
+        assert study.training.batch_size == 4  # the YAML's other values stay
+    assert load_study(path, "sensitivity=[1,5]").measurement.sensitivity == (1, 5)
+
+
+def test_override_mistakes(tmp_path):
+    path = write(tmp_path, SMALL)
+    assert "did you mean learning_rate" in message_of(path, {"learning_rat": 1})
+    assert "key=value" in message_of(path, "learning_rate")
+    assert "training.learning_rate" in message_of(path, {"learning_rate": "fast"})
+
+
+def test_no_two_keys_share_a_last_part():
+    keys = leaf_keys()
+    assert len({key.rpartition(".")[2] for key in keys}) == len(keys)
+    assert parse_overrides({"source": "x"}) == {"corpus.source": "x"}
+
+
+def test_entries_that_name_the_same_run_share_it(tmp_path):
+    entry = SMALL["grid"][0]
+    study = load_study(write(tmp_path, SMALL | {"grid": [entry | {"checkpoints": 1}, entry | {"checkpoints": [0]}]}))
+    assert [(run.name, run.checkpoints) for run in study.runs.values()] == [("01x0032_02d", (0, 1))]
+
+
+def test_unknown_model_names_those_near(tmp_path):
+    study = load_study(write(tmp_path, SMALL))
+    with pytest.raises(UserError, match="01x0032_02d"):
+        study.run("01x0032_03d")
+
+
+def test_a_job_reads_only_what_it_uses(tmp_path):
+    before = load_study(write(tmp_path, SMALL))
+    run = before.run("01x0032_02d")
+    cases = {
+        "learning_rate=1": {"train"},
+        "max_stories=5": {"data"},
+        "min_count=2": {"extract", "measure"},
+        "riesz_s=2": {"measure"},
+        "permutations=10": {"analyze"},
+        "device=cpu": set(),
+        "title=other": set(),
+        "drop_checkpoints=true": set(),
+        "decay={d: 0.0005, q: 1}": set(),  # a letter that this run does not use
+    }
+    for override, stale in cases.items():
+        after = load_study(tmp_path / "small.yaml", [override])
+        changed = {
+            stage
+            for stage in ("data", "train", "extract", "measure", "analyze")
+            if before.stage_parameters(stage, run) != after.stage_parameters(stage, after.run(run.name))
+        }
+        assert changed == stale, override

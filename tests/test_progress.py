@@ -1,0 +1,21 @@
+"""Progress writes lines that a person can read, to a log and to standard error."""
+
+from lcutils import progress
+from lcutils.progress import Progress
+
+
+def test_lines_say_speed_time_left_and_figures(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    log = tmp_path / "run.log"
+    with Progress("02x0064_01d", total=1000, log=log, start=200) as bar:
+        bar.update(300, loss=4.25)
+        assert bar.done == 500
+        bar.update(500)
+    lines = log.read_text().splitlines()
+    assert len(lines) == 3
+    assert " 50% 500/1,000 tok" in lines[0]
+    assert "tok/s" in lines[0]
+    assert "left" in lines[0]
+    assert lines[-1].endswith("loss 4.25")
+    assert "100% 1,000/1,000" in lines[-1]
+    assert "02x0064_01d" in capsys.readouterr().err
