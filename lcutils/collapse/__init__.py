@@ -1,0 +1,103 @@
+"""Measurements of neural collapse: class statistics and a head in, plain numbers out."""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+from torch import Tensor
+
+from lcutils.collapse.agreement import AgreementCounter, classifier_agreement
+from lcutils.collapse.classes import gram, keep_classes, kept_head
+from lcutils.collapse.duality import ood_deviation, self_duality
+from lcutils.collapse.geometry import equal_angles, equal_norms, etf_error, kernels
+from lcutils.collapse.pairs import sum_over_pairs
+from lcutils.collapse.tokens import measure_tokens
+from lcutils.collapse.variability import covariance_ratios, distance_normalised_variance
+from lcutils.statistics import ClassStatistics
+
+__all__ = ["AgreementCounter", "classifier_agreement", "measure_collapse", "measure_tokens", "ood_deviation"]
+
+
+def measure_collapse(
+    stats: ClassStatistics,
+    classifier: Tensor,
+    *,
+    min_count: int = 1,
+    riesz_s: float = 1.0,
+    tile: int | None = None,
+) -> dict[str, float]:
+    """Every measurement of neural collapse that needs no text (Wu & Papyan 2024, section 3), in float64.
+
+    With mu_c the mean of class c, mu_bar the unweighted mean of the kept means, u_c the direction of mu_c - mu_bar,
+    sigma_c² the class variance, w_c row c of the head, pairs c < c' of kept classes, CoV = std / mean:
+
+    | key | definition |
+    |---|---|
+    | nc1_cdnv, nc1_cdnv_log | mean over pairs of (sigma_c² + sigma_c'²) / 2 / ||mu_c - mu_c'||⁴; mean of its log |
+    | nc1_cdnv_galanti | the same with ||mu_c - mu_c'||² |
+    | nc1_pinv, nc1_quotient | tr(S_W pinv(S_B)) / K (absent without the covariance); tr S_W / tr S_B |
+    | nc2_norm_cov, nc2_log_norm_cov, nc2_log_norm_std | spread of ||mu_c - mu_bar|| and of its log |
+    | nc2_cosine_mean, _std, _cov; nc2_coherence | u_c·u_c' over pairs; mean of abs(u_c·u_c' + 1 / (K-1)) |
+    | nc2_etf_error, nc3_duality_error | distance of (M - mu_bar)(M - mu_bar)ᵀ, of W (M - mu_bar)ᵀ from a simplex frame |
+    | gnc2_log_mean, _std, _cov | log(1 / ||u_c - u_c'||) over pairs; gnc2_log_uncentred_*: of mu_c / ||mu_c|| |
+    | gnc2_riesz_mean, _std, _cov | ||u_c - u_c'||^-s |
+    | nc3_cosine_mean, unc3_cosine_cov | cos(w_c, mu_c - mu_bar) over classes: mean, CoV |
+    | n_classes, coincident_pairs, central_classes, nc1_zero_pairs | K; pairs of equal means (left out of CDNV and
+      kernels); means equal to mu_bar (left out of cosines, kernels, log norms); pairs of two zero variances (left
+      out of nc1_cdnv_log) |
+
+    Stds have the n - 1 divisor. A value that is not defined (a std of fewer than two values) is nan, with a
+    RuntimeWarning that names its key. Means are equal when nearer than 16 float64 roundings of their norm.
+
+    Args:
+        stats: class statistics, on any device: the work is done there.
+        classifier: (C, D) rows of the head, any float type.
+        min_count: samples that a class needs to be kept; classes without samples never are.
+        riesz_s: exponent s > 0 of the Riesz kernel (the released library takes D - 2).
+        tile: rows of means multiplied at a time (default 2048 on a GPU, 64 on a CPU); memory grows with it.
+
+    Raises:
+        ValueError: fewer than two kept classes, a head of another shape, features that are not finite, min_count
+            below 1, riesz_s not above 0.
+
+    Example:
+        Three classes on the corners of an equilateral triangle, each with some spread:
+
+        >>> import torch
+        >>> corners = torch.tensor([[1.0, 0.0], [-0.5, 0.75**0.5], [-0.5, -(0.75**0.5)]], dtype=torch.float64)
+        >>> stats = ClassStatistics(num_classes=3, dim=2)
+        >>> stats.update(corners.repeat(2, 1) + torch.tensor([0.1, 0.0]), torch.tensor([0, 1, 2, 0, 1, 2]))
+        >>> stats.update(corners - torch.tensor([0.2, 0.0]), torch.tensor([0, 1, 2]))
+        >>> values = measure_collapse(stats, classifier=corners)
+        >>> round(values["nc2_cosine_mean"], 6), round(values["nc3_cosine_mean"], 6), round(values["nc1_cdnv_galanti"], 6)
+        (-0.5, 1.0, 0.006667)
+    """
+    if not riesz_s > 0:
+        raise ValueError(f"riesz_s must be above 0, not {riesz_s}: the kernel is ||u - u'||^-s")
+    classes = keep_classes(stats, min_count)
+    head = kept_head(classifier, stats, classes)
+    pairs = sum_over_pairs(classes, riesz_s, tile)
+    between = gram(classes.centred)  # (D, D)
+    counts = stats.counts
+    total_within = float((stats.variances * counts).sum() / counts.sum())
+    values = {
+        **distance_normalised_variance(pairs),
+        **covariance_ratios(classes, stats.covariance, total_within, between),
+        **equal_norms(classes),
+        **equal_angles(classes, pairs),
+        **etf_error(classes, between),
+        **kernels(pairs, riesz_s),
+        **self_duality(classes, head, between),
+        "n_classes": float(classes.number),
+        "coincident_pairs": float(pairs.coincident),
+        "central_classes": float(classes.central.sum()),
+    }
+    for key, value in values.items():
+        if math.isnan(value):
+            warnings.warn(
+                f"{key} is nan: with {classes.number} classes it has too few values or a zero divisor",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+    return values

@@ -1,0 +1,73 @@
+"""NC3, UNC3 and NC5: class means beside the head's rows, and beside the mean of other text."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lcutils.collapse.classes import SPLIT, KeptClasses, Moments, gram
+from lcutils.collapse.geometry import frame_error
+
+
+def head_products(classes: KeptClasses, head: Tensor) -> tuple[Tensor, Tensor]:
+    """w_c·(mu_c - mu_bar) and ||w_c||: (K,) each, in float64 without a float64 copy of the head (K, D)."""
+    products, norms = [], []
+    for rows, centred in zip(head.split(SPLIT), classes.centred.split(SPLIT), strict=True):
+        wide = rows.double()
+        products.append(torch.linalg.vecdot(wide, centred))
+        norms.append(torch.linalg.vector_norm(wide, dim=1))
+    return torch.cat(products), torch.cat(norms)
+
+
+def head_cosines(classes: KeptClasses, head: Tensor) -> Tensor:
+    """cos(w_c, mu_c - mu_bar) of every kept class: (K,), nan where one of the two is zero."""
+    products, norms = head_products(classes, head)
+    defined = ~classes.central & (norms > 0)
+    return torch.where(defined, products / (norms * classes.norms), torch.nan)
+
+
+def self_duality(classes: KeptClasses, head: Tensor, between: Tensor) -> dict[str, float]:
+    """Mean and CoV of cos(w_c, mu_c - mu_bar), and the distance of W (M - mu_bar)ᵀ from a simplex frame.
+
+    W is not centred. The K x K product's norm follows from two D x D matrices: ||W Cᵀ||² = tr(WᵀW CᵀC).
+
+    Args:
+        classes: the kept classes.
+        head: (K, D) rows of the kept classes.
+        between: (D, D) CᵀC.
+    """
+    cosines = head_cosines(classes, head)
+    moments = Moments.of(cosines[~cosines.isnan()])
+    products, _ = head_products(classes, head)
+    total = float(head.sum(0, dtype=torch.float64) @ classes.centred.sum(0))
+    norm = float((gram(head) * between).sum().clamp(min=0).sqrt())
+    return {
+        "nc3_cosine_mean": moments.mean,
+        "nc3_duality_error": frame_error(float(products.sum()), total, norm, classes.number),
+        "unc3_cosine_cov": moments.cov,
+    }
+
+
+def ood_deviation(means: Tensor, keep: Tensor, ood_mean: Tensor) -> float:
+    """NC5 (Ammar et al. 2024): mean over kept classes of |cos(mu_c, m)|, m the mean feature of other text.
+
+    Args:
+        means: (C, D) class means, not centred.
+        keep: (C,) bool, the kept classes.
+        ood_mean: (D,) mean feature over all tokens of out-of-distribution text.
+
+    Raises:
+        ValueError: no class is kept, or m or every mean is zero.
+
+    Example:
+        >>> ood_deviation(torch.eye(2), torch.tensor([True, True]), torch.tensor([1.0, 0.0]))
+        0.5
+    """
+    chosen = means[keep].double()
+    other = ood_mean.double().to(chosen.device)
+    norms = torch.linalg.vector_norm(chosen, dim=1)
+    size = torch.linalg.vector_norm(other)
+    defined = norms > 0
+    if not bool(defined.any()) or not float(size) > 0:
+        raise ValueError("the cosine with the out-of-distribution mean needs a kept class and vectors that are not zero")
+    return float(((chosen @ other)[defined] / (norms[defined] * size)).abs().mean())

@@ -1,0 +1,233 @@
+"""Sums over all K(K-1)/2 pairs of classes, streamed tile by tile: no K x K matrix ever exists.
+
+One product of centred means gives everything. With g = c·c', n = ||c|| and e = ||mu|| - ||mu_bar||:
+
+    d² = ||mu - mu'||²      = n² + n'² - 2 g
+    1 - cos(c, c')          = (d² - (n - n')²) / (2 n n')
+    1 - cos(mu, mu')        = (d² - (e - e')²) / (2 ||mu|| ||mu'||)
+
+and a log kernel is log(1/||u - u'||) = -(log 2 + log(1 - cos)) / 2. Where one of these differences is small
+beside what it is taken from, digits are gone: such pairs ("suspects", few unless means nearly coincide) are left
+out of the tile and computed again from the difference of the two means.
+
+A tile is multiplied by the library and reduced at once: by one Triton kernel on a GPU, in cache-sized pieces by
+PyTorch elsewhere. Memory beyond the means is one strip of tile x K numbers on a GPU, a megabyte or so on a CPU.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from lcutils.collapse.classes import ROUNDING, KeptClasses
+
+# A difference is trusted down to this share of what it is taken from: 1e-6 leaves about nine digits of float64.
+TRUSTED = 1e-6
+CPU_ROWS, CPU_COLUMNS = 64, 1024  # half a megabyte a matrix: about six live ones stay in the second-level cache
+CUDA_ROWS = 2048
+PAIR_NUMBERS = 1 << 22  # numbers gathered at a time for suspects: pairs x D
+
+TERMS = ("cdnv", "galanti", "log_cdnv", "log", "log2", "riesz", "riesz2", "coherence", "raw_log", "raw_log2")
+
+
+@dataclass
+class PairSums:
+    """Sums over pairs c < c', and how many pairs each has in it.
+
+    `log` sums l = log(1 - cos) of centred means and `log2` its square, `raw_log` the same of un-centred means;
+    `riesz` sums (1 - cos)^(-s/2) - 1. So deviations from orthogonal means are summed, and squares lose nothing.
+    """
+
+    pairs: int
+    zero_variances: int = 0  # both variances are 0
+    coincident: int = 0  # equal means
+    cdnv_number: int = 0
+    log_cdnv_number: int = 0
+    cosine_number: int = 0
+    kernel_number: int = 0
+    raw_number: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+
+
+def choose(number: int) -> int:
+    """Pairs among `number` things."""
+    return number * (number - 1) // 2
+
+
+def sum_over_pairs(classes: KeptClasses, riesz_s: float = 1.0, tile: int | None = None) -> PairSums:
+    """Everything that needs pairs, in one sweep.
+
+    Args:
+        classes: the kept classes, on any device.
+        riesz_s: exponent s > 0 of the Riesz kernel ||u - u'||^-s.
+        tile: rows multiplied at a time (default 2048 on a GPU, 64 on a CPU).
+    """
+    zero = int((classes.variances == 0).sum())
+    directed = classes.number - int(classes.central.sum())
+    raw_directed = int((classes.raw_norms > 0).sum())
+    result = PairSums(choose(classes.number), zero_variances=choose(zero))
+    result.cdnv_number = result.pairs
+    result.log_cdnv_number = result.pairs - result.zero_variances
+    result.cosine_number = result.kernel_number = choose(directed)
+    result.raw_number = choose(raw_directed)
+    sums = None
+    if classes.means.is_cuda:
+        from lcutils.collapse.kernels import sum_tiles
+
+        sums = sum_tiles(Ingredients.of(classes), riesz_s, tile or CUDA_ROWS, TRUSTED, _Suspects(classes, result, riesz_s))
+    if sums is None:  # no GPU, or more suspects than its list holds
+        suspects = _Suspects(classes, result, riesz_s)
+        sums = _sum_tiles(Ingredients.of(classes), riesz_s, tile or CPU_ROWS, suspects)
+    result.sums = dict(zip(TERMS, sums.tolist(), strict=True))
+    return result
+
+
+@dataclass
+class Ingredients:
+    """One number a class, as the tiles need them; the reciprocals are 0 where a direction means nothing."""
+
+    centred: Tensor  # (K, D)
+    squares: Tensor  # (K,) n²
+    norms: Tensor  # (K,) n
+    offsets: Tensor  # (K,) e
+    inverse: Tensor  # (K,) 1 / (n sqrt 2)
+    raw_inverse: Tensor  # (K,) 1 / (||mu|| sqrt 2)
+    half_variances: Tensor  # (K,)
+
+    @classmethod
+    def of(cls, classes: KeptClasses) -> Ingredients:
+        """From the kept classes."""
+        root = 2**-0.5
+        return cls(
+            centred=classes.centred,
+            squares=classes.norms.square(),
+            norms=classes.norms,
+            offsets=classes.norm_offsets,
+            inverse=torch.where(classes.central, 0.0, root / classes.norms),
+            raw_inverse=torch.where(classes.raw_norms > 0, root / classes.raw_norms, 0.0),
+            half_variances=classes.variances / 2,
+        )
+
+
+def _sum_tiles(x: Ingredients, riesz_s: float, rows: int, suspects: _Suspects) -> Tensor:
+    """The sums in plain PyTorch: (10,) in the order of TERMS."""
+    number = len(x.norms)
+    flat = 1 + 1 / (number - 1)  # |cos + 1/(K-1)| = |flat - (1 - cos)|
+    sums = torch.zeros(len(TERMS), dtype=torch.float64, device=x.norms.device)
+    index = torch.arange(number, device=x.norms.device)
+    undirected = bool((x.inverse == 0).any() | (x.raw_inverse == 0).any())
+    for top in range(0, number, rows):
+        i = slice(top, min(top + rows, number))
+        for left in range(top, number, CPU_COLUMNS):
+            j = slice(left, min(left + CPU_COLUMNS, number))
+            d2 = torch.addmm(x.squares[j], x.centred[i], x.centred[j].T, alpha=-2)  # (r, c)
+            d2 += x.squares[i, None]
+            directed = d2 - (x.norms[i, None] - x.norms[j]).square_()
+            raw = d2 - (x.offsets[i, None] - x.offsets[j]).square_()
+            variance = x.half_variances[i, None] + x.half_variances[j]
+            limit = TRUSTED * (x.squares[i].max() + x.squares[j].max())
+            diagonal = left < i.stop
+            suspicious = undirected or bool(torch.minimum(directed.amin(), raw.amin()) <= limit)
+            one_minus_cos = directed.mul_(x.inverse[i, None]).mul_(x.inverse[j])
+            raw_one_minus_cos = raw.mul_(x.raw_inverse[i, None]).mul_(x.raw_inverse[j])
+            if diagonal or suspicious:
+                chosen = index[i, None] < index[j]
+                if suspicious:
+                    size = TRUSTED * (x.squares[i, None] + x.squares[j])
+                    doubtful = chosen & (
+                        (d2 - (x.norms[i, None] - x.norms[j]).square_() <= size)
+                        | (d2 - (x.offsets[i, None] - x.offsets[j]).square_() <= size)
+                        | (torch.minimum(one_minus_cos, raw_one_minus_cos) <= 0)
+                    )
+                    a, b = doubtful.nonzero(as_tuple=True)
+                    sums += suspects.sum(a + top, b + left)
+                    chosen &= ~doubtful
+                d2, variance = d2[chosen], variance[chosen]
+                one_minus_cos, raw_one_minus_cos = one_minus_cos[chosen], raw_one_minus_cos[chosen]
+            sums += torch.stack(
+                [
+                    *_variability_terms(d2, variance),
+                    *_kernel_terms(one_minus_cos, riesz_s),
+                    (flat - one_minus_cos).abs_().sum(),
+                    *_log_terms(raw_one_minus_cos.log_()),
+                ]
+            )
+    return sums
+
+
+def _variability_terms(d2: Tensor, variance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Sums of the CDNV with power 2, with power 1, and of the former's log (0 for a pair without variance)."""
+    inverse = d2.reciprocal()
+    galanti = variance * inverse
+    cdnv = inverse.mul_(galanti)
+    total = cdnv.sum()
+    return total, galanti.sum(), cdnv.masked_fill_(variance == 0, 1.0).log_().sum()
+
+
+def _log_terms(log: Tensor) -> tuple[Tensor, Tensor]:
+    return log.sum(), torch.linalg.vecdot(log.flatten(), log.flatten())
+
+
+def _kernel_terms(one_minus_cos: Tensor, riesz_s: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    log = one_minus_cos.log()
+    log_sums = _log_terms(log)
+    return *log_sums, *_log_terms(log.mul_(-riesz_s / 2).expm1_())
+
+
+class _Suspects:
+    """Pairs whose differences lost digits, computed again from mu - mu' itself, the undefined ones left out."""
+
+    def __init__(self, classes: KeptClasses, result: PairSums, riesz_s: float) -> None:
+        self.classes, self.result, self.riesz_s = classes, result, riesz_s
+        self.flat = 1 + 1 / (classes.number - 1)
+
+    def sum(self, i: Tensor, j: Tensor) -> Tensor:
+        """Terms of the pairs (i, j), (n,) each, summed: (10,). Pairs left out are taken off `result`'s numbers."""
+        sums = torch.zeros(len(TERMS), dtype=torch.float64, device=i.device)
+        if len(i) == 0:
+            return sums
+        step = max(PAIR_NUMBERS // self.classes.means.shape[1], 1)
+        for a, b in zip(i.split(step), j.split(step), strict=True):
+            sums += self._sum(a, b)
+        return sums
+
+    def _sum(self, i: Tensor, j: Tensor) -> Tensor:
+        x, result = self.classes, self.result
+        difference = x.means[i] - x.means[j]  # (n, D)
+        distance = torch.linalg.vector_norm(difference, dim=1)
+        size = torch.maximum(x.raw_norms[i], x.raw_norms[j])
+        apart = distance > ROUNDING * size
+        variance = (x.variances[i] + x.variances[j]) / 2
+        result.coincident += int((~apart).sum())
+        result.cdnv_number -= int((~apart).sum())
+        result.log_cdnv_number -= int((~apart & (variance > 0)).sum())
+
+        directed = ~(x.central[i] | x.central[j])
+        chord = _chord(difference, x.centred, x.norms, i, j)  # ||u - u'||
+        useful = directed & apart & (chord * x.norms[i] > ROUNDING * (distance + size))
+        result.kernel_number -= int((directed & ~useful).sum())
+        raw_directed = (x.raw_norms[i] > 0) & (x.raw_norms[j] > 0)
+        raw_chord = _chord(difference, x.means, x.raw_norms, i, j)
+        raw_useful = raw_directed & apart & (raw_chord * x.raw_norms[i] > ROUNDING * (distance + size))
+        result.raw_number -= int((raw_directed & ~raw_useful).sum())
+        return torch.stack(
+            [
+                *_variability_terms(distance[apart].square(), variance[apart]),
+                *_kernel_terms(chord[useful].square() / 2, self.riesz_s),
+                (self.flat - chord[directed].square() / 2).abs().sum(),
+                *_log_terms((raw_chord[raw_useful].square() / 2).log()),
+            ]
+        )
+
+
+def _chord(difference: Tensor, vectors: Tensor, norms: Tensor, i: Tensor, j: Tensor) -> Tensor:
+    """||u - u'|| of u = x / ||x|| from x - x' (n, D), exact however near the two are: (n,).
+
+    u - u' = (x - x' - (||x|| - ||x'||) u') / ||x||, and ||x|| - ||x'|| = (x - x')·(x + x') / (||x|| + ||x'||).
+    """
+    x, y = vectors[i], vectors[j]
+    gap = torch.linalg.vecdot(difference, x + y) / (norms[i] + norms[j])
+    step = difference - (gap / norms[j])[:, None] * y
+    return torch.linalg.vector_norm(step, dim=1) / norms[i]
