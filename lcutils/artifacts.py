@@ -33,7 +33,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield an empty temporary sibling folder; rename it to `path` on success (replacing what is there), else remove it."""
+    """Yield an empty temporary sibling folder; on success it replaces `path`, on error it is removed."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
@@ -41,9 +41,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         yield aside
         if path.exists():
             old = path.with_name(f".{path.name}.{os.getpid()}.old")
-            os.replace(
-                path, old
-            )  # a folder cannot be replaced in one step: `path` is absent for an instant, never half-written
+            # A folder cannot be replaced in one step: `path` is absent for an instant, but never half-written.
+            path.replace(old)
             aside.replace(path)
             shutil.rmtree(old)
         else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -226,7 +227,7 @@ class Study(_Section):
                 for depth, width in product(entry.depth, entry.width):
                     if depth not in PAPER_BATCH_SIZES or width not in PAPER_WIDTHS:
                         raise ValueError(
-                            f"training.batch_size: the paper has none for {depth}x{width}; give a number instead of 'paper'"
+                            f"training.batch_size: the paper has none for {depth}x{width}; give a number"
                         )
         for name in self.pretrained:
             if not re.fullmatch(r"[\w.-]+", name):
@@ -324,7 +325,7 @@ def parse_overrides(overrides: Mapping[str, Any] | str | Iterable[str] | None) -
     if isinstance(overrides, Mapping):
         pairs = dict(overrides)
     else:
-        words = overrides.split() if isinstance(overrides, str) else list(overrides)
+        words = shlex.split(overrides) if isinstance(overrides, str) else list(overrides)
         for word in words:
             if "=" not in word:
                 raise UserError(

@@ -10,6 +10,7 @@ import sys
 from filelock import FileLock, Timeout
 
 from lcutils.corpus import source_digest
+from lcutils.devices import choose_device
 from lcutils.errors import UserError
 from lcutils.parameters import ROOT
 from lcutils.workspace import Workspace
@@ -28,7 +29,7 @@ def snakemake_command(
     """The Snakemake call that brings a study, or one model of it, up to date."""
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
     command += ["--directory", str(work.folder), "--rerun-incomplete", "--keep-going"]
-    # A job is stale when the parameters it reads or its inputs' content changed, never because of code or a notebook's text.
+    # A job is stale when the parameters it reads or its inputs' content changed, never because code or prose did.
     command += ["--rerun-triggers", "mtime", "params", "input"]
     if profile:
         if not (PROFILES / profile).is_dir():
@@ -62,6 +63,8 @@ def run_sweep(
     """
     work.check_overrides()
     source_digest(work.corpus)  # a missing file is told here, not by a job
+    if profile is None:  # a cluster's login node need not have the device
+        choose_device(work.study.device)
     command = snakemake_command(work, model=model, profile=profile, cores=cores, dry_run=dry_run)
     work.folder.mkdir(parents=True, exist_ok=True)
     try:

@@ -80,7 +80,7 @@ class Workspace:
         kept = self.study.run(model).checkpoints
         if checkpoint not in kept:
             raise UserError(
-                f"checkpoint: {model} keeps {', '.join(map(str, kept))}, not {checkpoint}; add it to the grid's checkpoints"
+                f"checkpoint: {model} keeps {', '.join(map(str, kept))}, not {checkpoint}; add it in the study's grid"
             )
         return model, checkpoint
 

@@ -1,0 +1,79 @@
+"""What a study consists of and what it costs in disk and time, before anything runs."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+
+from lcutils.model import Architecture, count_parameters
+from lcutils.parameters import Run
+from lcutils.tokenization import bpe_size
+from lcutils.workspace import Workspace
+
+# Blocks of the paper's packing (paper, Appendix A): known before the text is there.
+KNOWN_BLOCKS = {("roneneldan/TinyStories", "paper", 2048): 229_367}
+KNOWN_VOCABULARIES = {"EleutherAI/gpt-neo-125M": 50_257}
+
+# Tokens a second on one H200, blocks of 2048, 50,257 tokens, the paper's batch sizes (tests/benchmarks/README.md).
+DEPTHS, WIDTHS = (1, 4, 12), (64, 256, 768, 1024)
+TRAINING_SPEED: np.ndarray | None = None
+EXTRACTION_SPEED: np.ndarray | None = None
+
+
+def describe_plan(work: Workspace) -> str:
+    """Runs, points, disk and time of a study, as lines of text."""
+    study = work.study
+    blocks, vocabulary = _blocks_and_vocabulary(work)
+    trained = [run for run in study.runs.values() if run.pretrained is None]
+    lines = [
+        f"study {study.name}: {len(study.runs)} runs ({len(trained)} to train), {len(study.points)} points to measure",
+        f"outputs: {work.shown(work.folder)}",
+    ]
+    if vocabulary is None:
+        return "\n".join([*lines, "disk and time: known once 01_data has run"])
+    sizes = {run.name: count_parameters(_architecture(work, run, vocabulary)) for run in trained}
+    weights = sum(4 * sizes[run.name] * len(run.checkpoints) for run in trained)
+    statistics = sum(_statistics_bytes(run, vocabulary) * len(run.checkpoints) for run in trained)
+    resume = max((12 * size for size in sizes.values()), default=0)
+    data = 0 if blocks is None else blocks * study.corpus.block_size * (2 if vocabulary <= 65_535 else 4)
+    fate = "deleted one by one as they are measured" if study.drop_checkpoints else "kept; drop_checkpoints=true deletes them"
+    lines += [
+        f"disk: {_gigabytes(weights)} of checkpoints ({fate}), {_gigabytes(statistics)} of class statistics at most, "
+        f"{_gigabytes(data)} of token blocks, {_gigabytes(resume)} for the largest run's resume state",
+    ]
+    if blocks is None:
+        return "\n".join([*lines, "time: known once 01_data has run"])
+    tokens = blocks * study.corpus.block_size
+    training = sum(tokens * (run.epochs or 0) for run in trained)
+    extraction = sum(tokens * len(run.checkpoints) for run in trained)
+    lines += [f"work: {training / 1e9:,.1f} G tokens of training, {extraction / 1e9:,.1f} G tokens of extraction"]
+    return "\n".join(lines)
+
+
+def _blocks_and_vocabulary(work: Workspace) -> tuple[int | None, int | None]:
+    """Train blocks and vocabulary: from the prepared data, else as far as they are known beforehand."""
+    summary = work.data / "corpus.json"
+    if summary.is_file():
+        known = json.loads(summary.read_text())
+        return known["train"]["blocks"], known["vocab_size"]
+    corpus = work.study.corpus
+    blocks = None if corpus.max_stories else KNOWN_BLOCKS.get((corpus.source, corpus.packing, corpus.block_size))
+    return blocks, KNOWN_VOCABULARIES.get(corpus.tokenizer) or bpe_size(corpus.tokenizer)
+
+
+def _architecture(work: Workspace, run: Run, vocabulary: int) -> Architecture:
+    assert run.depth is not None
+    assert run.width is not None
+    shared = work.study.architecture
+    return Architecture(run.depth, run.width, vocabulary, shared.heads, shared.positions, shared.window)
+
+
+def _statistics_bytes(run: Run, vocabulary: int) -> int:
+    """Upper bound of a statistics file: pivots in fp32 and sums in fp64 for every class, and the scatter matrix."""
+    assert run.width is not None
+    return 12 * vocabulary * run.width + 8 * run.width**2
+
+
+def _gigabytes(size: float) -> str:
+    return f"{size / 1e9:,.1f} GB" if size >= 1e8 else f"{size / 1e6:,.1f} MB"
