@@ -84,7 +84,8 @@ class ClassStatistics:
         """
         if features.ndim != 2 or features.shape[1] != self.dim or labels.shape != features.shape[:1]:
             raise ValueError(
-                f"features must be (N, {self.dim}) and labels (N,), not {tuple(features.shape)} and {tuple(labels.shape)}"
+                f"features must be (N, {self.dim}) and labels (N,), "
+                f"not {tuple(features.shape)} and {tuple(labels.shape)}"
             )
         if features.dtype not in DTYPES or labels.is_floating_point() or labels.dtype == torch.bool:
             raise ValueError(f"features must be floats and labels integers, not {features.dtype} and {labels.dtype}")
@@ -129,7 +130,8 @@ class ClassStatistics:
         """
         if (self.num_classes, self.dim) != (other.num_classes, other.dim):
             raise ValueError(
-                f"cannot merge ({other.num_classes}, {other.dim}) into ({self.num_classes}, {self.dim}): classes and dimension differ"
+                f"cannot merge {other.num_classes} classes of dimension {other.dim} "
+                f"into {self.num_classes} of dimension {self.dim}"
             )
         if (self._scatter is None) != (other._scatter is None):
             raise ValueError("cannot merge: only one of the two keeps the covariance")

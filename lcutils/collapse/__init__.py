@@ -39,7 +39,7 @@ def measure_collapse(
     | nc1_pinv, nc1_quotient | tr(S_W pinv(S_B)) / K (absent without the covariance); tr S_W / tr S_B |
     | nc2_norm_cov, nc2_log_norm_cov, nc2_log_norm_std | spread of ||mu_c - mu_bar|| and of its log |
     | nc2_cosine_mean, _std, _cov; nc2_coherence | u_c·u_c' over pairs; mean of abs(u_c·u_c' + 1 / (K-1)) |
-    | nc2_etf_error, nc3_duality_error | distance of (M - mu_bar)(M - mu_bar)ᵀ, of W (M - mu_bar)ᵀ from a simplex frame |
+    | nc2_etf_error, nc3_duality_error | distance of C Cᵀ, of W Cᵀ from a simplex frame, C = M - mu_bar |
     | gnc2_log_mean, _std, _cov | log(1 / ||u_c - u_c'||) over pairs; gnc2_log_uncentred_*: of mu_c / ||mu_c|| |
     | gnc2_riesz_mean, _std, _cov | ||u_c - u_c'||^-s |
     | nc3_cosine_mean, unc3_cosine_cov | cos(w_c, mu_c - mu_bar) over classes: mean, CoV |
@@ -70,8 +70,8 @@ def measure_collapse(
         >>> stats.update(corners.repeat(2, 1) + torch.tensor([0.1, 0.0]), torch.tensor([0, 1, 2, 0, 1, 2]))
         >>> stats.update(corners - torch.tensor([0.2, 0.0]), torch.tensor([0, 1, 2]))
         >>> values = measure_collapse(stats, classifier=corners)
-        >>> round(values["nc2_cosine_mean"], 6), round(values["nc3_cosine_mean"], 6), round(values["nc1_cdnv_galanti"], 6)
-        (-0.5, 1.0, 0.006667)
+        >>> [round(values[key], 6) for key in ("nc2_cosine_mean", "nc3_cosine_mean", "nc1_cdnv_galanti")]
+        [-0.5, 1.0, 0.006667]
     """
     if not riesz_s > 0:
         raise ValueError(f"riesz_s must be above 0, not {riesz_s}: the kernel is ||u - u'||^-s")

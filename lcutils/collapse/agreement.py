@@ -116,7 +116,8 @@ class AgreementCounter:
         """
         if features.ndim != 2 or features.shape[1] != self.dim or labels.shape != features.shape[:1]:
             raise ValueError(
-                f"features must be (N, {self.dim}) and labels (N,), not {tuple(features.shape)} and {tuple(labels.shape)}"
+                f"features must be (N, {self.dim}) and labels (N,), "
+                f"not {tuple(features.shape)} and {tuple(labels.shape)}"
             )
         if len(labels) == 0:
             return

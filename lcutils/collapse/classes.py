@@ -59,7 +59,8 @@ def keep_classes(stats: ClassStatistics, min_count: int = 1) -> KeptClasses:
     if not bool(torch.isfinite(means.sum()) & torch.isfinite(variances.sum())):
         broken = ~(means.isfinite().all(1) & variances.isfinite())
         if bool(broken.any()):
-            raise ValueError(f"the features of {int(broken.sum())} classes are not finite, class {int(ids[broken][0])} first")
+            first = int(ids[broken][0])
+            raise ValueError(f"the features of {int(broken.sum())} classes are not finite, class {first} first")
     centred = means - means[0]
     shift = centred.mean(0)
     centred -= shift

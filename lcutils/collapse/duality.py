@@ -69,5 +69,5 @@ def ood_deviation(means: Tensor, keep: Tensor, ood_mean: Tensor) -> float:
     size = torch.linalg.vector_norm(other)
     defined = norms > 0
     if not bool(defined.any()) or not float(size) > 0:
-        raise ValueError("the cosine with the out-of-distribution mean needs a kept class and vectors that are not zero")
+        raise ValueError("a cosine with the out-of-distribution mean needs a kept class and vectors other than zero")
     return float(((chosen @ other)[defined] / (norms[defined] * size)).abs().mean())

@@ -76,7 +76,8 @@ def sum_over_pairs(classes: KeptClasses, riesz_s: float = 1.0, tile: int | None 
     if classes.means.is_cuda:
         from lcutils.collapse.kernels import sum_tiles
 
-        sums = sum_tiles(Ingredients.of(classes), riesz_s, tile or CUDA_ROWS, TRUSTED, _Suspects(classes, result, riesz_s))
+        suspects = _Suspects(classes, result, riesz_s)
+        sums = sum_tiles(Ingredients.of(classes), riesz_s, tile or CUDA_ROWS, TRUSTED, suspects.sum)
     if sums is None:  # no GPU, or more suspects than its list holds
         suspects = _Suspects(classes, result, riesz_s)
         sums = _sum_tiles(Ingredients.of(classes), riesz_s, tile or CPU_ROWS, suspects)

@@ -10,7 +10,7 @@ from torch import Tensor
 from lcutils.collapse.classes import KeptClasses, ratio
 from lcutils.collapse.pairs import PairSums
 
-# Eigenvalues of S_B below this share of the largest are rounding: a final LayerNorm confines features to D - 1 dimensions.
+# Eigenvalues of S_B below this share of the largest are rounding: a final LayerNorm takes one dimension away.
 RANK_CUTOFF = 1e-10
 
 

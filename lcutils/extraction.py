@@ -1,0 +1,282 @@
+"""From token blocks and a model to class statistics (one pass over train) and agreement counts (one over validation).
+
+Shapes: B blocks in a batch, S tokens a block, D features, V classes. The feature of a token is what the head
+multiplies; its class is the next token, so a block gives S - 1 labelled features.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lcutils.collapse import AgreementCounter
+from lcutils.errors import UserError
+from lcutils.model import PRECISIONS, load_model, tf32
+from lcutils.progress import Progress
+from lcutils.statistics import ClassStatistics
+
+SECONDS_BETWEEN_STATES = 120.0
+STATE = "statistics"
+
+
+@dataclass
+class FeatureModel:
+    """A language model cut in two: features up to the head's input, and the head's weights.
+
+    Attributes:
+        features: (B, S) integer tokens -> (B, S, D) float32, on the model's device.
+        classifier: (V, D) rows w_c of the head. A head's bias, which some models have, is not in it: cosines and
+            decisions are then those of the weights alone.
+        identity: what was loaded and how, so that a resumed extraction is not continued with another model.
+    """
+
+    features: Callable[[Tensor], Tensor]
+    classifier: Tensor
+    identity: str = ""
+
+
+def load_feature_model(
+    name_or_folder: str | Path, *, precision: str = "fp32", device: str | torch.device = "cpu"
+) -> FeatureModel:
+    """Load a checkpoint for extraction: GPT-Neo by `lcutils.model`, any other causal model by transformers.
+
+    Args:
+        name_or_folder: a Hugging Face checkpoint folder, or a name on the hub.
+        precision: of the trunk's matrix products: "fp32", "tf32" (as fp32 on a CPU), "fp16" or "bf16". Features
+            are float32 whatever it is.
+        device: "cpu" or "cuda".
+
+    Raises:
+        UserError: no such folder, no checkpoint in it, an unknown precision, or a model without an output embedding.
+    """
+    if precision not in PRECISIONS:
+        raise UserError(f"precision: {precision!r} is unknown; choose one of {', '.join(PRECISIONS)}")
+    name, device = str(name_or_folder), torch.device(device)
+    identity = f"{name} {precision}"
+    if _model_type(name) == "gpt_neo":
+        try:
+            model = load_model(name, device)
+        except UserError:  # a GPT-Neo of another layout, or a broken one: transformers knows
+            return _load_any(name, precision, device, identity)
+        return FeatureModel(lambda tokens: model.features(tokens, precision), model.head.detach(), identity)
+    return _load_any(name, precision, device, identity)
+
+
+def _model_type(name: str) -> str:
+    from transformers import AutoConfig
+
+    if name.startswith((".", "/", "~")) and not Path(name).is_dir():
+        raise UserError(f"{name}: there is no such folder; train the model first, or give a name on the hub")
+    try:
+        return str(AutoConfig.from_pretrained(name).model_type)
+    except (OSError, ValueError, KeyError) as error:
+        raise _no_checkpoint(name, error) from error
+
+
+def _no_checkpoint(name: str, error: Exception) -> UserError:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return UserError(f"{name}: no checkpoint can be loaded from it ({reason}); give a folder of save_pretrained")
+
+
+class _HeadReachedError(Exception):
+    """Stops a forward pass in front of the head, whose V logits a token would cost more than most trunks."""
+
+    def __init__(self, features: Tensor) -> None:
+        self.features = features
+
+
+def _stop(_head: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    raise _HeadReachedError(inputs[0])
+
+
+def _load_any(name: str, precision: str, device: torch.device, identity: str) -> FeatureModel:
+    from transformers import AutoModelForCausalLM
+
+    try:
+        model: Any = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)
+    except (OSError, ValueError, KeyError) as error:
+        raise _no_checkpoint(name, error) from error
+    head = model.get_output_embeddings()
+    if head is None:
+        raise UserError(f"{name}: {type(model).__name__} has no output embedding; use a causal language model")
+    if getattr(head, "bias", None) is not None:
+        warnings.warn(f"{name}: the head has a bias; measurements use its weights alone", UserWarning, stacklevel=3)
+    model.to(device).eval()
+    head.register_forward_pre_hook(_stop)
+    half = precision in ("fp16", "bf16")
+
+    def features(tokens: Tensor) -> Tensor:
+        try:
+            with torch.autocast(device.type, PRECISIONS[precision], enabled=half), tf32(precision == "tf32"):
+                model(input_ids=tokens.long(), use_cache=False)
+        except _HeadReachedError as reached:
+            return reached.features.float()
+        raise UserError(f"{name}: {type(model).__name__} does not call its output embedding; features cannot be taken")
+
+    return FeatureModel(features, head.weight.detach(), identity)
+
+
+def _batches(
+    blocks: np.ndarray, batch_size: int, device: torch.device, start: int = 0
+) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """Yield (blocks in it, tokens (B, S) int32, labels (B S,) int32); a label of -1 has no next token.
+
+    On a GPU the last batch is filled up with blocks without labels: another shape would compile the model anew.
+    """
+    for begin in range(start, len(blocks), batch_size):
+        chosen = np.ascontiguousarray(blocks[begin : begin + batch_size]).astype(np.int32)
+        number, size = len(chosen), chosen.shape[1]
+        if device.type == "cuda" and number < batch_size < len(blocks):
+            chosen = np.concatenate([chosen, np.zeros((batch_size - number, size), np.int32)])
+        tokens = torch.from_numpy(chosen)
+        if device.type == "cuda":
+            tokens = tokens.pin_memory().to(device, non_blocking=True)
+        labels = torch.full_like(tokens, -1)
+        labels[:number, :-1] = tokens[:number, 1:]
+        yield number, tokens, labels.flatten()
+
+
+@torch.no_grad()
+def extract_statistics(
+    model: FeatureModel,
+    blocks: np.ndarray,
+    *,
+    batch_size: int,
+    device: str | torch.device = "cpu",
+    covariance: bool = True,
+    resume: Path | None = None,
+    log: Path | None = None,
+) -> ClassStatistics:
+    """Statistics of all features of all blocks, in one pass.
+
+    Killed and called again with the same `resume` folder it goes on where it last saved, every two minutes; the
+    result has the same bits with the same batch size, and differs by rounding with another.
+
+    Args:
+        model: features and head.
+        blocks: (n, S) token ids, a memory map for instance.
+        batch_size: blocks a batch.
+        device: where features are made and counted.
+        covariance: keep the pooled within-class covariance too (for `nc1_pinv`).
+        resume: folder for the state; it may be absent. It is left in place, complete, for the caller to remove.
+        log: file for lines of progress.
+    """
+    device = torch.device(device)
+    classes, dim = model.classifier.shape
+    stats = ClassStatistics(classes, dim, covariance=covariance, device=device)
+    done, state = 0, None
+    if resume is not None:
+        state = _State(resume, model, blocks, covariance)
+        done, saved = state.load(device)
+        stats = saved or stats
+    saved_at = time.monotonic()
+    size = blocks.shape[1]
+    with Progress("extract", len(blocks) * size, log=log, start=done * size) as progress:
+        for number, tokens, labels in _batches(blocks, batch_size, device, done):
+            stats.update(model.features(tokens).reshape(-1, dim), labels)
+            done += number
+            progress.update(number * size)
+            if state is not None and time.monotonic() - saved_at >= SECONDS_BETWEEN_STATES:
+                state.save(stats, done)
+                saved_at = time.monotonic()
+    if state is not None:
+        state.save(stats, done)
+    return stats
+
+
+class _State:
+    """The statistics so far in one file, whose name says of what they are and how many blocks are in them."""
+
+    def __init__(self, folder: Path, model: FeatureModel, blocks: np.ndarray, covariance: bool) -> None:
+        self.folder = folder
+        digest = hashlib.sha256(f"{model.identity} {blocks.shape} {covariance}".encode())
+        digest.update(model.classifier.detach().float().cpu().numpy().tobytes())
+        for block in (blocks[0], blocks[-1]) if len(blocks) else ():
+            digest.update(np.ascontiguousarray(block).tobytes())
+        self.name = f"{STATE}-{digest.hexdigest()[:16]}"
+
+    def _saved(self) -> list[Path]:
+        return sorted(self.folder.glob(f"{self.name}-*.safetensors"))
+
+    def load(self, device: torch.device) -> tuple[int, ClassStatistics | None]:
+        """Blocks done and their statistics; (0, None) where nothing of this extraction was saved."""
+        for leftover in self.folder.glob(f".{STATE}-*.part.safetensors"):  # of a process killed while it saved
+            leftover.unlink()
+        saved = self._saved()
+        if not saved:
+            return 0, None
+        return int(saved[-1].stem.rsplit("-", 1)[1]), ClassStatistics.load(saved[-1], device)
+
+    def save(self, stats: ClassStatistics, done: int) -> None:
+        """Write the new state, then remove the older ones."""
+        target = self.folder / f"{self.name}-{done:012d}.safetensors"
+        if not target.exists():
+            stats.save(target)
+        for older in self._saved():
+            if older != target:
+                older.unlink()
+
+
+@torch.no_grad()
+def extract_agreement(
+    model: FeatureModel,
+    blocks: np.ndarray,
+    means: Tensor,
+    keep: Tensor,
+    *,
+    batch_size: int,
+    device: str | torch.device = "cpu",
+    log: Path | None = None,
+) -> tuple[Tensor, Tensor]:
+    """NC4 over the blocks: per-class hits and totals, (V,) int64 each, as `classifier_agreement` defines them.
+
+    Args:
+        model: features and head.
+        blocks: (n, S) token ids of text that the model was not trained on.
+        means: (V, D) class means of the train text.
+        keep: (V,) bool, the kept classes.
+        batch_size: blocks a batch.
+        device: where the work is done.
+        log: file for lines of progress.
+    """
+    device = torch.device(device)
+    counter = AgreementCounter(model.classifier, means, keep, device)
+    with Progress("agreement", blocks.size, log=log) as progress:
+        for number, tokens, labels in _batches(blocks, batch_size, device):
+            counter.update(model.features(tokens).flatten(0, 1), labels)
+            progress.update(number * blocks.shape[1])
+    return counter.result()
+
+
+@torch.no_grad()
+def extract_mean(
+    model: FeatureModel,
+    blocks: np.ndarray,
+    *,
+    batch_size: int,
+    device: str | torch.device = "cpu",
+    log: Path | None = None,
+) -> Tensor:
+    """Mean feature over all S positions of all blocks: (D,) float64, for `ood_deviation`.
+
+    Raises:
+        ValueError: there is no block.
+    """
+    if len(blocks) == 0:
+        raise ValueError("there is no text to take the mean feature of")
+    device = torch.device(device)
+    total = torch.zeros(model.classifier.shape[1], dtype=torch.float64, device=device)
+    with Progress("mean feature", blocks.size, log=log) as progress:
+        for number, tokens, _ in _batches(blocks, batch_size, device):
+            total += model.features(tokens)[:number].sum((0, 1), dtype=torch.float64)
+            progress.update(number * blocks.shape[1])
+    return total / blocks.size
