@@ -1,0 +1,82 @@
+"""A one-node Slurm cluster of the machine's own, for as long as a test needs it."""
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+NEEDED = ("munged", "slurmctld", "slurmd", "sbatch", "squeue")
+
+CONFIGURATION = """
+ClusterName=test
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort=16817
+SlurmdPort=16818
+SlurmUser=root
+SlurmdUser=root
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge/socket
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd.pid
+SlurmctldLogFile={folder}/slurmctld.log
+SlurmdLogFile={folder}/slurmd.log
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+AccountingStorageType=accounting_storage/none
+JobAcctGatherType=jobacct_gather/none
+MpiDefault=none
+ReturnToService=2
+NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} RealMemory=4000 State=UNKNOWN
+PartitionName=test Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+"""
+
+
+def missing() -> str:
+    """Why no cluster can be started here; empty if one can."""
+    absent = [name for name in NEEDED if shutil.which(name) is None]
+    if absent:
+        return f"Slurm is not installed ({', '.join(absent)})"
+    return "" if os.geteuid() == 0 else "starting Slurm's daemons needs root"
+
+
+@contextmanager
+def one_node_slurm(folder: Path) -> Iterator[dict[str, str]]:
+    """Start munge, slurmctld and slurmd with all state in `folder`; yield the environment that reaches them."""
+    for name in ("munge", "state", "spool"):
+        (folder / name).mkdir()
+    key = folder / "munge" / "key"
+    key.write_bytes(os.urandom(1024))
+    key.chmod(0o600)
+    text = CONFIGURATION.format(host=socket.gethostname(), folder=folder, cpus=os.cpu_count())
+    (folder / "slurm.conf").write_text(text)
+    environment = os.environ | {"SLURM_CONF": str(folder / "slurm.conf")}
+    munge = folder / "munge"
+    daemons = [
+        ["munged", "--foreground", "--force", f"--key-file={key}", f"--socket={munge / 'socket'}"]
+        + [f"--{name}-file={munge / name}" for name in ("pid", "log", "seed")],
+        ["slurmctld", "-D"],
+        ["slurmd", "-D"],
+    ]
+    running = []
+    try:
+        for command in daemons:
+            quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+            running.append(subprocess.Popen(command, env=environment, **quiet))
+            time.sleep(1)
+        deadline = time.monotonic() + 30
+        while "idle" not in subprocess.run(["sinfo", "-h"], env=environment, capture_output=True, text=True).stdout:
+            assert time.monotonic() < deadline, (folder / "slurmctld.log").read_text()[-2000:]
+            time.sleep(0.5)
+        yield environment
+    finally:
+        for process in reversed(running):
+            process.terminate()
+            process.wait(timeout=30)

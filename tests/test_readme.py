@@ -1,0 +1,159 @@
+"""Every command of the README is run: as it is, in a small form, or elsewhere by a test that is named here."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import SHARED, lcutils_command
+
+from lcutils.parameters import ROOT
+
+TEXT = (ROOT / "README.md").read_text()
+COMMANDS = [
+    line.split("  #")[0].strip()
+    for block in re.findall(r"```bash\n(.*?)```", TEXT, re.DOTALL)
+    for line in block.splitlines()
+    if line.strip()
+]
+
+# What stands for a command that needs more than a clean machine, or that other tests run.
+ELSEWHERE = {
+    "make demo": "conftest.py: the demo fixture, which test_demo.py looks at",
+    "make lab": "test_jupyterlab.py opens the notebooks in a browser",
+    "make test": "this very run",
+    "make check": "make test begins with it",
+    "conda env create -f environment.yml && conda activate lcutils": "test_conda_installs_what_make_installs, below",
+    "make sweep STUDY=paper PROFILE=gpus": "test_profiles, below: a dry run",
+    "make sweep STUDY=paper PROFILE=slurm": "test_slurm.py runs a small study on a one-node cluster",
+    "make sweep STUDY=paper DRY=1": "test_the_paper_dry_run, below",
+}
+TINY_FORMS = ("papermill notebooks/0", "make sweep STUDY=demo", "make sweep STUDY=sample", "make plan")
+
+
+def test_every_command_is_accounted_for():
+    unknown = [c for c in COMMANDS if c not in ELSEWHERE and not c.startswith(TINY_FORMS)]
+    assert not unknown
+    assert not [c for c in ELSEWHERE if c not in COMMANDS]
+
+
+def dry(command: str) -> str:
+    """What make would run, without the installation."""
+    outcome = subprocess.run([*shlex.split(command), "-n"], cwd=ROOT, capture_output=True, text=True)
+    assert outcome.returncode == 0, outcome.stderr
+    return outcome.stdout.replace("\\\n", " ")
+
+
+def run_make_line(command: str, *extra: str) -> subprocess.CompletedProcess[str]:
+    """Run the `python -m lcutils …` line that make would run, with further words."""
+    line = next(line for line in dry(command).splitlines() if "-m lcutils" in line)
+    return lcutils_command(*shlex.split(line)[3:], *extra)
+
+
+def test_plan():
+    outcome = run_make_line("make plan STUDY=paper")
+    assert outcome.returncode == 0, outcome.stderr
+    assert "230 points" in outcome.stdout
+    assert "GB" in outcome.stdout
+
+
+def test_sweeps_of_one_model(demo):
+    for command in [c for c in COMMANDS if c.startswith("make sweep STUDY=demo")]:
+        outcome = run_make_line(command, "--dry-run")
+        assert outcome.returncode == 0, outcome.stderr
+        assert ("train" in outcome.stdout + outcome.stderr) == ("OUTPUTS" in command)  # the demo has it already
+
+
+def test_sweep_of_text_files(tmp_path):
+    story = "Once upon a time there was a cat named Tom. He sat on a mat and sang to the moon.\n<|endoftext|>\n"
+    for name in ("train", "valid"):
+        (tmp_path / f"{name}.txt").write_text(story * 400)
+    command = next(c for c in COMMANDS if c.startswith("make sweep STUDY=sample"))
+    command = command.replace("path/to", str(tmp_path)) + f" OUTPUTS={tmp_path / 'out'}"
+    small = command.replace('valid.txt"', 'valid.txt tokenizer=bpe:300 block_size=32"')
+    outcome = run_make_line(small, "--model", "01x0064_01d")
+    assert outcome.returncode == 0, outcome.stderr[-3000:]
+    assert (tmp_path / "out/sample/measurements/01x0064_01d@0/row.json").is_file()
+
+
+def test_papermill_on_published_tables(tmp_path):
+    table = SHARED / "published" / "lc-2024_05_18.csv"
+    if not table.exists():
+        pytest.skip("the published tables are not beside the checkout")
+    command = next(c for c in COMMANDS if "-p published" in c)
+    words = shlex.split(command.replace("path/to/lc-2024_05_18.csv", str(table)).replace("/tmp", str(tmp_path)))
+    outcome = subprocess.run(
+        [sys.executable, "-m", *words, "-p", "outputs", str(tmp_path)], cwd=ROOT, capture_output=True, text=True
+    )
+    assert outcome.returncode == 0, outcome.stderr[-3000:]
+    assert (tmp_path / "paper/analysis/report.html").is_file()
+
+
+def test_papermill_for_one_model(demo, tmp_path):
+    for command in [c for c in COMMANDS if c.startswith("papermill") and "published" not in c]:
+        words = shlex.split(command.replace("/tmp", str(tmp_path)))
+        outcome = subprocess.run([sys.executable, "-m", *words], cwd=ROOT, capture_output=True, text=True)
+        assert outcome.returncode == 0, outcome.stderr[-3000:]
+
+
+def test_the_paper_dry_run(tmp_path):
+    """The hub is not asked: a dry run lists 1 + 170 + 230 + 230 + 1 jobs."""
+    outcome = lcutils_command("sweep", "paper", "--outputs", tmp_path, "--dry-run", "--set", "device=cpu")
+    assert outcome.returncode == 0, outcome.stderr[-2000:]
+    assert re.search(r"total\s+632", outcome.stdout + outcome.stderr)
+
+
+def test_profiles(tmp_path):
+    outcome = lcutils_command("sweep", "paper", "--outputs", tmp_path, "--profile", "gpus", "--dry-run")
+    assert outcome.returncode == 0, outcome.stderr[-2000:]
+    assert re.search(r"total\s+632", outcome.stdout + outcome.stderr)
+
+
+def test_a_model_of_your_own(tmp_path):
+    """The YAML of the README, on a tiny GPT-2 that this test makes."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    from lcutils.tokenization import train_bpe
+
+    story = "Once upon a time there was a cat named Tom. He sat on a mat and sang to the moon."
+    (tmp_path / "text.txt").write_text(f"{story}\n<|endoftext|>\n" * 300)
+    tokenizer = train_bpe(iter([[story] * 50]), 280)
+    model = tmp_path / "gpt2"
+    tokenizer.save_pretrained(model)
+    GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), n_positions=32, n_embd=16, n_layer=1, n_head=2)).save_pretrained(model)
+    text = re.search(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
+    assert text
+    values = yaml.safe_load(text[1].replace("path/to", str(tmp_path)).replace("path/or/hub-name", str(model)))
+    values["corpus"]["block_size"] = 32
+    study = tmp_path / "mine.yaml"
+    study.write_text(yaml.safe_dump(values | {"device": "cpu"}))
+    outcome = lcutils_command("sweep", study, "--outputs", tmp_path)
+    assert outcome.returncode == 0, outcome.stderr[-3000:]
+    row = (tmp_path / "mine/results.csv").read_text()
+    assert "my-model" in row
+
+
+def test_the_python_of_the_readme_runs():
+    code = re.search(r"```python\n(.*?)```", TEXT, re.DOTALL)
+    assert code
+    outcome = subprocess.run([sys.executable, "-c", code[1]], cwd=ROOT, capture_output=True, text=True)
+    assert outcome.returncode == 0, outcome.stderr
+    assert "nc1_cdnv" in outcome.stdout
+
+
+def test_conda_installs_what_make_installs():
+    """conda is not here: both ways install the same list of versions and the same package with the same extras."""
+    pip = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"][-1]["pip"]
+    makefile = (ROOT / "Makefile").read_text()
+    for words in pip:
+        assert words in makefile
+    assert "torch==2.13.0" in (ROOT / "requirements.txt").read_text().splitlines()
+
+
+def test_links_of_the_readme_lead_somewhere():
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", TEXT):
+        assert (ROOT / target).exists(), target
+    assert not Path(ROOT / "README.md").read_text().count("/work/")
