@@ -14,7 +14,7 @@ import statsmodels.api as sm
 from scipy import stats
 
 from lcutils.definitions import Missing, in_display_order
-from lcutils.inference import FEWEST_ROWS, holm, independent_columns, partial_correlation
+from lcutils.inference import FEWEST_ROWS, Vector, holm, independent_columns, is_constant, partial_correlation
 from lcutils.relations import WORDS, finite_rows, no_relation, usable_pairs, words_of
 
 CONTROLS = ("depth", "width", "epochs", "weight_decay", "steps")  # beside log parameters
@@ -29,9 +29,10 @@ def partial_correlations(
     ("all"). A control that does not vary, or that earlier ones determine, is dropped and named in `dropped`.
 
     Returns:
-        `measurement, property, label, given, n, r, r2` (plain, over the same rows), `partial_r, partial_r2,
-        p` (t test, two-sided), `p_holm` (over the measurements of one `given`), `low, high` (Fisher's
-        interval of `partial_r`), `dropped` (joined by ", "), `note`.
+        `measurement, property, label, given, n, r, r2` (plain, over the same rows), `partial_r, partial_r2, p`
+        (t test, two-sided), `p_holm` (over the measurements of one `given`), `low, high` (Fisher's interval of
+        `partial_r`), `partial_r_log, partial_r2_log, p_log` (of the log of the measurement; nan where a value is
+        not positive), `dropped` (joined by ", "), `note`.
     """
     if reason := no_relation(results, target):
         return Missing(reason)
@@ -59,14 +60,20 @@ def partial_correlations(
             values = controls.loc[used.index[used], chosen].to_numpy(dtype=np.float64)
             kept = independent_columns(values)
             row["dropped"] = ", ".join(column for number, column in enumerate(chosen) if number not in kept)
-            partial = partial_correlation(x, y, values[:, kept], level) if kept else f"{name} does not vary"
+            partial = partial_correlation(x, y, values[:, kept], level) if kept else "no control varies"
             if isinstance(partial, str):
                 row["note"] = partial
                 continue
             row |= {"partial_r": partial.r, "partial_r2": partial.r**2, "p": partial.p}
             row |= {"low": partial.low, "high": partial.high}
+            logged = partial_correlation(np.log(x), y, values[:, kept]) if (x > 0).all() else ""
+            if not isinstance(logged, str):
+                row |= {"partial_r_log": logged.r, "partial_r2_log": logged.r**2, "p_log": logged.p}
     columns = [*WORDS, "given", "n", "r", "r2", "partial_r", "partial_r2", "p", "p_holm"]
-    table = pd.DataFrame(rows).reindex(columns=[*columns, "low", "high", "dropped", "note"])
+    columns += ["low", "high", "partial_r_log", "partial_r2_log", "p_log", "dropped", "note"]
+    table = pd.DataFrame(rows).reindex(columns=columns)
+    if table["partial_r"].isna().all():
+        return Missing(f"Partial correlations cannot be computed: {table['note'].iloc[-1]}.")
     for name in given:
         family = table["given"] == name
         table.loc[family, "p_holm"] = holm(table.loc[family, "p"].to_numpy(dtype=np.float64))
@@ -91,9 +98,7 @@ def influence(results: pd.DataFrame, target: str = "val_loss") -> pd.DataFrame |
             continue
         dx, dy = x - x.mean(), y - y.mean()
         # Leaving out row i takes n / (n - 1) times its product of deviations from a sum of products.
-        sxx, syy, sxy = (
-            (a * b).sum() - n / (n - 1) * a * b for a, b in ((dx, dx), (dy, dy), (dx, dy))
-        )  # (n,) each
+        sxx, syy, sxy = ((a * b).sum() - n / (n - 1) * a * b for a, b in ((dx, dx), (dy, dy), (dx, dy)))  # (n,) each
         varies = (sxx > 1e-12 * (dx * dx).sum()) & (syy > 1e-12 * (dy * dy).sum())
         without = np.divide(sxy**2, sxx * syy, out=np.full(n, np.nan), where=varies)
         r2 = stats.pearsonr(x, y).statistic ** 2
@@ -116,7 +121,8 @@ def within_architecture(results: pd.DataFrame, target: str = "val_loss") -> pd.D
 
     Returns:
         `measurement, property, label, architecture` ("02x0768" or "pooled"), `depth, width, groups, n, r, r2,
-        p` (t test, two-sided), `p_holm` (over the pooled rows), `note`.
+        p` (t test, two-sided), `p_holm` (over the pooled rows), `r_log, r2_log, p_log` (of the log of the
+        measurement; nan where a value is not positive), `note`.
     """
     if reason := no_relation(results, target):
         return Missing(reason)
@@ -125,42 +131,46 @@ def within_architecture(results: pd.DataFrame, target: str = "val_loss") -> pd.D
     rows: list[dict[str, Any]] = []
     for key, *_ in usable_pairs(results, target):
         known = results[finite_rows(results, [key, target, "depth", "width"])]
-        groups = [group for _, group in known.groupby(["depth", "width"]) if len(group) >= 2]
-        deviations = [group[[key, target]] - group[[key, target]].mean() for group in groups]
-        pooled = pd.concat(deviations) if deviations else known[[key, target]].iloc[:0]
-        row = {**words_of(key), "architecture": "pooled", "groups": len(groups), "n": len(pooled)}
-        rows.append(row | _within(pooled[key], pooled[target], len(pooled) - len(groups) - 1))
+        values = known[["depth", "width", key, target]].astype(np.float64)
+        groups = [group for _, group in values.groupby(["depth", "width"]) if len(group) >= 2]
+        rows.append({**words_of(key), "architecture": "pooled", **_within(groups, key, target)})
         for group in groups:
             if len(group) >= FEWEST_ROWS:
-                depth, width = int(group["depth"].iloc[0]), int(group["width"].iloc[0])
-                row = {
-                    **words_of(key),
-                    "architecture": f"{depth:02}x{width:04}",
-                    "depth": depth,
-                    "width": width,
-                }
-                row |= {"groups": 1, "n": len(group)}
-                rows.append(row | _within(group[key], group[target], len(group) - 2))
-    columns = [*WORDS, "architecture", "depth", "width", "groups", "n", "r", "r2", "p", "p_holm", "note"]
-    table = pd.DataFrame(rows).reindex(columns=columns)
+                depth, width = (int(group[column].iloc[0]) for column in ("depth", "width"))
+                row = {**words_of(key), "architecture": f"{depth:02}x{width:04}", "depth": depth, "width": width}
+                rows.append(row | _within([group], key, target))
+    columns = [*WORDS, "architecture", "depth", "width", "groups", "n", "r", "r2", "p", "p_holm"]
+    table = pd.DataFrame(rows).reindex(columns=[*columns, "r_log", "r2_log", "p_log", "note"])
     if not (table["n"] >= FEWEST_ROWS).any():
         return Missing("Relations within an architecture need several rows of one size.")
     table[["depth", "width"]] = table[["depth", "width"]].astype("Int64")
-    pooled_rows = table["architecture"] == "pooled"
-    table.loc[pooled_rows, "p_holm"] = holm(table.loc[pooled_rows, "p"].to_numpy(dtype=np.float64))
+    pooled = table["architecture"] == "pooled"
+    table.loc[pooled, "p_holm"] = holm(table.loc[pooled, "p"].to_numpy(dtype=np.float64))
     return table
 
 
-def _within(x: pd.Series, y: pd.Series, df: int) -> dict[str, object]:
-    """r of values that have their group's mean taken out, or are one group; `df` counts what that cost."""
+def _within(groups: list[pd.DataFrame], key: str, target: str) -> dict[str, Any]:
+    """Relation of two columns once the mean of each group is taken out of both."""
+    n = sum(map(len, groups))
+    row: dict[str, Any] = {"groups": len(groups), "n": n}
+    df = n - len(groups) - 1
     if df < 1:
-        return {"note": "too few rows for the number of architectures"}
-    dx, dy = (values.to_numpy(dtype=np.float64) - values.mean() for values in (x, y))
-    if not (np.ptp(dx) > 0 and np.ptp(dy) > 0):
-        return {"note": "the same value in every row of an architecture"}
-    r = float(np.clip(dx @ dy / np.sqrt((dx @ dx) * (dy @ dy)), -1, 1))
-    t = r * np.sqrt(df / max(1 - r * r, 1e-300))
-    return {"r": r, "r2": r * r, "p": 2 * float(stats.t.sf(abs(t), df)), "note": ""}
+        return row | {"note": "too few rows for the number of architectures"}
+    scales = {"": np.asarray} | ({"_log": np.log} if all((group[key] > 0).all() for group in groups) else {})
+    dy = _deviations([group[target].to_numpy() for group in groups])
+    for scale, function in scales.items():
+        dx = _deviations([function(group[key].to_numpy()) for group in groups])
+        if not (dx.any() and dy.any()):
+            return row | {"note": "the same value in every row of an architecture"}
+        r = float(np.clip(dx @ dy / np.sqrt((dx @ dx) * (dy @ dy)), -1, 1))
+        t = r * np.sqrt(df / max(1 - r * r, 1e-300))
+        row |= {f"r{scale}": r, f"r2{scale}": r * r, f"p{scale}": 2 * float(stats.t.sf(abs(t), df))}
+    return row | {"note": ""}
+
+
+def _deviations(groups: list[Vector]) -> Vector:
+    """Values less their group's mean, end to end; exactly 0 in a group whose values differ by rounding only."""
+    return np.concatenate([np.zeros_like(x) if is_constant(x) else x - x.mean() for x in groups])
 
 
 def sensitivity_correlations(

@@ -220,9 +220,7 @@ def measurements_in(results: pd.DataFrame) -> list[str]:
 def in_display_order(table: pd.DataFrame) -> pd.DataFrame:
     """`table` with its column `measurement` in the order of `MEASUREMENTS`, else in the order it had."""
     order = {key: number for number, key in enumerate(MEASUREMENTS)}
-    return table.sort_values(
-        "measurement", key=lambda keys: keys.map(order), kind="stable", ignore_index=True
-    )
+    return table.sort_values("measurement", key=lambda keys: keys.map(order), kind="stable", ignore_index=True)
 
 
 def simplex_cosine(classes: int) -> float:

@@ -146,7 +146,7 @@ def bootstrap_interval(
     x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     if x.size < FEWEST_FOR_BOOTSTRAP:
         return np.nan, np.nan
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), np.errstate(invalid="ignore"):  # points on a line are seen to below
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)
         result = stats.bootstrap(
             (x, y),
@@ -187,13 +187,14 @@ def independent_columns(columns: Vector) -> list[int]:
     """Indices of the columns of (n, k), first come first kept, that a constant and the ones kept do not
     determine."""
     kept: list[int] = []
-    basis = np.ones((len(columns), 1)) / sqrt(max(len(columns), 1))  # orthonormal, (n, 1 + kept)
-    for number in range(columns.shape[1]):
-        column = columns[:, number]
-        length = np.linalg.norm(column)
-        rest = column - basis @ (basis.T @ column)
+    basis = np.empty((len(columns), 0))  # orthonormal, (n, kept)
+    for number, column in enumerate(columns.T):
+        if is_constant(column):
+            continue
+        unit = _unit(column)
+        rest = unit - basis @ (basis.T @ unit)
         rest -= basis @ (basis.T @ rest)  # once more: rounding of the first projection
-        if length > 0 and np.linalg.norm(rest) > 1e-9 * length:
+        if np.linalg.norm(rest) > 1e-9:
             basis = np.column_stack([basis, rest / np.linalg.norm(rest)])
             kept.append(number)
     return kept
@@ -209,17 +210,18 @@ def partial_correlation(x: ArrayLike, y: ArrayLike, controls: Vector, level: flo
     Returns:
         The result, or a plain reason why there is none.
     """
-    x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
-    count = controls.shape[1]
-    df = x.size - 2 - count
+    unit_x, unit_y, unit_controls = _unit(x), _unit(y), _unit(controls.T).T  # units do not matter to r: keep them alike
+    n, count = controls.shape
+    df = n - 2 - count
     if df < 1:
-        return f"{x.size} rows are too few for {count} controls"
-    for name, values in (("the measurement", x), ("the target", y)):
-        if count not in independent_columns(np.column_stack([controls, values])):
+        return f"{n} rows are too few for {count} controls"
+    for name, values in (("the measurement", unit_x), ("the target", unit_y)):
+        if count not in independent_columns(np.column_stack([unit_controls, values])):
             return f"the controls determine {name}"
-    fit = sm.OLS(y, np.column_stack([x, np.ones_like(x), controls])).fit()
+    # Centred columns need no constant, but it costs a degree of freedom.
+    fit = sm.OLS(unit_y, np.column_stack([unit_x, np.ones(n), unit_controls])).fit()
     t = float(fit.tvalues[0])
-    r = t / sqrt(t * t + df) if np.isfinite(t) else float(np.sign(fit.params[0]))
+    r = t / sqrt(t * t + df)
     low, high = (np.nan, np.nan)
     if df > 1 and abs(r) < 1:  # Fisher's z with k controls has variance 1 / (n - k - 3)
         half = stats.norm.ppf((1 + level) / 2) / sqrt(df - 1)

@@ -82,7 +82,7 @@ FORMATS = {
         _SHARED
         | {
             "nc1_cdnv": (("cdnv_mean",), _same),
-            # norms_* are of SQUARED norms, whose logs are doubled: a CoV of logs is the same, a std is halved.
+            # norms_* are of SQUARED norms, whose logs are double: their CoV is the same, a std is halved.
             "nc2_log_norm_cov": (("norms_log_mean", "norms_log_std"), _ratio),
             "nc2_log_norm_std": (("norms_log_std",), _half),
             "nc2_cosine_mean": (("interfere_mean",), _same),
@@ -181,9 +181,7 @@ def _run_columns(path: Path, names: pd.Series) -> pd.DataFrame:
             run, epochs_done = RunName.parse(model), int(checkpoint) + 1
             decay = decays[run.decay]
         except (ValueError, KeyError):
-            raise UserError(
-                f"{path}: model {name!r} is no name such as 02x0768_01d07@0; mend that row"
-            ) from None
+            raise UserError(f"{path}: model {name!r} is no name such as 02x0768_01d07@0; mend that row") from None
         batch = BATCH_SIZES.get((run.depth, run.width))
         rows.append(
             (

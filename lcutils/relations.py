@@ -206,9 +206,7 @@ def seed_rows(results: pd.DataFrame) -> pd.DataFrame | Missing:
         return groups
     group = groups.iloc[0]
     if group["seeds"] < FEWEST_ROWS:
-        return Missing(
-            f"A relation over seeds needs at least {FEWEST_ROWS} seeds of one model; the most is 2."
-        )
+        return Missing(f"A relation over seeds needs at least {FEWEST_ROWS} seeds of one model; the most is 2.")
     same = (results[[*SETTING, "checkpoint"]] == group[[*SETTING, "checkpoint"]]).all(axis=1)
     return results[same].drop_duplicates("seed").reset_index(drop=True)
 
