@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from lcutils.analysis import MEASUREMENTS, limits_of_theory
-from lcutils.charts.theme import OUTLINE, PANEL, VIRIDIS, padded, slim
+from lcutils.charts.theme import OUTLINE, PANEL, VIRIDIS, padded, panel_title, slim, value_axis
 
 IDENTITY = ["model", "checkpoint", "depth", "width", "epochs", "weight_decay", "seed", "n_params", "steps"]
 FILTERS = {"depth": "depth", "width": "width", "epochs": "epochs", "weight_decay": "decay"}
@@ -53,14 +53,17 @@ def size_colour(rows: pd.DataFrame) -> Any:
     """Return the colour channel: parameters on a log viridis scale; one plain colour where all rows have one size."""
     if "n_params" not in rows.columns or rows["n_params"].dropna().nunique() < 2:
         return alt.value("#21918c")
-    legend = alt.Legend(title="parameters", format=".2~s", gradientLength=PANEL - 40)
+    legend = alt.Legend(title="parameters", format=".2~s", type="gradient", gradientLength=PANEL - 40)
     return alt.Color("n_params:Q", scale=alt.Scale(type="log", scheme=VIRIDIS), legend=legend)
 
 
 def tooltip(rows: pd.DataFrame, *values: str) -> list[alt.Tooltip]:
     """Return what hovering shows: the model and its place in the grid, then `values`."""
-    shown = [alt.Tooltip(f"{c}:N" if c in ("model", "seed") else f"{c}:Q", title=c.replace("_", " ")) for c in IDENTITY
-             if c in rows.columns]
+    shown = [
+        alt.Tooltip(f"{c}:N" if c in ("model", "seed") else f"{c}:Q", title=c.replace("_", " "))
+        for c in IDENTITY
+        if c in rows.columns
+    ]
     for tip in shown:
         if tip.shorthand.startswith(("n_params", "steps")):
             tip.format = ","
@@ -93,13 +96,19 @@ def usable(rows: pd.DataFrame, key: str, target: str) -> pd.DataFrame:
 
 
 def panel(
-    rows: pd.DataFrame, key: str, test: str, *, target: str = "val_loss", log: bool | None = None, side: int = PANEL,
+    rows: pd.DataFrame,
+    key: str,
+    test: str,
+    *,
+    target: str = "val_loss",
+    log: bool | None = None,
+    side: int = PANEL,
     linked: bool = True,
 ) -> Any | None:
     """Return one panel, `key` on x and `target` on y, or None where no row has both.
 
-    The line is least squares on the scale drawn; R² is of that scale. On a log axis a second line of text gives the
-    R² of the value itself.
+    The line is least squares on the scale drawn; R² is of that scale. On a log axis the R² of the value itself
+    stands at the right.
 
     Args:
         rows: results table.
@@ -119,10 +128,8 @@ def panel(
         return None
     limits = theory_lines(drawn, key)
     domain = padded(drawn[key], log, limits["value"].tolist())
-    x = alt.X(f"{key}:Q", title=measurement.axis + (", log scale" if log else ""),
-              scale=alt.Scale(type="log" if log else "linear", domain=domain, nice=False),
-              axis=alt.Axis(tickCount=5, format="~g", labelOverlap="greedy"))
-    y = alt.Y(f"{target}:Q", title=TARGETS.get(target, target), scale=alt.Scale(domain=padded(drawn[target], False), nice=False))
+    x = alt.X(f"{key}:Q", **value_axis(measurement.axis, domain, log))
+    y = alt.Y(f"{target}:Q", **value_axis(TARGETS.get(target, target), padded(drawn[target], False), False))
     data = slim(drawn, [*IDENTITY, target, key])
     # One table for all panels of a figure would be smaller, but a nan in one column would then cost the others.
     base = alt.Chart(data).transform_filter(test)
@@ -131,15 +138,15 @@ def panel(
         x=x, y=y, color=size_colour(rows), tooltip=tooltip(data, target, key)
     )
     if linked:
-        points = points.encode(
-            opacity=alt.when(SELECTED).then(alt.value(0.9)).otherwise(alt.value(0.12))
-        ).add_params(SELECTED)
+        points = points.encode(opacity=alt.when(SELECTED).then(alt.value(0.9)).otherwise(alt.value(0.12))).add_params(
+            SELECTED
+        )
     layers = [points]
     if drawn[key].nunique() > 1 and len(drawn) >= FEWEST:
         layers.insert(0, _fit_line(base, key, target, log, x, y))
-    layers += _fit_words(base, key, target, log)
+    layers += _fit_words(base, key, target, log, side)
     layers += _limit_rules(limits, domain)
-    title = alt.Title(f"{measurement.property}: {measurement.label}", anchor="start", offset=32 if log else 20)
+    title = panel_title(f"{measurement.property}: {measurement.label}")
     return alt.layer(*layers).properties(width=side, height=side, title=title)
 
 
@@ -153,19 +160,24 @@ def _fit_line(base: Any, key: str, target: str, log: bool, x: Any, y: Any) -> An
     return line.mark_line(color=OUTLINE, strokeWidth=1, strokeDash=[4, 3], clip=True).encode(x=x, y=y)
 
 
-def _fit_words(base: Any, key: str, target: str, log: bool) -> list[Any]:
-    """Return the text layers above the frame, computed in the browser from the rows that the filters leave."""
-    drawn_words = "'R² = ' + format(datum.rSquared, '.3f') + (LOG ? ' on the log scale drawn' : '') + ', n = ' + datum.n"
-    lines = [(True, drawn_words, -18)] if log else []
-    lines.append((False, "'R² = ' + format(datum.rSquared, '.3f') + (LOG ? ' of the value itself' : ', n = ' + datum.n)", -5))
+def _fit_words(base: Any, key: str, target: str, log: bool, side: int) -> list[Any]:
+    """Return the text layers above the frame, computed in the browser from the rows that the filters leave.
+
+    Vega's regression hands back its coefficients and the values it grouped by (`keys`), nothing else: grouping by n, which is
+    the same for all rows, carries n through.
+    """
+    number = "'R² = ' + format(datum.rSquared, '.3f')"
+    lines = [(log, f"{number} + '{' (log x)' if log else ''}, n = ' + datum.keys[0]", "left", 0)]
+    if log:
+        lines.append((False, "format(datum.rSquared, '.3f') + ' (linear x)'", "right", side))
     layers = []
-    for scaled, words, height in lines:
-        few = f"datum.n < {FEWEST} ? ('n = ' + datum.n + ': too few for R²') : isNaN(datum.rSquared) ? 'R² undefined' : "
+    for scaled, words, align, place in lines:
+        few = f"datum.keys[0] < {FEWEST} ? ('n = ' + datum.keys[0] + ': too few for R²') : isNaN(datum.rSquared) ? 'R² undefined' : "
         fitted = _scaled(base, key, scaled).transform_joinaggregate(n="count()")
         fitted = fitted.transform_regression("scaled", target, groupby=["n"], params=True)
-        fitted = fitted.transform_calculate(words=few + words.replace("LOG", str(log).lower()))
-        text = fitted.mark_text(align="left", baseline="bottom", fontSize=11, style="guide-label", clip=False)
-        layers.append(text.encode(text="words:N", x=alt.value(0), y=alt.value(height)))
+        fitted = fitted.transform_calculate(words=few + words if align == "left" else words)
+        text = fitted.mark_text(align=align, baseline="bottom", fontSize=10, style="guide-label", clip=False)
+        layers.append(text.encode(text="words:N", x=alt.value(place), y=alt.value(-4)))
     return layers
 
 
@@ -175,4 +187,6 @@ def _limit_rules(limits: pd.DataFrame, domain: list[float]) -> list[Any]:
         return []
     inside = inside.assign(words=inside["limit"] + ", width " + inside["width"].astype(str))
     rules = alt.Chart(slim(inside, ["value", "words"])).mark_rule(color="#D55E00", strokeDash=[2, 2], opacity=0.8)
-    return [rules.encode(x="value:Q", tooltip=[alt.Tooltip("words:N", title="limit"), alt.Tooltip("value:Q", format=".5g")])]
+    return [
+        rules.encode(x="value:Q", tooltip=[alt.Tooltip("words:N", title="limit"), alt.Tooltip("value:Q", format=".5g")])
+    ]

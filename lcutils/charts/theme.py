@@ -9,7 +9,10 @@ from __future__ import annotations
 import base64
 import json
 import math
+import textwrap
+import warnings
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import altair as alt
@@ -19,7 +22,7 @@ import vl_convert
 
 ROW_LIMIT = 5_000
 DIGITS = 7  # significant digits kept of every number in a figure
-PANEL = 230  # side of one panel, pixels
+PANEL = 240  # side of one panel, pixels
 VEGALITE_VERSION = "6.4"  # of vl-convert, the release that Altair 6.3 writes for
 # JupyterLab 4 draws this type and no later one. Its Vega-Lite 5 draws all that is used here.
 JUPYTER_MIMETYPE = "application/vnd.vegalite.v5+json"
@@ -49,7 +52,13 @@ DARK = _ground("#15181d", "#e8eaed", "#a4acb6", "#333a43")
 
 _SIZES: dict[str, Any] = {
     "font": FONT,
-    "axis": {"labelFontSize": 11, "titleFontSize": 11, "titleFontWeight": "normal", "labelLimit": 260, "titleLimit": 420},
+    "axis": {
+        "labelFontSize": 11,
+        "titleFontSize": 11,
+        "titleFontWeight": "normal",
+        "labelLimit": 260,
+        "titleLimit": 420,
+    },
     "legend": {"labelFontSize": 11, "titleFontSize": 11, "titleFontWeight": "normal", "labelLimit": 260},
     "title": {"fontSize": 12, "subtitleFontSize": 11, "anchor": "start", "subtitlePadding": 4},
     "header": {"labelFontSize": 11, "titleFontSize": 11, "titleFontWeight": "normal"},
@@ -74,31 +83,43 @@ class Figure:
     chart: Any = field(default=None, repr=False)
     missing: str = ""
 
+    @cached_property
     def spec(self) -> dict[str, Any]:
-        """Return the Vega-Lite specification, its title above it and the shared sizes in it."""
+        """The Vega-Lite specification, the title above it and the shared sizes in it."""
         assert self.chart is not None, self.missing
         title = alt.Title(self.title, fontSize=15, anchor="start", offset=14)
-        # A chart may repeat one selection in several panels on purpose: that is what links them.
-        chart = self.chart.properties(title=title)
-        return {**chart.to_dict(), "config": _SIZES}
+        # Checking a specification against its schema takes as long as drawing it: the tests do it for every figure.
+        return {**self.chart.properties(title=title).to_dict(validate=False), "config": _SIZES}
 
     def png(self, scale: float = 1.0) -> bytes:
         """Return the picture on white."""
-        return vl_convert.vegalite_to_png(json.dumps(self.spec()), vl_version=VEGALITE_VERSION, scale=scale, config=LIGHT)
+        return vl_convert.vegalite_to_png(json.dumps(self.spec), vl_version=VEGALITE_VERSION, scale=scale, config=LIGHT)
 
     def svg(self) -> str:
         """Return the picture on white, as SVG."""
-        return vl_convert.vegalite_to_svg(json.dumps(self.spec()), vl_version=VEGALITE_VERSION, config=LIGHT)
+        return vl_convert.vegalite_to_svg(json.dumps(self.spec), vl_version=VEGALITE_VERSION, config=LIGHT)
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
         """Show the figure in a notebook: live in JupyterLab, a picture where a notebook is only read, words where there is none."""
         if self.chart is None:
             return {"text/markdown": f"**{self.title}.** {self.missing}", "text/plain": f"{self.title}. {self.missing}"}
         return {
-            JUPYTER_MIMETYPE: {**self.spec(), "$schema": JUPYTER_SCHEMA},
+            JUPYTER_MIMETYPE: {**self.spec, "$schema": JUPYTER_SCHEMA},
             "image/png": base64.b64encode(self.png()).decode(),
             "text/plain": f"{self.title}. {self.caption}",
         }
+
+
+def together(charts: list[Any], columns: int, controls: list[Any] | None = None, spacing: int = 34) -> Any:
+    """Return the charts side by side, `columns` in a row, with the controls under them.
+
+    Panels that carry one and the same selection share it: that is what links them, so Altair's warning that it merged
+    them is not passed on.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Automatically deduplicated selection parameter")
+        chart = alt.concat(*charts, columns=columns, spacing=spacing)
+    return chart.add_params(*controls) if controls else chart
 
 
 def slim(table: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
@@ -152,6 +173,33 @@ def padded(values: pd.Series, log: bool, also: list[float] | None = None) -> lis
     margin = ((high - low) or span) * 0.05
     ends = [low - margin, high + margin]
     return [10**end for end in ends] if log else ends
+
+
+def value_axis(words: str, domain: list[float], log: bool, letters: int = 42) -> dict[str, Any]:
+    """Return title, axis and scale of a quantitative channel: the title in lines of `letters`, few ticks, plain numbers."""
+    ticks: dict[str, Any] = {"tickCount": 5}
+    if log:
+        low, high = (math.log10(end) for end in domain)
+        decades = range(math.floor(low), math.ceil(high) + 1)
+        # Whole decades if there are three or more; else 1, 2 and 5 of each.
+        steps = (
+            (1,)
+            if high - low >= 2.5
+            else (1, 2, 5)
+            if high - low >= 0.5
+            else (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9)
+        )
+        ticks = {"values": [v for d in decades for m in steps if low <= math.log10(v := m * 10.0**d) <= high]}
+    return {
+        "title": textwrap.wrap(words + (", log scale" if log else ""), letters),
+        "axis": alt.Axis(labelOverlap="greedy", **ticks),
+        "scale": alt.Scale(type="log" if log else "linear", domain=domain, nice=False),
+    }
+
+
+def panel_title(words: str, letters: int = 36) -> alt.Title:
+    """Return the title of a panel: over the frame, broken into lines that keep to the panel's width."""
+    return alt.Title(textwrap.wrap(words, letters), anchor="start", frame="group", offset=6)
 
 
 def sentence(*parts: str) -> str:

@@ -1,0 +1,234 @@
+"""Ours beside the published tables, and the table of correlations as a chart."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import altair as alt
+import pandas as pd
+
+from lcutils import analysis
+from lcutils.analysis import MEASUREMENTS, Missing
+from lcutils.charts.paper import FIGURE_1, FIGURE_3
+from lcutils.charts.scatter import IDENTITY, SELECTED, TARGETS, filters, tooltip, usable
+from lcutils.charts.theme import (
+    OKABE_ITO,
+    OUTLINE,
+    PANEL,
+    Figure,
+    padded,
+    panel_title,
+    sentence,
+    slim,
+    together,
+    value_axis,
+)
+
+PROPERTIES = ["NC1", "NC2", "GNC2", "NC3", "UNC3", "NC4", "NC5"]
+OURS, PUBLISHED = "this study", "published"
+SOURCES = alt.Scale(domain=[OURS, PUBLISHED], range=[OKABE_ITO[5], OKABE_ITO[0]])
+SHAPES = alt.Scale(domain=[OURS, PUBLISHED], range=["circle", "cross"])
+
+
+def overlaid(results: pd.DataFrame, published: pd.DataFrame | None) -> Figure:
+    """Return ours and the published points in the same axes: each measurement of Figures 1 and 3 against validation loss."""
+    name, title = "overlaid", "Ours and the published models in one picture"
+    if published is None or published.empty:
+        return Figure(name, title, missing="No published table was given to set beside ours.")
+    both = pd.concat([results.assign(source=OURS), published.assign(source=PUBLISHED)], ignore_index=True)
+    controls, test = filters(both)
+    charts = []
+    for key in dict.fromkeys(FIGURE_1 + FIGURE_3):
+        rows = usable(both, key, "val_loss")
+        # A panel with one of the two sources compares nothing.
+        if rows["source"].nunique() == 2:
+            charts.append(_overlay(rows, key, test))
+    if not charts:
+        return Figure(name, title, missing="No measurement of Figures 1 and 3 is in both tables.")
+    caption = (
+        "Published models are blue crosses, this study's are orange circles. Other corpora, tokenizers or budgets move the loss: "
+        "compare the trend first, and the position where the setting is the paper's."
+    )
+    return Figure(name, title, caption, together(charts, 3, controls))
+
+
+def _overlay(rows: pd.DataFrame, key: str, test: str) -> Any:
+    measurement = MEASUREMENTS[key]
+    rows = rows[rows[key] > 0] if measurement.log else rows
+    data = slim(rows, [*IDENTITY, "source", "val_loss", key])
+    chart = (
+        alt.Chart(data)
+        .transform_filter(test)
+        .mark_point(size=44, filled=True, strokeWidth=0.5, stroke=OUTLINE)
+        .encode(
+            x=alt.X(f"{key}:Q", **value_axis(measurement.axis, padded(rows[key], measurement.log), measurement.log)),
+            y=alt.Y("val_loss:Q", **value_axis(TARGETS["val_loss"], padded(rows["val_loss"], False), False)),
+            color=alt.Color("source:N", title="source", scale=SOURCES),
+            shape=alt.Shape("source:N", title="source", scale=SHAPES),
+            opacity=alt.when(SELECTED).then(alt.value(0.85)).otherwise(alt.value(0.1)),
+            tooltip=["source:N", *tooltip(data, "val_loss", key)],
+        )
+    )
+    return chart.add_params(SELECTED).properties(
+        width=PANEL, height=PANEL, title=panel_title(f"{measurement.property}: {measurement.label}")
+    )
+
+
+def beside_published(results: pd.DataFrame, published: pd.DataFrame | None) -> Figure:
+    """Return ours against the published value, one panel a measurement, for models of the same name."""
+    name, title = "beside_published", "Models of the same name: ours against published"
+    if published is None or published.empty:
+        return Figure(name, title, missing="No published table was given to set beside ours.")
+    table = analysis.beside_published(results, published)
+    if isinstance(table, Missing):
+        return Figure(name, title, missing=table.reason)
+    table = table[table["ours"].notna() & table["published"].notna()]
+    if table.empty:
+        return Figure(name, title, missing="No model of ours has the name and checkpoint of a published one.")
+    charts = []
+    for key, rows in table.groupby("measurement", sort=False):
+        both = pd.concat([rows["ours"], rows["published"]])
+        ends = padded(both, False)
+        data = slim(rows, ["model", "checkpoint", "ours", "published", "difference", "relative"])
+        square = {"scale": alt.Scale(domain=ends, nice=False), "axis": alt.Axis(tickCount=4)}
+        x, y = alt.X("published:Q", title="published", **square), alt.Y("ours:Q", title="ours", **square)
+        diagonal = alt.Chart(pd.DataFrame({"published": ends, "ours": ends})).mark_line(
+            color=OUTLINE, strokeDash=[4, 3]
+        )
+        diagonal = diagonal.encode(x=x, y=y)
+        points = (
+            alt.Chart(data)
+            .mark_circle(size=60, color=OKABE_ITO[5], stroke=OUTLINE, strokeWidth=0.6)
+            .encode(
+                x=x,
+                y=y,
+                opacity=alt.when(SELECTED).then(alt.value(0.9)).otherwise(alt.value(0.12)),
+                tooltip=[
+                    "model:N",
+                    "checkpoint:Q",
+                    *(alt.Tooltip(f"{c}:Q", format=".5g") for c in ("ours", "published", "difference", "relative")),
+                ],
+            )
+            .add_params(SELECTED)
+        )
+        words = (
+            str(rows["label"].iloc[0])
+            if key not in MEASUREMENTS
+            else f"{MEASUREMENTS[str(key)].property}: {MEASUREMENTS[str(key)].label}"
+        )
+        charts.append(alt.layer(diagonal, points).properties(width=170, height=170, title=panel_title(words, 28)))
+    caption = "A point on the dashed diagonal is reproduced exactly. Click a model to see it in every panel."
+    return Figure(name, title, caption, together(charts, 4, spacing=26))
+
+
+def correlations_chart(
+    correlations: pd.DataFrame | Missing,
+    partial: pd.DataFrame | Missing,
+    within: pd.DataFrame | Missing,
+    *,
+    scope: str = "all rows",
+) -> Figure:
+    """Return R² of every measurement with the loss: alone, given size and recipe, and within fixed architectures.
+
+    Args:
+        correlations: of `analysis.correlations`.
+        partial: of `analysis.partial_correlations`.
+        within: of `analysis.within_architecture`.
+        scope: what rows the correlations are over, for the caption.
+    """
+    name, title = "correlations", "How much of the loss each measurement explains"
+    if isinstance(correlations, Missing):
+        return Figure(name, title, missing=correlations.reason)
+    alone = correlations[correlations["r2"].notna()].copy()
+    if alone.empty:
+        return Figure(name, title, missing="No measurement has enough rows for an R².")
+    alone["name"] = alone["property"] + " " + alone["label"]
+    order = alone["name"].tolist()
+    alone["certainty"] = ["p < 0.05 after Holm" if p < 0.05 else "not below 0.05 after Holm" for p in alone["p_holm"]]
+    charts = [_intervals(alone, order)]
+    notes = []
+    if isinstance(partial, Missing):
+        notes.append(f"Partial correlations: {partial.reason}")
+    else:
+        rows = partial[(partial["given"] == "all") & partial["partial_r2"].notna()]
+        charts += _dots(rows, "partial_r2", "R² given size and recipe", order)
+    if isinstance(within, Missing):
+        notes.append(f"Within architectures: {within.reason}")
+    else:
+        rows = within[(within["architecture"] == "pooled") & within["r2"].notna()]
+        charts += _dots(rows, "r2", "R² within architectures", order)
+    caption = sentence(
+        f"Left, over {scope}: dots are R² with validation loss and bars their 95 % bootstrap intervals; filled dots stay below 0.05 after "
+        "Holm's correction; tilted squares are R² of the measurement's logarithm.",
+        "The other columns hold size and recipe constant: by partial correlation (given log parameters, depth, width, epochs, decay and "
+        "steps), and by centring within each architecture."
+        if len(charts) > 1
+        else "",
+        *notes,
+    )
+    return Figure(name, title, caption, alt.hconcat(*charts, spacing=24))
+
+
+def _row_axis(order: list[str], labels: bool) -> alt.Y:
+    return alt.Y(
+        "name:N",
+        title=None,
+        sort=order,
+        scale=alt.Scale(domain=order),
+        axis=alt.Axis(labelLimit=340, labels=labels, ticks=labels, grid=True),
+    )
+
+
+def _intervals(alone: pd.DataFrame, order: list[str]) -> Any:
+    columns = ["name", "property", "n", "r", "r2", "r2_low", "r2_high", "r2_log", "p", "p_holm", "certainty"]
+    base = alt.Chart(slim(alone, columns)).encode(
+        y=_row_axis(order, True),
+        color=alt.Color(
+            "property:N", scale=alt.Scale(domain=PROPERTIES[:6], range=list(OKABE_ITO[:6])), title="property"
+        ),
+        tooltip=["name:N", "n:Q", *(alt.Tooltip(f"{c}:Q", format=".4g") for c in columns[3:-1])],
+    )
+    shared: dict[str, Any] = {"title": "R² with validation loss", "scale": alt.Scale(domain=[0, 1])}
+    x = alt.X("r2:Q", **shared)
+    bars = base.mark_rule(strokeWidth=2, opacity=0.6).encode(x=alt.X("r2_low:Q", **shared), x2="r2_high:Q")
+    dots = base.mark_point(size=64, filled=True, strokeWidth=1.6).encode(
+        x=x,
+        fillOpacity=alt.FillOpacity(
+            "certainty:N",
+            title="filled",
+            scale=alt.Scale(domain=["p < 0.05 after Holm", "not below 0.05 after Holm"], range=[1, 0]),
+            legend=None,
+        ),
+        stroke=alt.Stroke("property:N", scale=alt.Scale(domain=PROPERTIES[:6], range=list(OKABE_ITO[:6])), legend=None),
+    )
+    logs = (
+        base.transform_filter("isValid(datum.r2_log)")
+        .mark_point(shape="diamond", size=46, strokeWidth=1.3, filled=False)
+        .encode(x=alt.X("r2_log:Q", **shared))
+    )
+    return alt.layer(bars, dots, logs).properties(width=330, height=alt.Step(19), title="alone")
+
+
+def _dots(rows: pd.DataFrame, value: str, words: str, order: list[str]) -> list[Any]:
+    rows = rows.assign(name=rows["property"] + " " + rows["label"])
+    rows = rows[rows["name"].isin(order)]
+    if rows.empty:
+        return []
+    data = slim(rows, ["name", "property", "n", value, "p", "p_holm"])
+    chart = (
+        alt.Chart(data)
+        .mark_circle(size=64, opacity=1)
+        .encode(
+            x=alt.X(f"{value}:Q", title=words, scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(tickCount=3)),
+            y=_row_axis(order, False),
+            color=alt.Color(
+                "property:N", scale=alt.Scale(domain=PROPERTIES[:6], range=list(OKABE_ITO[:6])), title="property"
+            ),
+            tooltip=[
+                "name:N",
+                "n:Q",
+                *(alt.Tooltip(f"{c}:Q", format=".4g") for c in (value, "p", "p_holm") if c in data.columns),
+            ],
+        )
+    )
+    return [chart.properties(width=150, height=alt.Step(19), title=words.removeprefix("R² "))]

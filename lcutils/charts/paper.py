@@ -1,0 +1,126 @@
+"""The paper's Figures 1, 2 and 3, each measurement against the loss, and the scatter of the seeds."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from lcutils.analysis import MEASUREMENTS, Missing, measurements_in, seed_rows
+from lcutils.charts.scatter import FEWEST, TARGETS, filters, panel, usable
+from lcutils.charts.theme import Figure, sentence, together
+
+# Centred (October) beside un-centred (May) GNC2; CoV of norms beside CoV of log norms: they say different things.
+FIGURE_1 = ["nc1_cdnv", "gnc2_log_uncentred_cov", "gnc2_log_cov", "unc3_cosine_cov", "nc4_agreement"]
+FIGURE_2 = [
+    "nc2_norm_cov",
+    "nc2_log_norm_cov",
+    "nc2_cosine_cov",
+    "nc2_cosine_std",
+    "gnc2_log_uncentred_cov",
+    "gnc2_log_cov",
+]
+FIGURE_3 = ["nc3_cosine_mean", "nc3_duality_error", "unc3_cosine_cov"]
+TABLE_1 = [
+    "nc1_cdnv",
+    "nc2_log_norm_cov",
+    "nc2_cosine_cov",
+    "gnc2_log_uncentred_cov",
+    "nc3_cosine_mean",
+    "unc3_cosine_cov",
+    "nc4_agreement",
+]
+HOW_TO = (
+    "Each point is one model at one checkpoint; click one to see it in every panel, double-click to let go, hover for its "
+    "name. The dashed line is least squares on the scale drawn."
+)
+THEORY = "Orange dashes mark limits of theory (hover for which) where they lie near the points."
+
+
+def panels_figure(
+    results: pd.DataFrame,
+    keys: list[str],
+    name: str,
+    title: str,
+    caption: str = "",
+    *,
+    target: str = "val_loss",
+    columns: int = 3,
+) -> Figure:
+    """Return a figure with one panel for each of `keys` that `results` has, linked and filtered together."""
+    rows, merged = _distinct(results, target)
+    controls, test = filters(rows)
+    made = {key: panel(rows, key, test, target=target) for key in keys}
+    lacking = [MEASUREMENTS[key].label for key, chart in made.items() if chart is None]
+    charts = [chart for chart in made.values() if chart is not None]
+    if target not in results.columns or results[target].isna().all():
+        return Figure(
+            name, title, missing=f"The table has no {TARGETS.get(target, target)} to set the measurements against."
+        )
+    if not charts:
+        return Figure(name, title, missing=f"The table has none of these measurements: {', '.join(lacking)}.")
+    drawn = max(len(usable(rows, key, target)) for key in keys)
+    few = f"With {_counted(drawn)}, no R² is given: it needs {FEWEST}." if drawn < FEWEST else ""
+    lack = f"Not in this table, so not drawn: {', '.join(lacking)}." if lacking else ""
+    chart = together(charts, columns, controls)
+    return Figure(name, title, sentence(caption, HOW_TO, few, lack, merged), chart)
+
+
+def _counted(n: int) -> str:
+    return "one point" if n == 1 else f"{n} points"
+
+
+def _distinct(results: pd.DataFrame, target: str) -> tuple[pd.DataFrame, str]:
+    if "model" in results.columns:
+        return results, ""
+    return results.assign(
+        model=[f"row {i}" for i in range(len(results))]
+    ), "The table names no models: rows are numbered."
+
+
+def figure_1(results: pd.DataFrame) -> Figure:
+    """Return Figure 1: NC1, GNC2 (un-centred and centred), UNC3 and NC4 against validation loss."""
+    caption = f"NC1, GNC2, UNC3 and NC4 against validation loss, coloured by the number of parameters. {THEORY}"
+    return panels_figure(results, FIGURE_1, "figure_1", "Figure 1. Neural collapse against validation loss", caption)
+
+
+def figure_2(results: pd.DataFrame) -> Figure:
+    """Return Figure 2: equinormness, equiangularity and hyperspherical uniformity against validation loss."""
+    caption = (
+        "Equal norms (CoV of the norms and of their logs: they are different measurements), equal angles (CoV and standard "
+        f"deviation of the cosines) and uniform spread (GNC2) of the class means against validation loss. {THEORY}"
+    )
+    return panels_figure(
+        results, FIGURE_2, "figure_2", "Figure 2. Geometry of the class means against validation loss", caption
+    )
+
+
+def figure_3(results: pd.DataFrame) -> Figure:
+    """Return Figure 3: self-duality (NC3) and its uniform form (UNC3) against validation loss."""
+    caption = (
+        f"Alignment of classifier rows with class means (NC3) and its evenness (UNC3) against validation loss. {THEORY}"
+    )
+    return panels_figure(results, FIGURE_3, "figure_3", "Figure 3. Duality of classifier and class means", caption)
+
+
+def against_loss(results: pd.DataFrame) -> Figure:
+    """Return every measurement of `results` against validation loss."""
+    title = "Every measurement against validation loss"
+    keys = measurements_in(results)
+    if not keys:
+        return Figure("against_loss", title, missing="The table has no measurement with a number in it.")
+    return panels_figure(results, keys, "against_loss", title, THEORY)
+
+
+def seeds_scatter(results: pd.DataFrame) -> Figure:
+    """Return the measurements of Table 1 against validation loss for models that differ in their seed alone."""
+    title = "Models that differ in their seed alone"
+    rows = seed_rows(results)
+    if isinstance(rows, Missing):
+        return Figure("seeds", title, missing=rows.reason)
+    keys = [key for key in TABLE_1 if key in measurements_in(rows)]
+    if not keys:
+        return Figure(
+            "seeds", title, missing="The models that differ in their seed alone have none of Table 1's measurements."
+        )
+    first = rows.iloc[0]
+    caption = f"{len(rows)} seeds of one architecture and recipe (such as {first['model']}@{first['checkpoint']}); the measurements of Table 1."
+    return panels_figure(rows, keys, "seeds", title, caption)
