@@ -40,7 +40,7 @@ PRONOUNS = {
         "son": "daughter", "brother": "sister", "prince": "princess", "man": "woman", "king": "queen",
     },
 }  # fmt: skip
-CAST = {"A": "names", "B": "names", "C": "names", "P": "pets", "Q": "pets", "N": "grownups"}
+CAST = {"A": "names", "B": "names", "C": "names", "P": "pets", "Q": "pets", "H": "hens", "N": "grownups"}
 _VOWEL_SOUND = re.compile(r"\b([Aa]) (?=[aeiouAEIOU]|hour|honest)(?!uni[cfq]|use|uku|one\b)")
 _CHOICE = re.compile(r"\[([^\]]*)\]")
 _OUTER_BAR = re.compile(r"\s*\|\s*(?![^\[]*\])")
