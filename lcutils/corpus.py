@@ -1,7 +1,7 @@
 """The data stage: stories in, blocks of tokens and label counts out.
 
-S = block_size (tokens a block), V = vocabulary size. A block gives S-1 predictions: the token at each position but
-the first is the label of the feature before it.
+S = block_size (tokens a block), V = vocabulary size. A block gives S-1 predictions: the token at each position
+but the first is the label of the feature before it.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +32,7 @@ SUMMARY = "corpus.json"
 
 
 def paper_batches(n: int) -> Iterator[range]:
-    """Batches that the paper packs one by one: two contiguous halves (the first takes the odd story) by 1,000.
+    """Batches that the paper packs one by one: both contiguous halves (the first takes the odd story) by 1,000.
 
     The released code tokenized in two processes, each with half of the split.
     """
@@ -51,8 +51,8 @@ def plain_batches(n: int) -> Iterator[range]:
 def pack(arrays: Iterator[np.ndarray], block_size: int, packing: str) -> Iterator[tuple[np.ndarray, int]]:
     """Cut token arrays into blocks.
 
-    "paper" drops what is left at the end of each array; "lossless" carries it into the next one, so that only the
-    last partial block of all is dropped.
+    "paper" drops what is left at the end of each array; "lossless" carries it into the next one, so that only
+    the last partial block of all is dropped.
 
     Yields:
         For each array: blocks (n, block_size), and the number of its tokens (not of its blocks').
@@ -68,29 +68,29 @@ def pack(arrays: Iterator[np.ndarray], block_size: int, packing: str) -> Iterato
 def prepare_corpus(settings: CorpusSettings, folder: Path, *, log: Path | None = None) -> dict[str, Any]:
     """Read the stories, tokenize, pack and count them, into `folder` (present and empty).
 
-    Files: `train.bin`, `validation.bin` and, with out-of-distribution text, `ood.bin` (raw little-endian blocks,
-    uint16, or uint32 for a vocabulary above 65,535); `counts.npy` int64 (2, V), how often each token is a label in
-    train and in validation; `tokenizer/`; `corpus.json`, the summary.
+    Files: `train.bin`, `validation.bin` and, with out-of-distribution text, `ood.bin` (raw little-endian
+    blocks, uint16, or uint32 for a vocabulary above 65,535); `counts.npy` int64 (2, V), how often each token is a
+    label in train and in validation; `tokenizer/`; `corpus.json`, the summary.
 
     Out-of-distribution text is packed without loss whatever `packing` says: it is never trained on.
 
     Returns:
         The summary: source, tokenizer, packing, block_size, vocab_size, dtype, end_of_text; for each split its
-        stories, tokens, blocks, predictions and dropped_tokens; `label_types`, the number of token types among the
-        train labels; `unigram_entropy` in nats, the entropy of the validation labels' own distribution, which is
-        the lowest validation loss that a model without context can reach.
+        stories, tokens, blocks, predictions and dropped_tokens; `label_types`, the number of token types among
+        the train labels; `unigram_entropy` in nats, the entropy of the validation labels' own distribution, which
+        is the lowest validation loss that a model without context can reach.
 
     Raises:
         UserError: a source, the tokenizer or the amount of text is wrong, in one line.
     """
     size = bpe_size(settings.tokenizer)
-    tokenizer = (
-        load_tokenizer(settings.tokenizer) if size is None else None
-    )  # before any slow work: it may be wrong
+    tokenizer = load_tokenizer(settings.tokenizer) if size is None else None  # before any slow work: it may be wrong
     with open_stories(settings, folder) as splits:
         if tokenizer is None:
             assert size is not None
-            tokenizer = train_bpe(_texts(splits["train"], plain_batches(len(splits["train"]))), size)
+            train = splits["train"]
+            with Progress("train tokenizer", len(train), unit="story", log=log) as progress:
+                tokenizer = train_bpe(_texts(train, plain_batches(len(train)), progress), size)
         vocab_size = len(tokenizer)
         dtype = np.dtype("<u2" if vocab_size <= 65_535 else "<u4")
         ending = end_of_text_id(tokenizer, settings.tokenizer) if settings.end_of_text else None
@@ -101,16 +101,14 @@ def prepare_corpus(settings: CorpusSettings, folder: Path, *, log: Path | None =
         with Progress("tokenize", sum(map(len, splits.values())), unit="story", log=log) as progress:
             for split, dataset in splits.items():
                 packing = "lossless" if split == "ood" else settings.packing
-                batches = list((paper_batches if packing == "paper" else plain_batches)(len(dataset)))
+                batches = (paper_batches if packing == "paper" else plain_batches)(len(dataset))
                 tokens = blocks = 0
-                arrays = map(encoder, _texts(dataset, batches))
+                arrays = map(encoder, _texts(dataset, batches, progress))
                 with (folder / f"{split}.bin").open("wb") as file:
-                    packed = pack(arrays, settings.block_size, packing)
-                    for batch, (block, n) in zip(batches, packed, strict=True):
+                    for block, n in pack(arrays, settings.block_size, packing):
                         block.astype(dtype).tofile(file)
                         counts[split] += np.bincount(block[:, 1:].ravel(), minlength=vocab_size)
                         tokens, blocks = tokens + n, blocks + len(block)
-                        progress.update(len(batch))
                 if not blocks:
                     raise UserError(
                         f"{settings.source if split != 'ood' else settings.ood}: the {split} split "
@@ -149,12 +147,15 @@ def entropy(counts: np.ndarray) -> float:
     return float(-(p * np.log(p)).sum())
 
 
-def _texts(dataset: Dataset, batches: Iterator[range] | list[range]) -> Iterator[list[str | None]]:
-    return (dataset[batch.start : batch.stop]["text"] for batch in batches)
+def _texts(dataset: Dataset, batches: Iterable[range], progress: Progress) -> Iterator[list[str]]:
+    """Yield the stories batch by batch; a missing text (a null in the table) is an empty one."""
+    for batch in batches:
+        yield [text or "" for text in dataset[batch.start : batch.stop]["text"]]
+        progress.update(len(batch))
 
 
 def open_blocks(folder: Path, split: str) -> np.ndarray:
-    """Map the blocks of a split ("train", "validation" or "ood") of a prepared corpus: (n_blocks, S), read-only.
+    """Map the blocks of a split ("train", "validation", "ood") of a prepared corpus: (n_blocks, S), read-only.
 
     Raises:
         UserError: the folder has no such corpus or split.
@@ -168,9 +169,9 @@ def open_blocks(folder: Path, split: str) -> np.ndarray:
 
 
 def source_digest(settings: CorpusSettings) -> str:
-    """SHA-256 of all that the corpus is made of: content of local text and tokenizer files, names of hub ones.
+    """SHA-256 of what the corpus is made of: content of local text and tokenizer files, names of hub ones.
 
-    For the built-in corpus it covers the story tables and a sample of stories, so that a better generator makes old
+    For the built-in corpus it covers the plots and a sample of stories, so that a better generator makes old
     corpora stale; a hub dataset is taken not to change under its name.
     """
     digest = hashlib.sha256()

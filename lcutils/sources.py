@@ -1,7 +1,7 @@
 """Where stories come from: the built-in generator, local files and folders, the hub.
 
-Every source ends as Arrow tables on disk (`datasets.Dataset`, one column "text"): their length is known, any slice
-of them is read alone, and memory does not grow with the corpus.
+Every source ends as Arrow tables on disk (`datasets.Dataset`, one column "text"): their length is known, any
+slice of them is read alone, and memory does not grow with the corpus.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ CHUNK = 1 << 20  # characters read at a time from a text file
 def read_separated(path: Path, chunk: int = CHUNK) -> Iterator[str]:
     """Yield the stories of a text file in which `<|endoftext|>` separates them.
 
-    White space around a story is dropped, and so is a story of nothing else. `chunk` characters are held at a time,
-    and the story that they end in.
+    White space around a story is dropped, and so is a story of nothing else. `chunk` characters are held at a
+    time, and the story that they end in.
 
     Raises:
         UserError: the file is not UTF-8.
@@ -47,15 +47,13 @@ def read_separated(path: Path, chunk: int = CHUNK) -> Iterator[str]:
                 *whole, rest = (rest + text).split(END_OF_TEXT)
                 yield from (story for piece in whole if (story := piece.strip()))
     except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path}: not UTF-8 text ({error.reason}); convert it, for example with iconv"
-        ) from None
+        raise UserError(f"{path}: not UTF-8 text ({error.reason}); convert it, for example with iconv") from None
     if story := rest.strip():
         yield story
 
 
 def local_files(name: str) -> list[Path]:
-    """Files behind a local path, sorted: the file itself, or all that its folder holds; none for anything else."""
+    """Files behind a local path, sorted: the file itself, or all that its folder holds; else none."""
     path = Path(name).expanduser()
     if path.is_dir():
         return sorted(file for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))
@@ -64,11 +62,12 @@ def local_files(name: str) -> list[Path]:
 
 @contextmanager
 def open_stories(settings: CorpusSettings, scratch: Path) -> Iterator[dict[str, Dataset]]:
-    """Yield the splits "train", "validation" and, where settings name one, "ood": datasets of one column, "text".
+    """Yield the splits "train", "validation" and, where settings name one, "ood", each with one column, "text".
 
     Without a validation split, the last `validation_share` of the train stories becomes one. `max_stories` and
-    `max_validation_stories` then keep the first so many of each. Tables made of local files lie in a folder under
-    `scratch` that goes when the context ends; hub datasets stay in the cache of `datasets`, as its users expect.
+    `max_validation_stories` then keep the first so many of each. Tables made of local files lie in a folder
+    under `scratch` that goes when the context ends; hub datasets stay in the cache of `datasets`, as its users
+    expect.
 
     Raises:
         UserError: anything wrong with a source, in one line.
@@ -105,7 +104,7 @@ def _open_splits(settings: CorpusSettings, tables: Path) -> dict[str, Dataset]:
 
 
 def _built_in(settings: CorpusSettings, tables: Path) -> dict[str, Dataset]:
-    """Distinct stories of one stream: validation takes its head, so that a larger train split leaves it as it is."""
+    """Distinct stories of one stream. Validation takes its head: a larger train split leaves that as it is."""
     train = settings.max_stories or BUILT_IN_STORIES
     validation = settings.max_validation_stories or max(1, round(settings.validation_share * train))
 
@@ -146,23 +145,17 @@ def _load(name: str, column: str, tables: Path) -> dict[str, Dataset]:
             splits.setdefault("validation", splits.pop(split))
     if "train" not in splits:
         raise UserError(f"{name}: no train split; its splits are {', '.join(splits)}")
-    return {
-        split: _text_only(splits[split], name, column) for split in ("train", "validation") if split in splits
-    }
+    return {split: _text_only(splits[split], name, column) for split in ("train", "validation") if split in splits}
 
 
 def _text_only(dataset: Dataset, name: str, column: str) -> Dataset:
     if dataset.info.builder_name == "generator":  # made by us of a text file: its one column is the text
         return dataset
     if column not in dataset.column_names:
-        raise UserError(
-            f"{name}: no column {column!r}; set text_column to one of {', '.join(dataset.column_names)}"
-        )
+        raise UserError(f"{name}: no column {column!r}; set text_column to one of {', '.join(dataset.column_names)}")
     kind = getattr(dataset.features[column], "dtype", "nested data")
     if kind not in ("string", "large_string"):
-        raise UserError(
-            f"{name}: column {column!r} holds {kind}, no text; set text_column to a column of text"
-        )
+        raise UserError(f"{name}: column {column!r} holds {kind}, no text; set text_column to a column of text")
     dataset = dataset.select_columns([column])
     return dataset if column == "text" else dataset.rename_column(column, "text")
 
@@ -188,22 +181,18 @@ def _load_folder(path: Path, tables: Path) -> dict[str, Dataset]:
     text = [file for file in files if file.suffix == ".txt"]
     if text and not any(file.suffix in (".json", ".jsonl", ".parquet", ".arrow", ".gz") for file in files):
         # `datasets` would take each line of a text file for a story.
-        held_out = [
-            file for file in text if set(re.split(r"[^a-z]+", file.stem.lower())) & set(VALIDATION_WORDS)
-        ]
+        held_out = [file for file in text if set(re.split(r"[^a-z]+", file.stem.lower())) & set(VALIDATION_WORDS)]
         groups = {"train": [file for file in text if file not in held_out], "validation": held_out}
         return {split: _tabulate_text(group, tables / split) for split, group in groups.items() if group}
     return _call_datasets(path, str(path), tables)
 
 
 def _load_from_hub(name: str) -> dict[str, Dataset]:
-    """Load a hub dataset into the cache of `datasets`; what no hub dataset can be called is a missing file."""
+    """Load a hub dataset into the cache of `datasets`; a name that none can have is a missing file."""
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError
 
-    looks_local = (
-        name.startswith((".", "/", "~")) or Path(name).suffix in (*ENDINGS, ".gz") or name.count("/") > 1
-    )
+    looks_local = name.startswith((".", "/", "~")) or Path(name).suffix in (*ENDINGS, ".gz") or name.count("/") > 1
     if looks_local:
         raise UserError(f"{name}: no such file or folder; mend the path, or use {BUILT_IN!r}")
     try:
@@ -223,9 +212,7 @@ def _call_datasets(path: Path, builder: str, tables: Path, **options: Any) -> di
         with _no_bars():
             return dict(load_dataset(builder, cache_dir=str(tables), **options))
     except (DatasetsError, OSError, ValueError) as error:
-        raise UserError(
-            f"{path}: not readable as {path.suffix or 'a dataset folder'} ({one_line(error)})"
-        ) from None
+        raise UserError(f"{path}: not readable as {path.suffix or 'a dataset folder'} ({one_line(error)})") from None
 
 
 def _tabulate_text(files: list[Path], tables: Path) -> Dataset:
@@ -257,7 +244,7 @@ def _tabulate(rows: Any, arguments: dict[str, Any], tables: Path) -> Dataset:
 
 @contextmanager
 def _no_bars() -> Iterator[None]:
-    """Hide the progress bars of `datasets` while local text is read: seconds of work, and noise in a notebook."""
+    """Hide the progress bars of `datasets` while local text is read: noise in a notebook."""
     from datasets import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
     hidden = are_progress_bars_disabled()

@@ -10,10 +10,11 @@ The stories are told from hand-written plots in `plots/*.txt`. There a line is o
     @block                the lines of a shared block (`== block` in `plots/shared.txt`)
     (empty line)          a new paragraph
 
-Slots are filled from `plots/words.txt`. A noun such as {toy} is drawn once a story and kept, so that the end of a
-story speaks of the things of its beginning ({toy2} is another toy); words marked there with `~`, such as {happy}, are
-drawn anew at each use. {A}, {B} and {C} are children, {P} and {Q} animals, {N} a grown-up, and {he_B}, {his_P} …
-their pronouns ({he} is {A}'s). "a" becomes "an" where it must, and each line begins with a capital.
+Slots are filled from `plots/words.txt`. A noun such as {toy} is drawn once a story and kept, so that the end of
+a story speaks of the things of its beginning ({toy2} is another toy); words marked there with `~`, such as
+{happy}, are drawn anew at each use. {A}, {B} and {C} are children, {P} and {Q} animals, {H} a hen, {N} a
+grown-up, and {he_B}, {his_P} … their pronouns ({he} is {A}'s). "a" becomes "an" where it must, and a line begins
+with a capital.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ PRONOUNS = {
         "son": "son", "brother": "brother", "prince": "prince", "man": "man", "king": "king",
     },
     "girl": {
-        "he": "she", "him": "her", "his": "her", "He": "She", "His": "Her", "himself": "herself", "boy": "girl",
-        "son": "daughter", "brother": "sister", "prince": "princess", "man": "woman", "king": "queen",
+        "he": "she", "him": "her", "his": "her", "He": "She", "His": "Her", "himself": "herself",
+        "boy": "girl", "son": "daughter", "brother": "sister", "prince": "princess", "man": "woman", "king": "queen",
     },
 }  # fmt: skip
 CAST = {"A": "names", "B": "names", "C": "names", "P": "pets", "Q": "pets", "H": "hens", "N": "grownups"}
@@ -50,7 +51,7 @@ Sentence = tuple[str | tuple[str, ...], ...]  # text, or a choice inside the sen
 
 @dataclass(frozen=True)
 class Step:
-    """A line of a plot: its alternatives, and whether it may be left out; no alternatives: a new paragraph."""
+    """A line of a plot: its alternatives, and whether it may be left out. Without any, a new paragraph."""
 
     alternatives: tuple[Sentence, ...]
     optional: bool = False
@@ -58,7 +59,7 @@ class Step:
 
 @dataclass(frozen=True)
 class WordList:
-    """Words of a slot, the commonest first: the word of rank r is drawn with weight 1 / (r + 1), as Zipf has it."""
+    """Words of a slot, the commonest first: that of rank r is drawn with weight 1 / (r + 1), as Zipf has it."""
 
     words: tuple[str, ...]
     kept: bool  # drawn once a story
@@ -131,7 +132,7 @@ def parse_line(line: str) -> Step:
 
 
 def _blocks(text: str, mark: str) -> Iterator[tuple[str, list[str]]]:
-    """Split a plot file at its titles: lines that begin with `mark`. What precedes the first one is a comment."""
+    """Split a plot file at its titles, lines that begin with `mark`. What precedes them is a comment."""
     for block in re.split(rf"^{re.escape(mark)} ", text, flags=re.MULTILINE)[1:]:
         title, *lines = block.strip().splitlines()
         yield title.strip(), [line.strip() for line in lines]
@@ -152,9 +153,7 @@ def tables() -> Tables:
     for file in sorted(folder.iterdir(), key=lambda file: file.name):
         for title, lines in _blocks(file.read_text(encoding="utf-8"), "##"):
             assert title not in plots, title
-            whole = [
-                part for line in lines for part in (shared[line[1:]] if line.startswith("@") else [line])
-            ]
+            whole = [part for line in lines for part in (shared[line[1:]] if line.startswith("@") else [line])]
             plots[title] = tuple(parse_line(line) if line else Step(()) for line in whole)
     return Tables(words, plots)
 
@@ -183,8 +182,8 @@ def tell(plot: tuple[Step, ...], words: dict[str, WordList], uniform: Draw) -> s
 def stories(seed: int) -> Iterator[str]:
     """Yield stories without end, no two of them equal.
 
-    The same seed gives the same stories on every machine and Python version. Eight bytes are remembered of each
-    story told.
+    The same seed gives the same stories on every machine and Python version. Eight bytes are remembered of
+    each story told.
     """
     uniform = random.Random(seed).random
     told: set[bytes] = set()
@@ -199,7 +198,7 @@ def stories(seed: int) -> Iterator[str]:
 
 
 def fingerprint() -> str:
-    """SHA-256 of the plots, the words and some stories: another one means that the built-in corpus has changed."""
+    """SHA-256 of the plots, the words and some stories: it changes when the built-in corpus does."""
     digest = hashlib.sha256(repr(tables()).encode())
     for story, _ in zip(stories(0), range(50), strict=False):
         digest.update(story.encode())

@@ -68,14 +68,12 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
         UserError: the folder lacks the files, the hub is out of reach, or the tokenizer is empty or has no fast
             form.
     """
-    from transformers import AutoTokenizer, GPT2TokenizerFast  # type: ignore[attr-defined]  # a lazy name
+    from transformers import AutoTokenizer, GPT2TokenizerFast, PreTrainedTokenizerFast  # type: ignore[attr-defined]
 
     folder = Path(name).expanduser()
     local = folder.exists()
     if not local and name.startswith((".", "/", "~")):
-        raise UserError(
-            f"tokenizer: no folder {name}; mend the path, or train one on the stories with bpe:4096"
-        )
+        raise UserError(f"tokenizer: no folder {name}; mend the path, or train one on the stories with bpe:4096")
     try:
         if local and (folder / "tokenizer.json").is_file():
             tokenizer = AutoTokenizer.from_pretrained(str(folder))
@@ -83,9 +81,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
             # transformers 5 ignores the old names vocab_file and merges_file, and builds an empty tokenizer.
             tokenizer = GPT2TokenizerFast(vocab=str(folder / "vocab.json"), merges=str(folder / "merges.txt"))
         elif local:
-            raise UserError(
-                f"tokenizer: {name} holds neither tokenizer.json nor vocab.json with merges.txt; add them"
-            )
+            raise UserError(f"tokenizer: {name} holds neither tokenizer.json nor vocab.json with merges.txt; add them")
         else:
             tokenizer = AutoTokenizer.from_pretrained(name)
     except UserError:
@@ -95,7 +91,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
         raise UserError(
             f"tokenizer: {name}: {where} ({one_line(error)}); name a folder with a tokenizer, or bpe:4096"
         ) from None
-    if not len(tokenizer) or not tokenizer.is_fast:
+    if not isinstance(tokenizer, PreTrainedTokenizerFast) or not len(tokenizer):
         raise UserError(f"tokenizer: {name} is empty or has no fast (Rust) form; name another, or bpe:4096")
     return tokenizer
 
@@ -109,9 +105,7 @@ def end_of_text_id(tokenizer: PreTrainedTokenizerFast, name: str) -> int:
     token = tokenizer.eos_token or END_OF_TEXT
     number = tokenizer.get_vocab().get(token)
     if number is None:
-        raise UserError(
-            f"tokenizer: {name} has no end-of-text token; set end_of_text: false, or name another"
-        )
+        raise UserError(f"tokenizer: {name} has no end-of-text token; set end_of_text: false, or name another")
     return int(number)
 
 
@@ -129,9 +123,9 @@ class Encoder:
         self.backend.no_padding()
         self.end_of_text = end_of_text
 
-    def __call__(self, texts: list[str | None]) -> np.ndarray:  # (tokens,) uint32
-        """Concatenate the tokens of `texts`; a missing text (None in a table) has none."""
-        encoded = self.backend.encode_batch_fast([text or "" for text in texts], add_special_tokens=False)
+    def __call__(self, texts: list[str]) -> np.ndarray:  # (tokens,) uint32
+        """Concatenate the tokens of `texts`."""
+        encoded = self.backend.encode_batch_fast(texts, add_special_tokens=False)
         ends = [] if self.end_of_text is None else [self.end_of_text]
         parts = [np.array(item.ids + ends, dtype=np.uint32) for item in encoded]
         return np.concatenate(parts) if parts else np.empty(0, dtype=np.uint32)
