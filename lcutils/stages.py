@@ -224,7 +224,7 @@ def extract_point(work: Workspace, model: str, checkpoint: int) -> Extracted:
             arrays = {"hits": hits.cpu().numpy(), "totals": totals.cpu().numpy()}
             if study.corpus.ood:
                 arrays["ood_mean"] = extract_mean(feature_model, open_blocks(work.data, "ood"), **common).cpu().numpy()
-            np.savez(aside / "agreement.npz", **arrays)
+            np.savez(aside / "agreement.npz", **arrays)  # type: ignore[arg-type]  # numpy's stub mistakes the names
             if run.pretrained:
                 write_json(aside / "evaluation.json", evaluate(feature_model, data.validation, **common))
             speed = data.train.size / (time.monotonic() - began)
@@ -284,13 +284,12 @@ def _measure(
     statistics = ClassStatistics.load(extracted.folder / "statistics.safetensors", device=device)
     hits, totals = extracted.agreement["hits"], extracted.agreement["totals"]
 
-    options = {"riesz_s": settings.riesz_s}
     sensitivity = []
     for min_count in sorted({settings.min_count, *settings.sensitivity}):
         if int((statistics.counts >= min_count).sum()) >= 2:
-            measured = measure_collapse(statistics, classifier, min_count=min_count, **options)
+            measured = measure_collapse(statistics, classifier, min_count=min_count, riesz_s=settings.riesz_s)
             sensitivity.append({"model": model, "checkpoint": checkpoint, "min_count": min_count, **measured})
-    measured = measure_collapse(statistics, classifier, min_count=settings.min_count, **options)
+    measured = measure_collapse(statistics, classifier, min_count=settings.min_count, riesz_s=settings.riesz_s)
     measured["nc4_agreement"] = float(hits.sum() / totals.sum()) if totals.sum() else float("nan")
     if "ood_mean" in extracted.agreement:
         keep = statistics.counts >= settings.min_count
@@ -302,7 +301,7 @@ def _measure(
     columns = measure_tokens(statistics, classifier, min_count=settings.min_count, neighbours=settings.neighbours)
     ids, nearest = columns["token_id"], columns.pop("nearest")  # (K,), (K, neighbours)
     tokenizer = load_tokenizer(work)
-    texts = {int(i): tokenizer.decode([int(i)]) for i in ids}
+    texts = {int(i): str(tokenizer.decode([int(i)])) for i in ids}
     table = pd.DataFrame(columns)
     table.insert(1, "text", [texts[int(i)] for i in ids])
     table["hits"], table["total"] = hits[ids], totals[ids]
@@ -368,10 +367,11 @@ def analyze_study(work: Workspace, published: str | list[str] | None = None) -> 
             f"{work.shown(work.folder)}: nothing is measured yet; run 01 to 04, or make sweep STUDY={study.name}"
         )
 
-    both = tables[0] if tables else None
-    for table in tables[1:]:
-        join = ["model", "checkpoint"]
-        both = both.set_index(join).combine_first(table.set_index(join)).reset_index()
+    join = ["model", "checkpoint"]
+    both: pd.DataFrame | None = None
+    for table in (table.set_index(join) for table in tables):
+        both = table if both is None else both.combine_first(table)
+    both = None if both is None else both.reset_index()
     inputs = {f"{m}@{k}": str((read_manifest(work.measurements(m, k)) or {})["content"]) for m, k in measured}
     tokens: dict[str, pd.DataFrame] = {}
     sensitivity = None
@@ -386,6 +386,7 @@ def analyze_study(work: Workspace, published: str | list[str] | None = None) -> 
         with atomic_path(work.results) as aside:
             results.to_csv(aside, index=False)
     else:
+        assert both is not None
         results, both = both, None
     with atomic_folder(work.analysis) as aside:
         written = write_analysis(

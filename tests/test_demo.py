@@ -1,0 +1,48 @@
+"""What `make demo` promises of its outputs."""
+
+import json
+import time
+
+import numpy as np
+import pandas as pd
+from conftest import lcutils_command
+
+from lcutils.analysis import MEASUREMENTS
+from lcutils.stages import RESULT_COLUMNS
+
+
+def test_results_have_every_promised_column(demo):
+    results = pd.read_csv(demo / "results.csv")
+    assert results["model"].nunique() >= 6
+    assert len(results) >= 12
+    assert list(results.columns[: len(RESULT_COLUMNS)]) == RESULT_COLUMNS
+    wanted = [key for key in MEASUREMENTS if key != "nc5_ood_deviation"]  # the demo has no other text
+    assert set(wanted) <= set(results.columns)
+    assert results[RESULT_COLUMNS].notna().all().all()
+    assert results[wanted].apply(np.isfinite).all().all()
+
+
+def test_larger_models_do_better_and_all_use_context(demo):
+    results = pd.read_csv(demo / "results.csv").sort_values("n_params")
+    entropy = json.loads((demo / "data" / "corpus.json").read_text())["unigram_entropy"]
+    best = results.groupby("model")["val_loss"].min()
+    size = results.groupby("model")["n_params"].first()
+    assert best[size == size.max()].min() < best[size == size.min()].min()
+    assert results["val_loss"].min() < entropy - 1
+
+
+def test_figures_and_report_are_there(demo):
+    figures = demo / "analysis" / "figures"
+    for number in (1, 2, 3):
+        for ending in ("html", "svg", "png"):
+            assert list(figures.glob(f"figure_{number}*.{ending}")), (number, ending)
+    assert (demo / "analysis" / "report.html").stat().st_size < 5_000_000
+
+
+def test_a_second_demo_does_nothing_quickly(demo):
+    began = time.monotonic()
+    outcome = lcutils_command("sweep", "demo")
+    assert time.monotonic() - began < 20
+    assert outcome.returncode == 0
+    assert "Nothing to be done" in outcome.stdout + outcome.stderr
+    assert "outputs/demo/analysis/report.html" in outcome.stdout
