@@ -51,12 +51,8 @@ class RunName:
             raise UserError(
                 f"model: {name!r} is no run name; write depth x width _ epochs decay [seed], such as 02x0064_01d"
             )
-        seed = match["seed"]
-        run = cls(
-            *(int(match[key]) for key in ("depth", "width", "epochs")),
-            match["decay"],
-            int(seed) if seed else None,
-        )
+        depth, width, epochs = (int(match[key]) for key in ("depth", "width", "epochs"))
+        run = cls(depth, width, epochs, match["decay"], None if match["seed"] is None else int(match["seed"]))
         if str(run) != name:
             raise UserError(f"model: {name!r} has extra zeros; write {run}")
         return run
