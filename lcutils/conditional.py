@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import statsmodels.api as sm
 from scipy import stats
+from statsmodels.regression.linear_model import OLS
+from statsmodels.tools import add_constant
 
 from lcutils.definitions import Missing, in_display_order
 from lcutils.inference import FEWEST_ROWS, Vector, holm, independent_columns, is_constant, partial_correlation
@@ -103,7 +104,7 @@ def influence(results: pd.DataFrame, target: str = "val_loss") -> pd.DataFrame |
         without = np.divide(sxy**2, sxx * syy, out=np.full(n, np.nan), where=varies)
         r2 = stats.pearsonr(x, y).statistic ** 2
         with np.errstate(divide="ignore", invalid="ignore"):  # a perfect fit has no residual to weigh
-            cooks = sm.OLS(y, sm.add_constant(x)).fit().get_influence().cooks_distance[0]
+            cooks = OLS(y, add_constant(x)).fit().get_influence().cooks_distance[0]
         names = results.loc[used, [name for name in ("model", "checkpoint") if name in results]]
         names = names.assign(measurement=key, r2=r2, r2_without=without, change=without - r2)
         tables.append(names.assign(cooks_distance=cooks))

@@ -11,10 +11,9 @@ from math import atanh, sqrt, tanh
 from typing import NamedTuple
 
 import numpy as np
-import statsmodels.api as sm
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
-from statsmodels.stats.multitest import multipletests
+from statsmodels.regression.linear_model import OLS
 
 Vector = NDArray[np.float64]
 
@@ -174,12 +173,16 @@ def squared_interval(low: float, high: float) -> tuple[float, float]:
 
 
 def holm(p: Sequence[float] | Vector) -> Vector:
-    """Holm's step-down adjustment of p over one family; nan stays nan and does not count."""
+    """Holm's step-down adjustment of p over one family; nan stays nan and does not count.
+
+    The k-th smallest of m is multiplied by m - k + 1, and never falls below the one before it (Holm 1979).
+    """
     p = np.asarray(p, dtype=np.float64)
     adjusted = np.full(p.shape, np.nan)
-    known = ~np.isnan(p)
-    if known.any():
-        adjusted[known] = multipletests(p[known], method="holm")[1]
+    order = np.argsort(p)[: np.count_nonzero(~np.isnan(p))]  # nan sorts last
+    # statsmodels' multipletests gives the same, but collects all garbage at each call: 0.1 s beside 10 us.
+    steps = np.arange(len(order), 0, -1) * p[order]
+    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
     return adjusted
 
 
@@ -219,7 +222,7 @@ def partial_correlation(x: ArrayLike, y: ArrayLike, controls: Vector, level: flo
         if count not in independent_columns(np.column_stack([unit_controls, values])):
             return f"the controls determine {name}"
     # Centred columns need no constant, but it costs a degree of freedom.
-    fit = sm.OLS(unit_y, np.column_stack([unit_x, np.ones(n), unit_controls])).fit()
+    fit = OLS(unit_y, np.column_stack([unit_x, np.ones(n), unit_controls])).fit()
     t = float(fit.tvalues[0])
     r = t / sqrt(t * t + df)
     low, high = (np.nan, np.nan)
