@@ -27,7 +27,9 @@ TEXT_COLUMNS = {"note", "definition", "axis", "limit", "nearest", "dropped", "ou
 @cache
 def _bundle() -> str:
     """Return Vega, Vega-Lite and vega-embed as one script, safe inside a script element."""
-    return vl_convert.javascript_bundle(None, vl_version=VEGALITE_VERSION).replace("</script", "<\\/script")
+    # Without a snippet vl-convert puts vega, vegaLite and vegaEmbed on the window; its type hints do not foresee that.
+    bundle = vl_convert.javascript_bundle(None, vl_version=VEGALITE_VERSION)  # type: ignore[arg-type]
+    return bundle.replace("</script", "<\\/script")
 
 
 def data_json(value: Any) -> str:
@@ -69,10 +71,14 @@ def figure_html(figure: Figure, files_at: str = "figures/") -> str:
     anchor = html.escape(figure.name)
     title = html.escape(figure.title)
     if figure.chart is None:
-        return f'<figure id="{anchor}"><p class="notice"><strong>{title}.</strong> {html.escape(figure.missing)}</p></figure>'
+        return (
+            f'<figure id="{anchor}"><p class="notice"><strong>{title}.</strong> '
+            f"{html.escape(figure.missing)}</p></figure>"
+        )
     links = f' <a href="{files_at}{anchor}.svg">SVG</a> <a href="{files_at}{anchor}.png">PNG</a>'
     return (
-        f'<figure id="{anchor}"><div class="drawing" id="drawing-{anchor}" data-name="{anchor}" role="img" aria-label="{title}"></div>'
+        f'<figure id="{anchor}"><div class="drawing" id="drawing-{anchor}" data-name="{anchor}" role="img" '
+        f'aria-label="{title}"></div>'
         f"<figcaption>{html.escape(figure.caption)}{links}</figcaption></figure>{spec_html(figure)}"
     )
 
@@ -88,9 +94,12 @@ def switched_html(name: str, words: str, figures: Sequence[Figure], files_at: st
     )
     first = drawn[0]
     return (
-        f'<figure id="{name}"><p><label>{html.escape(words)} <select data-switches="drawing-{name}">{choices}</select></label></p>'
-        f'<div class="drawing" id="drawing-{name}" data-name="{html.escape(first.name)}" role="img" aria-label="{html.escape(words)}"></div>'
-        f'<figcaption><span id="drawing-{name}-caption">{html.escape(first.caption)}</span> Files: <code>{files_at}by_width_*</code></figcaption>'
+        f'<figure id="{name}"><p><label>{html.escape(words)} <select '
+        f'data-switches="drawing-{name}">{choices}</select></label></p>'
+        f'<div class="drawing" id="drawing-{name}" data-name="{html.escape(first.name)}" role="img" '
+        f'aria-label="{html.escape(words)}"></div>'
+        f'<figcaption><span id="drawing-{name}-caption">{html.escape(first.caption)}</span> Files: '
+        f"<code>{files_at}by_width_*</code></figcaption>"
         f"</figure>{''.join(map(spec_html, drawn))}"
     )
 
@@ -135,7 +144,10 @@ def table_html(table: pd.DataFrame, *, caption: str = "", most: int = 400, ancho
             at = record.get("checkpoint", "")
             named += f' id="{html.escape(row_anchor(record["model"], at))}" data-checkpoint="{html.escape(str(at))}"'
         lines.append(f"<tr{named}>{cells}</tr>")
-    return f'<div class="scroll"><table><caption>{caption}</caption><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
+    return (
+        f'<p class="quiet about">{caption}</p><div '
+        f'class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
+    )
 
 
 def _cell(column: str, value: Any, words: bool, anchors: bool, record: dict[Any, Any]) -> str:

@@ -27,8 +27,10 @@ def made_results(seeds: int = 5) -> pd.DataFrame:
         better = np.log2(width / 64) + np.log2(depth) + checkpoint / 2 + rng.normal(0, 0.15)
         loss = 3.6 - 0.25 * better
         row = {
-            "model": name, "depth": depth, "width": width, "epochs": 3, "weight_decay": decay, "seed": seed, "checkpoint": checkpoint,
-            "steps": 120 * (checkpoint + 1), "tokens_seen": 300_000 * (checkpoint + 1), "n_params": 4096 * width + 12 * depth * width**2,
+            "model": name, "depth": depth, "width": width, "epochs": 3, "weight_decay": decay, "seed": seed,
+            "checkpoint": checkpoint,
+            "steps": 120 * (checkpoint + 1), "tokens_seen": 300_000 * (checkpoint + 1),
+            "n_params": 4096 * width + 12 * depth * width**2,
             "val_loss": loss, "val_accuracy": 0.6 - 0.1 * loss, "perplexity": np.exp(loss), "n_classes": CLASSES,
         }  # fmt: skip
         for i, key in enumerate(MEASUREMENTS):
@@ -39,7 +41,7 @@ def made_results(seeds: int = 5) -> pd.DataFrame:
 
 
 def made_tokens(classes: int = CLASSES) -> pd.DataFrame:
-    """A token table with a Zipf-like frequency curve; it holds " Tim", " Anna", "." and a token that looks like markup."""
+    """A token table with a Zipf-like frequency curve, " Tim", " Anna", "." and a token that looks like markup."""
     rng = np.random.default_rng(3)
     letters = "".join(map(chr, range(ord("a"), ord("z") + 1)))
     words = [letters[i // 676 % 26] + letters[i // 26 % 26] + letters[i % 26] for i in range(classes)]
@@ -51,8 +53,10 @@ def made_tokens(classes: int = CLASSES) -> pd.DataFrame:
     total = rng.integers(0, 30, classes)
     hits = rng.binomial(total, 0.4)
     return pd.DataFrame({
-        "token_id": np.arange(classes), "text": text, "count": count, "variance": variance, "norm": rng.uniform(4, 9, classes),
-        "cdnv": variance / 900, "interference": rng.normal(0.01, 0.05, classes), "head_cosine": rng.uniform(0, 0.6, classes),
+        "token_id": np.arange(classes), "text": text, "count": count, "variance": variance,
+        "norm": rng.uniform(4, 9, classes),
+        "cdnv": variance / 900, "interference": rng.normal(0.01, 0.05, classes),
+        "head_cosine": rng.uniform(0, 0.6, classes),
         "hits": hits, "total": total, "agreement": np.where(total > 0, hits / np.maximum(total, 1), np.nan),
         "nearest": [" | ".join(text[j] for j in row) for row in near],
     })  # fmt: skip

@@ -24,14 +24,16 @@ from lcutils.charts.theme import (
     value_axis,
 )
 
-PROPERTIES = ["NC1", "NC2", "GNC2", "NC3", "UNC3", "NC4", "NC5"]
+PROPERTY_SCALE = alt.Scale(
+    domain=["NC1", "NC2", "GNC2", "NC3", "UNC3", "NC4", "NC5"], range=[*OKABE_ITO[:6], OKABE_ITO[7]]
+)
 OURS, PUBLISHED = "this study", "published"
 SOURCES = alt.Scale(domain=[OURS, PUBLISHED], range=[OKABE_ITO[5], OKABE_ITO[0]])
 SHAPES = alt.Scale(domain=[OURS, PUBLISHED], range=["circle", "cross"])
 
 
 def overlaid(results: pd.DataFrame, published: pd.DataFrame | None) -> Figure:
-    """Return ours and the published points in the same axes: each measurement of Figures 1 and 3 against validation loss."""
+    """Return ours and the published points in the same axes, for each measurement of Figures 1 and 3."""
     name, title = "overlaid", "Ours and the published models in one picture"
     if published is None or published.empty:
         return Figure(name, title, missing="No published table was given to set beside ours.")
@@ -46,7 +48,8 @@ def overlaid(results: pd.DataFrame, published: pd.DataFrame | None) -> Figure:
     if not charts:
         return Figure(name, title, missing="No measurement of Figures 1 and 3 is in both tables.")
     caption = (
-        "Published models are blue crosses, this study's are orange circles. Other corpora, tokenizers or budgets move the loss: "
+        "Published models are blue crosses, this study's are orange circles. Other corpora, tokenizers or "
+        "budgets move the loss: "
         "compare the trend first, and the position where the setting is the paper's."
     )
     return Figure(name, title, caption, together(charts, 3, controls))
@@ -90,7 +93,7 @@ def beside_published(results: pd.DataFrame, published: pd.DataFrame | None) -> F
         both = pd.concat([rows["ours"], rows["published"]])
         ends = padded(both, False)
         data = slim(rows, ["model", "checkpoint", "ours", "published", "difference", "relative"])
-        square = {"scale": alt.Scale(domain=ends, nice=False), "axis": alt.Axis(tickCount=4)}
+        square: dict[str, Any] = {"scale": alt.Scale(domain=ends, nice=False), "axis": alt.Axis(tickCount=4)}
         x, y = alt.X("published:Q", title="published", **square), alt.Y("ours:Q", title="ours", **square)
         diagonal = alt.Chart(pd.DataFrame({"published": ends, "ours": ends})).mark_line(
             color=OUTLINE, strokeDash=[4, 3]
@@ -144,7 +147,6 @@ def correlations_chart(
         return Figure(name, title, missing="No measurement has enough rows for an R².")
     alone["name"] = alone["property"] + " " + alone["label"]
     order = alone["name"].tolist()
-    alone["certainty"] = ["p < 0.05 after Holm" if p < 0.05 else "not below 0.05 after Holm" for p in alone["p_holm"]]
     charts = [_intervals(alone, order)]
     notes = []
     if isinstance(partial, Missing):
@@ -158,9 +160,11 @@ def correlations_chart(
         rows = within[(within["architecture"] == "pooled") & within["r2"].notna()]
         charts += _dots(rows, "r2", "R² within architectures", order)
     caption = sentence(
-        f"Left, over {scope}: dots are R² with validation loss and bars their 95 % bootstrap intervals; filled dots stay below 0.05 after "
+        f"Left, over {scope}: dots are R² with validation loss and bars their 95 % bootstrap intervals; filled "
+        f"dots stay below 0.05 after "
         "Holm's correction; tilted squares are R² of the measurement's logarithm.",
-        "The other columns hold size and recipe constant: by partial correlation (given log parameters, depth, width, epochs, decay and "
+        "The other columns hold size and recipe constant: by partial correlation (given log parameters, depth, "
+        "width, epochs, decay and "
         "steps), and by centring within each architecture."
         if len(charts) > 1
         else "",
@@ -180,26 +184,19 @@ def _row_axis(order: list[str], labels: bool) -> alt.Y:
 
 
 def _intervals(alone: pd.DataFrame, order: list[str]) -> Any:
-    columns = ["name", "property", "n", "r", "r2", "r2_low", "r2_high", "r2_log", "p", "p_holm", "certainty"]
-    base = alt.Chart(slim(alone, columns)).encode(
+    numbers = ["r", "r2", "r2_low", "r2_high", "r2_log", "p", "p_holm"]
+    base = alt.Chart(slim(alone, ["name", "property", "n", *numbers])).encode(
         y=_row_axis(order, True),
-        color=alt.Color(
-            "property:N", scale=alt.Scale(domain=PROPERTIES[:6], range=list(OKABE_ITO[:6])), title="property"
-        ),
-        tooltip=["name:N", "n:Q", *(alt.Tooltip(f"{c}:Q", format=".4g") for c in columns[3:-1])],
+        color=alt.Color("property:N", scale=PROPERTY_SCALE, title="property", legend=None),
+        tooltip=["name:N", "n:Q", *(alt.Tooltip(f"{c}:Q", format=".4g") for c in numbers)],
     )
     shared: dict[str, Any] = {"title": "R² with validation loss", "scale": alt.Scale(domain=[0, 1])}
-    x = alt.X("r2:Q", **shared)
     bars = base.mark_rule(strokeWidth=2, opacity=0.6).encode(x=alt.X("r2_low:Q", **shared), x2="r2_high:Q")
-    dots = base.mark_point(size=64, filled=True, strokeWidth=1.6).encode(
-        x=x,
-        fillOpacity=alt.FillOpacity(
-            "certainty:N",
-            title="filled",
-            scale=alt.Scale(domain=["p < 0.05 after Holm", "not below 0.05 after Holm"], range=[1, 0]),
-            legend=None,
-        ),
-        stroke=alt.Stroke("property:N", scale=alt.Scale(domain=PROPERTIES[:6], range=list(OKABE_ITO[:6])), legend=None),
+    certain = alt.when("datum.p_holm < 0.05").then(alt.value(1)).otherwise(alt.value(0))
+    dots = base.mark_point(size=64, filled=True, strokeWidth=1.6, opacity=1).encode(
+        x=alt.X("r2:Q", **shared),
+        fillOpacity=certain,
+        stroke=alt.Stroke("property:N", scale=PROPERTY_SCALE, legend=None),
     )
     logs = (
         base.transform_filter("isValid(datum.r2_log)")
@@ -221,9 +218,7 @@ def _dots(rows: pd.DataFrame, value: str, words: str, order: list[str]) -> list[
         .encode(
             x=alt.X(f"{value}:Q", title=words, scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(tickCount=3)),
             y=_row_axis(order, False),
-            color=alt.Color(
-                "property:N", scale=alt.Scale(domain=PROPERTIES[:6], range=list(OKABE_ITO[:6])), title="property"
-            ),
+            color=alt.Color("property:N", scale=PROPERTY_SCALE, title="property", legend=None),
             tooltip=[
                 "name:N",
                 "n:Q",

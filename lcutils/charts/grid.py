@@ -1,4 +1,4 @@
-"""Measurements over the grid of models: against width by depth, along the checkpoints, against the minimum class count."""
+"""Measurements over the grid of models: against width by depth, along checkpoints, against the minimum class count."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from lcutils import analysis
 from lcutils.analysis import MEASUREMENTS, Missing
 from lcutils.charts.scatter import IDENTITY, SELECTED, TARGETS, filters, size_colour, theory_lines, tooltip
 from lcutils.charts.theme import (
-    OKABE_ITO,
     OUTLINE,
     PANEL,
     VIRIDIS,
@@ -46,7 +45,7 @@ def _axis_of(key: str) -> tuple[str, bool]:
 
 
 def _schedules(rows: pd.DataFrame) -> pd.DataFrame:
-    """Add the words that head the columns (epochs, checkpoint) and rows (decay) of a grid, and numbers that order them."""
+    """Add the words that head the columns (schedule) and rows (decay) of a grid, and the number that orders them."""
     epochs = rows["epochs"] if "epochs" in rows.columns else pd.Series(pd.NA, index=rows.index)
     after = rows["checkpoint"] + 1 if "checkpoint" in rows.columns else epochs
     decay = rows["weight_decay"] if "weight_decay" in rows.columns else pd.Series(pd.NA, index=rows.index)
@@ -64,7 +63,7 @@ def _schedules(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def by_width(results: pd.DataFrame, key: str) -> Figure:
-    """Return `key` (a measurement, or a target such as val_loss) against width: a line a depth, columns epochs, rows decay."""
+    """Return `key` (a measurement, or val_loss) against width: a line a depth, columns schedules, rows decays."""
     axis, log = _axis_of(key)
     label = MEASUREMENTS[key].label if key in MEASUREMENTS else axis
     name, title = f"by_width_{key}", f"{label[:1].upper()}{label[1:]} against width"
@@ -106,11 +105,11 @@ def by_width(results: pd.DataFrame, key: str) -> Figure:
         )
         .add_params(SELECTED),
     ]
-    shown = [kind for kind in kinds if rows[kind].between(*domain).any()]
+    shown = [kind for kind in kinds if rows[kind].between(domain[0], domain[1]).any()]
     for kind, dash in zip(shown, ([2, 2], [6, 3]), strict=False):
         layers.append(base.mark_line(color="#D55E00", strokeDash=dash, clip=True).encode(x=x, y=f"mean({kind}):Q"))
-    # Facets are ordered by a number and named by an expression: sorting them by a list of names misplaces cells where the
-    # grid of schedules and decays has holes.
+    # Facets are ordered by a number and named by an expression: sorting them by a list of names misplaces cells
+    # where the grid of schedules and decays has holes.
     words = dict(zip(data["schedule_order"].astype(int), data["schedule"], strict=True))
     header = alt.Header(labelExpr=f"{json.dumps(words)}[datum.value]")
     chart = (
@@ -148,7 +147,8 @@ def trajectories(results: pd.DataFrame) -> Figure:
     if not charts:
         return Figure(name, title, missing="No model with two checkpoints has a measurement at them.")
     caption = (
-        f"{wide['model'].nunique()} models with two or more kept checkpoints, one line a model and one point a checkpoint. "
+        f"{wide['model'].nunique()} models with two or more kept checkpoints, one line a model and one point a "
+        f"checkpoint. "
         "Click a model to see it in every panel."
     )
     return Figure(name, title, caption, together(charts, 3, controls))
@@ -210,7 +210,8 @@ def sensitivity(table: pd.DataFrame | None, results: pd.DataFrame) -> Figure:
     if not charts:
         return Figure(name, title, missing=sentence("The sensitivity table has no number to draw.", note))
     caption = sentence(
-        "Left: median over models of each measurement's change against its value at the smallest minimum count. Right: its R² "
+        "Left: median over models of each measurement's change against its value at the smallest minimum count. "
+        "Right: its R² "
         "with validation loss at each minimum count."
         if len(charts) > 1
         else "Each measurement's change against its value at the smallest minimum count (median over models).",

@@ -29,7 +29,8 @@ TABLE_1 = [
     "nc4_agreement",
 ]
 HOW_TO = (
-    "Each point is one model at one checkpoint; click one to see it in every panel, double-click to let go, hover for its "
+    "Each point is one model at one checkpoint; click one to see it in every panel, double-click to let go, "
+    "hover for its "
     "name. The dashed line is least squares on the scale drawn."
 )
 THEORY = "Orange dashes mark limits of theory (hover for which) where they lie near the points."
@@ -85,7 +86,8 @@ def figure_1(results: pd.DataFrame) -> Figure:
 def figure_2(results: pd.DataFrame) -> Figure:
     """Return Figure 2: equinormness, equiangularity and hyperspherical uniformity against validation loss."""
     caption = (
-        "Equal norms (CoV of the norms and of their logs: they are different measurements), equal angles (CoV and standard "
+        "Equal norms (CoV of the norms and of their logs: they are different measurements), equal angles (CoV "
+        "and standard "
         f"deviation of the cosines) and uniform spread (GNC2) of the class means against validation loss. {THEORY}"
     )
     return panels_figure(
@@ -122,5 +124,8 @@ def seeds_scatter(results: pd.DataFrame) -> Figure:
             "seeds", title, missing="The models that differ in their seed alone have none of Table 1's measurements."
         )
     first = rows.iloc[0]
-    caption = f"{len(rows)} seeds of one architecture and recipe (such as {first['model']}@{first['checkpoint']}); the measurements of Table 1."
+    caption = (
+        f"{len(rows)} seeds of one architecture and recipe (such as "
+        f"{first['model']}@{first['checkpoint']}); the measurements of Table 1."
+    )
     return panels_figure(rows, keys, "seeds", title, caption)

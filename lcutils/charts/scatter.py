@@ -59,14 +59,14 @@ def size_colour(rows: pd.DataFrame) -> Any:
 
 def tooltip(rows: pd.DataFrame, *values: str) -> list[alt.Tooltip]:
     """Return what hovering shows: the model and its place in the grid, then `values`."""
+    grouped = {"n_params": ",", "steps": ","}
     shown = [
-        alt.Tooltip(f"{c}:N" if c in ("model", "seed") else f"{c}:Q", title=c.replace("_", " "))
+        alt.Tooltip(
+            f"{c}:N" if c in ("model", "seed") else f"{c}:Q", title=c.replace("_", " "), format=grouped.get(c, "")
+        )
         for c in IDENTITY
         if c in rows.columns
     ]
-    for tip in shown:
-        if tip.shorthand.startswith(("n_params", "steps")):
-            tip.format = ","
     return shown + [alt.Tooltip(f"{v}:Q", title=v, format=".5g") for v in values]
 
 
@@ -91,8 +91,8 @@ def usable(rows: pd.DataFrame, key: str, target: str) -> pd.DataFrame:
     """Return the rows with a finite `key` and `target` (none where a column is not there)."""
     if key not in rows.columns or target not in rows.columns:
         return rows.iloc[:0]
-    finite = np.isfinite(rows[[key, target]].astype(float)).all(axis=1)
-    return rows[finite]
+    finite = np.isfinite(rows[[key, target]].apply(pd.to_numeric, errors="coerce").astype(float)).all(axis=1)
+    return rows.loc[finite]
 
 
 def panel(
@@ -163,16 +163,22 @@ def _fit_line(base: Any, key: str, target: str, log: bool, x: Any, y: Any) -> An
 def _fit_words(base: Any, key: str, target: str, log: bool, side: int) -> list[Any]:
     """Return the text layers above the frame, computed in the browser from the rows that the filters leave.
 
-    Vega's regression hands back its coefficients and the values it grouped by (`keys`), nothing else: grouping by n, which is
-    the same for all rows, carries n through.
+    Vega's regression hands back its coefficients and the values it grouped by (`keys`), nothing else: grouping by n,
+    which is the same for all rows, carries n through.
     """
     number = "'R² = ' + format(datum.rSquared, '.3f')"
     lines = [(log, f"{number} + '{' (log x)' if log else ''}, n = ' + datum.keys[0]", "left", 0)]
     if log:
-        lines.append((False, "format(datum.rSquared, '.3f') + ' (linear x)'", "right", side))
+        linear = (
+            f"datum.keys[0] < {FEWEST} || isNaN(datum.rSquared) ? '' : format(datum.rSquared, '.3f') + ' (linear x)'"
+        )
+        lines.append((False, linear, "right", side))
     layers = []
     for scaled, words, align, place in lines:
-        few = f"datum.keys[0] < {FEWEST} ? ('n = ' + datum.keys[0] + ': too few for R²') : isNaN(datum.rSquared) ? 'R² undefined' : "
+        few = (
+            f"datum.keys[0] < {FEWEST} ? ('n = ' + datum.keys[0] + ': too few for R²') : "
+            f"isNaN(datum.rSquared) ? 'R² undefined' : "
+        )
         fitted = _scaled(base, key, scaled).transform_joinaggregate(n="count()")
         fitted = fitted.transform_regression("scaled", target, groupby=["n"], params=True)
         fitted = fitted.transform_calculate(words=few + words if align == "left" else words)
@@ -182,7 +188,7 @@ def _fit_words(base: Any, key: str, target: str, log: bool, side: int) -> list[A
 
 
 def _limit_rules(limits: pd.DataFrame, domain: list[float]) -> list[Any]:
-    inside = limits[limits["value"].between(*domain)]
+    inside = limits[limits["value"].between(domain[0], domain[1])]
     if inside.empty:
         return []
     inside = inside.assign(words=inside["limit"] + ", width " + inside["width"].astype(str))

@@ -100,7 +100,7 @@ class Figure:
         return vl_convert.vegalite_to_svg(json.dumps(self.spec), vl_version=VEGALITE_VERSION, config=LIGHT)
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
-        """Show the figure in a notebook: live in JupyterLab, a picture where a notebook is only read, words where there is none."""
+        """Show the figure in a notebook: live in JupyterLab, a picture where it is only read, else words."""
         if self.chart is None:
             return {"text/markdown": f"**{self.title}.** {self.missing}", "text/plain": f"{self.title}. {self.missing}"}
         return {
@@ -138,15 +138,12 @@ def _shorten(value: float) -> float | None:
 def sample_rows(table: pd.DataFrame, limit: int = ROW_LIMIT, seed: int = 0) -> tuple[pd.DataFrame, str]:
     """Return at most `limit` rows, the most frequent tokens first kept, and the sentence that says so ("" if all fit).
 
-    Half of what is kept are the rows with the largest `count` (where the table has it), half a random draw of the
+    Half of what is kept are the rows with the largest `count` (which every token table has), half a random draw of the
     others, so that neither the head nor the tail of the Zipf curve is lost.
     """
     if len(table) <= limit:
         return table, ""
-    if "count" in table.columns:
-        order = np.argsort(-table["count"].to_numpy(), kind="stable")
-    else:
-        order = np.arange(len(table))
+    order = np.argsort(-table["count"].to_numpy(), kind="stable")
     head, rest = order[: limit // 2], order[limit // 2 :]
     drawn = np.random.default_rng(seed).choice(rest, limit - len(head), replace=False)
     notice = (
@@ -176,7 +173,7 @@ def padded(values: pd.Series, log: bool, also: list[float] | None = None) -> lis
 
 
 def value_axis(words: str, domain: list[float], log: bool, letters: int = 42) -> dict[str, Any]:
-    """Return title, axis and scale of a quantitative channel: the title in lines of `letters`, few ticks, plain numbers."""
+    """Return title (in lines of `letters`), axis and scale of a quantitative channel: few ticks, plain numbers."""
     ticks: dict[str, Any] = {"tickCount": 5}
     if log:
         low, high = (math.log10(end) for end in domain)

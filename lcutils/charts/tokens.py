@@ -72,7 +72,8 @@ def token_kinds(tokens: pd.DataFrame | None) -> Figure:
     )
     right = alt.layer(bar, words).properties(width=230, height=300, title="shares of the vocabulary and of the data")
     caption = sentence(
-        "Kinds: lowercase words; starts of words and proper nouns; punctuation; special (all others), after decoding and stripping.",
+        "Kinds: lowercase words; starts of words and proper nouns; punctuation; special (all others), after "
+        "decoding and stripping.",
         notice,
     )
     return Figure(name, title, caption, alt.hconcat(dots, right, spacing=30))
@@ -89,7 +90,8 @@ def token_explorer(tokens: pd.DataFrame | None, model: str = "") -> Figure:
         return Figure(
             name,
             title,
-            missing="The token table lacks the columns that are drawn (count, variance, cdnv, interference, agreement).",
+            missing="The token table lacks the columns that are drawn (count, variance, cdnv, interference, "
+            "agreement).",
         )
     drawn, notice = sample_rows(tokens)
     # The search is for the text, blanks aside, and ignores case: " Tim" is found by "tim".
@@ -99,7 +101,8 @@ def token_explorer(tokens: pd.DataFrame | None, model: str = "") -> Figure:
     found = "(token != '' && datum.find == lower(token))"
     panels = [_tokens_panel(drawn, x, y, picked, found) for x, y in pairs]
     caption = sentence(
-        "Each point is a token. Type one to mark it in every panel, or click a point; double-click to let go; hover for its "
+        "Each point is a token. Type one to mark it in every panel, or click a point; double-click to let go; "
+        "hover for its "
         "measurements and nearest class means.",
         notice,
     )
@@ -114,13 +117,12 @@ def _drawable(tokens: pd.DataFrame, column: str) -> pd.Series:
 def _tokens_panel(tokens: pd.DataFrame, x: str, y: str, picked: Any, found: str) -> Any:
     kept = tokens[_drawable(tokens, x) & _drawable(tokens, y)]
     data = slim(kept, ["token_id", "text", "find", "nearest", *TOKEN_COLUMNS])
-    channels = {}
-    for column, make in ((x, alt.X), (y, alt.Y)):
-        words, log = TOKEN_COLUMNS[column]
-        channels[column] = make(f"{column}:Q", **value_axis(words, padded(kept[column], log), log))
-    tips = ["text:N", *(alt.Tooltip(f"{c}:Q", format=".4g") for c in TOKEN_COLUMNS if c in data.columns)]
+    across, up = (
+        value_axis(words, padded(kept[column], log), log) for column in (x, y) for words, log in [TOKEN_COLUMNS[column]]
+    )
+    tips: list[Any] = ["text:N", *(alt.Tooltip(f"{c}:Q", format=".4g") for c in TOKEN_COLUMNS if c in data.columns)]
     tips += ["nearest:N"] if "nearest" in data.columns else []
-    base = alt.Chart(data).encode(x=channels[x], y=channels[y], tooltip=tips)
+    base = alt.Chart(data).encode(x=alt.X(f"{x}:Q", **across), y=alt.Y(f"{y}:Q", **up), tooltip=tips)
     cloud = (
         base.mark_circle(size=16, color=OKABE_ITO[0])
         .encode(opacity=alt.when(picked).then(alt.value(0.5)).otherwise(alt.value(0.08)))

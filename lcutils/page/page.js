@@ -237,10 +237,17 @@
       part("notice").textContent = `${cloud.length.toLocaleString("en")} of ${order.length.toLocaleString("en")} tokens are drawn` +
         (cloud.length < able.length ? ` (the ${half.toLocaleString("en")} most frequent, and every ${step.toFixed(1)}th of the others)` : "") +
         (able.length < order.length ? `; ${(order.length - able.length).toLocaleString("en")} have no value that these axes can show` : "") + ".";
-      const channel = (column) => ({ field: column, type: "quantitative", title: index.columns[column][0] + (index.columns[column][1] ? ", log scale" : ""),
-        scale: { type: index.columns[column][1] ? "log" : "linear", zero: false, nice: false }, axis: { format: "~g", tickCount: 5 } });
+      const channel = (column) => {
+        const log = index.columns[column][1];
+        const values = able.map((i) => table[column][i]);
+        const ends = [values.reduce((a, b) => Math.min(a, b), Infinity), values.reduce((a, b) => Math.max(a, b), -Infinity)];
+        return { field: column, type: "quantitative", title: index.columns[column][0] + (log ? ", log scale" : ""),
+          scale: { type: log ? "log" : "linear", domain: ends, nice: !log, padding: log ? 6 : 0 },
+          axis: { tickCount: 5, labelOverlap: "greedy", titleFontWeight: "normal", titleFontSize: 11, labelFontSize: 11, titleLimit: 340 } };
+      };
       const both = { x: channel(x), y: channel(y) };
       const tooltip = [{ field: "text", type: "nominal" }, ...columns().map((c) => ({ field: c, type: "quantitative", format: ".4g" }))];
+      if (!able.length) { part("cloud").textContent = "No token has a value for both axes."; return; }
       const spec = {
         width: 380, height: 300,
         layer: [
