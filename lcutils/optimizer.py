@@ -1,0 +1,155 @@
+"""All of a model's training state in a few flat tensors, and AdamW with gradient clipping over them.
+
+One tensor holds every parameter, one the gradients, two AdamW's moments: the update, the gradient norm, an
+all-reduce and a save are then one operation each, whatever the depth. The model's parameters become views.
+
+Shapes: V vocabulary, P padded vocabulary, D width, F all elements of the flat tensors.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.adamw import adamw
+
+from lcutils.loss import padded_vocabulary
+from lcutils.model import GPTNeo
+from lcutils.trunk import BlockWeights, TrunkWeights
+
+
+class FlatParameters:
+    """A model's parameters, gradients and moments, each one flat fp32 tensor on the device.
+
+    Order: what AdamW decays (token embedding padded to P rows, position embedding, matrices in Hugging Face's order,
+    so that key, value and query projections lie side by side), then biases and LayerNorms, which it does not.
+
+    Attributes:
+        values, grads, first, second: (F,) fp32: parameters, gradients, AdamW's two moments.
+        compute: (F,) the parameters in the dtype of matrix products; `values` itself for fp32.
+        decayed: how many leading elements weight decay applies to.
+    """
+
+    def __init__(self, model: GPTNeo, device: torch.device, dtype: torch.dtype) -> None:
+        model.to(device)
+        self.model, self.vocab_size = model, model.architecture.vocab_size
+        named = sorted(model.named_parameters(), key=lambda item: item[1].ndim < 2)  # stable: Hugging Face's order
+        spans: dict[str, slice] = {}
+        end = self.decayed = 0
+        for name, parameter in named:
+            size = parameter.numel()
+            if name == "transformer.wte.weight":
+                size = padded_vocabulary(self.vocab_size) * model.architecture.width
+            spans[name] = slice(end, end + size)
+            end += size
+            if parameter.ndim == 2:
+                self.decayed = end
+        self.spans, self.shapes = spans, {name: parameter.shape for name, parameter in named}
+        self.values = torch.zeros(end, device=device)
+        self.grads, self.first, self.second = (torch.zeros_like(self.values) for _ in range(3))
+        for name, parameter in named:
+            view = self.values[spans[name]][: parameter.numel()].view_as(parameter)
+            view.copy_(parameter.detach())
+            parameter.data = view
+        self.compute = self.values if dtype == torch.float32 else self.values.to(dtype)
+        self.head_shape = (padded_vocabulary(self.vocab_size), model.architecture.width)
+
+    def _view(self, flat: Tensor, name: str) -> Tensor:
+        return flat[self.spans[name]].view(-1, *self.shapes[name][1:])
+
+    def head(self, flat: Tensor) -> Tensor:
+        """(P, D): the token embedding's part of one of the flat tensors."""
+        return self._view(flat, "transformer.wte.weight")
+
+    def positions(self, flat: Tensor) -> Tensor:
+        """(positions, D): the position embedding's part of one of the flat tensors."""
+        return self._view(flat, "transformer.wpe.weight")
+
+    def trunk_leaves(self) -> tuple[TrunkWeights, list[Tensor], list[Tensor]]:
+        """The trunk's weights as leaves of autograd, the leaves as a list, and the views that their gradients go to.
+
+        LayerNorm weights are views of `values`, all others of `compute`.
+        """
+        leaves: list[Tensor] = []
+        targets: list[Tensor] = []
+
+        def leaf(name: str, rows: int = 1) -> Tensor:
+            flat = self.values if ".ln_" in name else self.compute
+            span, shape = self.spans[name], self.shapes[name]
+            span = slice(span.start, span.start + rows * shape.numel())
+            leaves.append(flat[span].view(-1, *shape[1:]).detach().requires_grad_())
+            targets.append(self.grads[span].view(-1, *shape[1:]))
+            return leaves[-1]
+
+        blocks = []
+        for layer in range(self.model.architecture.depth):
+            prefix = f"transformer.h.{layer}."
+            blocks.append(
+                BlockWeights(
+                    ln_1_weight=leaf(prefix + "ln_1.weight"),
+                    ln_1_bias=leaf(prefix + "ln_1.bias"),
+                    kvq=leaf(prefix + "attn.attention.k_proj.weight", rows=3),  # value and query lie behind it
+                    out=leaf(prefix + "attn.attention.out_proj.weight"),
+                    out_bias=leaf(prefix + "attn.attention.out_proj.bias"),
+                    ln_2_weight=leaf(prefix + "ln_2.weight"),
+                    ln_2_bias=leaf(prefix + "ln_2.bias"),
+                    fc=leaf(prefix + "mlp.c_fc.weight"),
+                    fc_bias=leaf(prefix + "mlp.c_fc.bias"),
+                    proj=leaf(prefix + "mlp.c_proj.weight"),
+                    proj_bias=leaf(prefix + "mlp.c_proj.bias"),
+                )
+            )
+        weights = TrunkWeights(blocks, leaf("transformer.ln_f.weight"), leaf("transformer.ln_f.bias"))
+        return weights, leaves, targets
+
+
+class ClippedAdamW:
+    """AdamW (Loshchilov & Hutter 2019) whose gradients are scaled down to a norm of at most `clip_norm`.
+
+    Clipping happens inside the update, so that the gradients are read once. Everything that changes from step to
+    step is a tensor on the device: the step can be captured in a CUDA graph, and the host never waits for it.
+
+    Args:
+        parameters: the flat tensors; gradients are read from them.
+        betas, eps, weight_decay, clip_norm: as in the recipe; biases and LayerNorms are not decayed.
+    """
+
+    def __init__(
+        self, parameters: FlatParameters, betas: tuple[float, float], eps: float, weight_decay: float, clip_norm: float
+    ) -> None:
+        self.parameters, self.clip_norm = parameters, clip_norm
+        self.settings: dict[str, Any] = {"beta1": betas[0], "beta2": betas[1], "eps": eps, "amsgrad": False, "maximize": False}
+        self.weight_decay = weight_decay
+        device = parameters.values.device
+        self.steps = [torch.zeros((), device=device) for _ in range(2)]  # one for each part, as AdamW counts them up
+
+    @torch.no_grad()
+    def step(self, learning_rate: Tensor) -> Tensor:
+        """Update the parameters; returns the gradient norm before clipping, a scalar tensor."""
+        flat = self.parameters
+        norm = torch.linalg.vector_norm(flat.grads)
+        # What torch's clip_grad_norm_ multiplies by is 1 / divisor; the fused kernel divides by its gradient scale.
+        divisor = ((norm + 1e-6) / self.clip_norm).clamp(min=1.0)
+        found_inf = torch.zeros((), device=norm.device)
+        for part, decay, count in (
+            (slice(None, flat.decayed), self.weight_decay, self.steps[0]),
+            (slice(flat.decayed, None), 0.0, self.steps[1]),
+        ):
+            adamw(
+                [flat.values[part]],
+                [flat.grads[part]],
+                [flat.first[part]],
+                [flat.second[part]],
+                [],
+                [count],
+                fused=True,
+                grad_scale=divisor,
+                found_inf=found_inf,
+                lr=learning_rate.float() if learning_rate.is_cuda else float(learning_rate),
+                weight_decay=decay,
+                **self.settings,
+            )
+        if flat.compute is not flat.values:
+            flat.compute.copy_(flat.values)
+        return norm

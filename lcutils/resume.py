@@ -1,0 +1,87 @@
+"""What a run leaves in its folder so that it can be killed anywhere and continued.
+
+`run.json` says which run the folder holds, `resume/state.safetensors` is the last save (parameters, both moments of
+AdamW, the step, sums), written aside and renamed: it is the old one or the new one, never half of either.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from lcutils.artifacts import atomic_path, write_json
+from lcutils.errors import UserError
+from lcutils.model import Architecture
+from lcutils.optimizer import FlatParameters
+
+if TYPE_CHECKING:
+    from lcutils.training import Recipe
+
+STATE_TENSORS = ("values", "first", "second")
+
+
+def run_identity(architecture: Architecture, recipe: Recipe, blocks: np.ndarray) -> dict[str, Any]:
+    """All that decides a run's weights: the architecture, the recipe, the train blocks (by digest)."""
+    digest = hashlib.sha256(f"{blocks.shape} {blocks.dtype}".encode())
+    for begin in range(0, len(blocks), 4096):  # a memory map is never read as a whole
+        digest.update(np.ascontiguousarray(blocks[begin : begin + 4096]).data)
+    identity = {"architecture": asdict(architecture), "recipe": asdict(recipe), "data": digest.hexdigest()}
+    return json.loads(json.dumps(identity))  # tuples become lists, as they are when read back
+
+
+def claim_folder(folder: Path, identity: dict[str, Any]) -> None:
+    """Note in the folder which run it holds.
+
+    Raises:
+        UserError: it holds another run; the message names what differs.
+    """
+    note = folder / "run.json"
+    if not note.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(note, identity)
+        return
+    theirs = json.loads(note.read_text())
+    for part, value in identity.items():
+        pairs = [(part, value, theirs[part])]
+        if isinstance(value, dict):
+            pairs = [(f"{part}.{key}", value[key], theirs[part].get(key)) for key in value]
+        for name, ours, old in pairs:
+            if ours != old:
+                what = "other train blocks" if name == "data" else f"{name} = {old}, not {ours}"
+                raise UserError(f"{folder}: holds a run with {what}; choose another folder or delete this one")
+
+
+def save_state(path: Path, parameters: FlatParameters, facts: dict[str, Any]) -> float:
+    """Save the flat tensors and `facts`; returns the seconds it took."""
+    began = time.monotonic()
+    with atomic_path(path) as aside:
+        tensors = {name: getattr(parameters, name).cpu() for name in STATE_TENSORS}
+        save_file(tensors, aside, metadata={"facts": json.dumps(facts)})
+    return time.monotonic() - began
+
+
+def load_state(path: Path, parameters: FlatParameters) -> dict[str, Any]:
+    """Copy a save into the flat tensors; returns its facts."""
+    device = parameters.values.device
+    with safe_open(path, framework="pt", device=str(device)) as file:
+        for name in STATE_TENSORS:
+            getattr(parameters, name).copy_(file.get_tensor(name))
+        facts = json.loads(file.metadata()["facts"])
+    parameters.compute.copy_(parameters.values)
+    return facts
+
+
+def cut_log(path: Path, steps: int) -> None:
+    """Drop the lines of a JSON-lines log that come after step `steps`, which are about to be made again."""
+    if path.exists():
+        lines = [line for line in path.read_text().splitlines() if line.endswith("}")]
+        with atomic_path(path) as aside:
+            aside.write_text("".join(f"{line}\n" for line in lines if json.loads(line)["step"] <= steps))

@@ -1,0 +1,186 @@
+"""One training step: a batch's loss and gradients, then the update; on CUDA both replayed as graphs.
+
+Shapes: B sequences of the global batch, b of them on this rank, S positions, D width, P padded vocabulary.
+
+Everything a step needs is on the device: the tokens, the epoch's order, the counters, the learning rate. The host
+only launches. A batch that is not full (the epoch's last) is filled up with sequences that predict nothing, so that
+every step has one shape.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+
+from lcutils.loss import head_loss
+from lcutils.model import tf32
+from lcutils.optimizer import ClippedAdamW, FlatParameters
+from lcutils.trunk import run_trunk
+
+WARM_UP_STEPS = 2  # eager steps before the capture: compilation, and the workspaces of libraries
+
+
+def resident(blocks: np.ndarray, device: torch.device) -> Tensor:
+    """(n, S) token blocks as a tensor on the device, two or four bytes a token; memory-mapped where that is the CPU."""
+    signed = blocks.view(np.int16 if blocks.dtype.itemsize == 2 else np.int32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # the array is read-only; nothing here writes to it
+        return torch.from_numpy(signed).to(device)
+
+
+def widen(tokens: Tensor) -> Tensor:
+    """Stored tokens as int32; ids from 32,768 on are negative while they are int16."""
+    return tokens.int() & 0xFFFF if tokens.dtype == torch.int16 else tokens
+
+
+def next_tokens(tokens: Tensor) -> Tensor:
+    """(B, S) -> (B, S): the label of each position, the token after it; -1 at the last."""
+    labels = torch.full_like(tokens, -1)
+    labels[:, :-1] = tokens[:, 1:]
+    return labels
+
+
+class TrainingStep:
+    """The step of one model over one set of blocks.
+
+    Args:
+        parameters: the model's flat tensors.
+        optimizer: reads their gradients.
+        blocks: (n, S) from `resident`.
+        batch_size: B, over all ranks.
+        learning_rate: at the first step; it falls linearly to 0 at `total_steps`.
+        total_steps: of the whole run.
+        history: how many steps' losses and gradient norms are kept on the device until `fetch`.
+        rank, world: this process and how many share the batch; gradients are summed over them.
+    """
+
+    def __init__(
+        self,
+        parameters: FlatParameters,
+        optimizer: ClippedAdamW,
+        blocks: Tensor,
+        *,
+        batch_size: int,
+        learning_rate: float,
+        total_steps: int,
+        history: int,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        device = blocks.device
+        self.parameters, self.optimizer, self.blocks = parameters, optimizer, blocks
+        self.learning_rate, self.total_steps, self.rank, self.world = learning_rate, total_steps, rank, world
+        self.batch_size = -(-batch_size // world) * world  # filled up so that every rank has as many sequences
+        self.weights, self.leaves, self.targets = parameters.trunk_leaves()
+        steps_per_epoch = -(-len(blocks) // batch_size)
+        self.order = torch.full((steps_per_epoch, self.batch_size), -1, dtype=torch.long, device=device)
+        self.step = torch.zeros((), dtype=torch.long, device=device)  # in the run
+        self.position = torch.zeros((), dtype=torch.long, device=device)  # in the epoch
+        self.loss = torch.zeros((), device=device)
+        self.history = torch.zeros(history, 2, device=device)  # loss, gradient norm; a ring by step
+        self.done = self.fetched = 0  # steps made, and those that `fetch` gave, as the host counts them
+        self._warm = 0
+        self._graphs: list[torch.cuda.CUDAGraph] = []
+
+    def start_epoch(self, permutation: np.ndarray, batch_size: int, position: int) -> None:
+        """Set the order of the epoch's blocks and the step in it to go on from."""
+        rows = np.full((len(self.order), self.batch_size), -1, np.int64)
+        full = np.full(len(self.order) * batch_size, -1, np.int64)
+        full[: len(permutation)] = permutation
+        rows[:, :batch_size] = full.reshape(-1, batch_size)
+        self.order.copy_(torch.from_numpy(rows))
+        self.position.fill_(position)
+
+    def start_at(self, step: int) -> None:
+        """Set the counters of a resumed run."""
+        self.done = self.fetched = step
+        self.step.fill_(step)
+        for count in self.optimizer.steps:
+            count.fill_(step)
+
+    def run(self) -> None:
+        """Make one step; its loss waits on the device for `fetch`."""
+        if self._graphs:
+            self._graphs[0].replay()
+            self._reduce()
+            self._graphs[1].replay()
+        elif self.blocks.is_cuda:
+            self._warm_up_or_capture()
+        else:
+            self._gradients()
+            self._reduce()
+            self._update()
+        self.done += 1
+
+    def fetch(self) -> np.ndarray:
+        """(k, 2): loss and gradient norm of the steps since the last call. Waits for the device."""
+        slots = torch.arange(self.fetched, self.done) % len(self.history)
+        self.fetched = self.done
+        return self.history.cpu()[slots].numpy().astype(np.float64)
+
+    def _warm_up_or_capture(self) -> None:
+        """Make a step on a stream of its own; from `WARM_UP_STEPS` on, capture it as two graphs first."""
+        self._warm += 1
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            if self._warm <= WARM_UP_STEPS:
+                self._gradients()
+                self._reduce()
+                self._update()
+        torch.cuda.current_stream().wait_stream(stream)
+        if self._warm <= WARM_UP_STEPS:
+            return
+        for part in (self._gradients, self._update):
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, stream=stream):
+                part()
+            self._graphs.append(graph)
+        self._graphs[0].replay()
+        self._reduce()
+        self._graphs[1].replay()
+
+    def _gradients(self) -> None:
+        flat = self.parameters
+        rows = self.order.index_select(0, self.position.view(1))[0]  # (B,)
+        predictions = (rows >= 0).sum() * (self.blocks.shape[1] - 1)
+        rows = rows[self.rank :: self.world]  # (b,)
+        tokens = widen(self.blocks.index_select(0, rows.clamp(min=0)))  # (b, S)
+        labels = torch.where(rows[:, None] >= 0, next_tokens(tokens), -1)
+        S = tokens.shape[1]
+        x = F.embedding(tokens, flat.head(flat.values)) + flat.positions(flat.values)[:S]  # (b, S, D)
+        x.requires_grad_()
+        with tf32(False):
+            h = run_trunk(x, self.weights, flat.model.architecture.heads, flat.model.architecture.window)
+            features = h.detach().to(flat.compute.dtype).flatten(0, 1)  # (b S, D)
+            loss, grad_h = head_loss(
+                features,
+                flat.head(flat.compute),
+                labels.flatten(),
+                1.0 / predictions,
+                flat.vocab_size,
+                flat.head(flat.grads),
+            )
+            self.loss.copy_(loss)
+            grads = torch.autograd.grad(h, [x, *self.leaves], grad_h.view_as(h).float())
+        # The token embedding is the head too: its gradient as an embedding is added to that as a head.
+        flat.head(flat.grads).index_add_(0, tokens.flatten(), grads[0].flatten(0, 1))
+        flat.positions(flat.grads)[:S] = grads[0].sum(0)
+        torch._foreach_copy_(self.targets, list(grads[1:]))
+
+    def _reduce(self) -> None:
+        if self.world > 1:
+            dist.all_reduce(self.parameters.grads)
+            dist.all_reduce(self.loss)
+
+    def _update(self) -> None:
+        fraction = self.step.double() / self.total_steps
+        norm = self.optimizer.step(self.learning_rate * (1.0 - fraction))
+        self.history.index_copy_(0, (self.step % len(self.history)).view(1), torch.stack([self.loss, norm])[None])
+        self.step += 1
+        self.position += 1
