@@ -37,6 +37,7 @@ def partial_correlations(
     """
     if reason := no_relation(results, target):
         return Missing(reason)
+    results = results.reset_index(drop=True)  # labels below are unique even if tables were joined
     controls = pd.DataFrame(index=results.index)
     if "n_params" in results:
         controls["log parameters"] = np.log(pd.to_numeric(results["n_params"], errors="coerce"))

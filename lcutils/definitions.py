@@ -224,7 +224,11 @@ def in_display_order(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def simplex_cosine(classes: int) -> float:
-    """Cosine between any two vertices of a simplex of K classes: -1 / (K - 1)."""
+    """Cosine between any two vertices of a simplex of K classes: -1 / (K - 1).
+
+    >>> simplex_cosine(3)
+    -0.5
+    """
     return -1.0 / (classes - 1)
 
 
@@ -232,6 +236,9 @@ def uniform_sphere_log_kernel(dim: int) -> float:
     """Mean of log(1 / ||u - v||) for u, v uniform on the unit sphere in D dimensions.
 
     ||u - v||^2 = 4 B with B ~ Beta(a, a), a = (D - 1) / 2, hence -ln 2 - (psi(a) - psi(2 a)) / 2.
+
+    >>> round(uniform_sphere_log_kernel(16), 4)
+    -0.3294
     """
     a = (dim - 1) / 2
     return float(-log(2) - (psi(a) - psi(2 * a)) / 2)

@@ -114,6 +114,9 @@ def correlations(
 ) -> pd.DataFrame | Missing:
     """Relate each measurement to `target`, on its own scale and on a log scale.
 
+    p and intervals take the rows for exchangeable. Checkpoints of one run and models of one size are not quite:
+    Table 1 (`table_1`), `partial_correlations` and `within_architecture` ask the same with that accounted for.
+
     Args:
         results: results table.
         target: column related to.

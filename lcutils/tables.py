@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from lcutils.definitions import MEASUREMENTS, Missing, in_display_order, measurements_in
+from lcutils.parameters import AnalysisSettings
 from lcutils.published import BATCH_SIZES
 
 RUN = ["model", "depth", "width", "epochs", "weight_decay", "checkpoint"]
@@ -19,7 +20,7 @@ CONFIGURATION = (
     ("training text", "TinyStories (2,119,719 stories)", "corpus.source"),
     ("tokenizer", "GPT-2 byte-level BPE (50,257 tokens)", "corpus.tokenizer"),
     ("context length (tokens)", "2048", "corpus.block_size"),
-    ("token between stories", "none", "corpus.end_of_text"),
+    ("end-of-text token between stories", "no", "corpus.end_of_text"),
     ("packing", "batches of 1,000 stories, remainders dropped", "corpus.packing"),
     ("model", "GPT-Neo, head tied to the embedding", ""),
     ("attention heads", "16", "architecture.heads"),
@@ -37,7 +38,7 @@ CONFIGURATION = (
     ("training precision", "bf16 autocast", "training.autocast"),
     ("smallest class count", "1", "measurement.min_count"),
 )
-FIRST_NAMES = ("Lily", "Tim", "Anna", "Tom", "Ben", "Mia", "Max", "Sue", "Sam", "Jack")
+FIRST_NAMES = AnalysisSettings().names  # frequent in the built-in stories and in TinyStories
 
 
 def table_2(ours: Mapping[str, object] | None = None) -> pd.DataFrame:
@@ -71,6 +72,8 @@ def _flatten(settings: Mapping[str, object]) -> dict[str, str]:
 
 
 def _in_words(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {_in_words(part)}" for key, part in value.items())
     if isinstance(value, list | tuple):

@@ -18,6 +18,9 @@ def token_kind(text: str) -> str:
     White space around it is ignored. All letters: `lowercase` if the first is lower-case, else `start-word or
     proper noun`. Only characters that make no words: `punctuation`. All else, white space alone included:
     `special`.
+
+    >>> [token_kind(text) for text in (" once", " Once", "!", "don't")]
+    ['lowercase', 'start-word or proper noun', 'punctuation', 'special']
     """
     text = text.strip()
     if text.isalpha():

@@ -1,12 +1,13 @@
 """The analysis as a whole: one import, and a plain sentence wherever nothing can be computed."""
 
+import doctest
 import warnings
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from lcutils import analysis
+from lcutils import analysis, definitions, inference, word_kinds
 from lcutils.analysis import MEASUREMENTS, Missing
 
 
@@ -93,3 +94,20 @@ def test_no_relation_is_made_up(table):
 
 def test_every_public_name_is_there():
     assert all(hasattr(analysis, name) for name in analysis.__all__)
+
+
+@pytest.mark.parametrize("module", [definitions, inference, word_kinds])
+def test_examples_in_docstrings(module):
+    outcome = doctest.testmod(module)
+    assert outcome.attempted > 0
+    assert outcome.failed == 0
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_row_labels_do_not_matter(function):
+    joined = whole().set_index(pd.Index([0, 1, 2] * 4))  # as pd.concat leaves them
+    expected, outcome = FUNCTIONS[function](whole()), FUNCTIONS[function](joined)
+    if isinstance(expected, Missing):
+        assert outcome == expected
+    else:
+        pd.testing.assert_frame_equal(outcome, expected)

@@ -27,7 +27,7 @@ def test_table_2_alone():
 
 def test_table_2_beside_ours():
     ours = {
-        "corpus": {"block_size": 128, "source": "built-in"},
+        "corpus": {"block_size": 128, "source": "built-in", "end_of_text": True},
         "training": {"decay": {"d": 0.5, "L": 1.0}, "learning_rate": 1e-3},
         "grid": [{"depth": [1, 2], "width": [64]}, {"depth": [4], "width": [64]}],
         "device": "cpu",
@@ -37,6 +37,7 @@ def test_table_2_beside_ours():
     assert table.loc["weight decay", "ours"] == "d 0.5, L 1.0"
     assert table.loc["optimizer", "ours"] == "as the paper"
     assert table.loc["epsilon", "ours"] == ""  # not said
+    assert table.loc["end-of-text token between stories", ["paper", "ours"]].tolist() == ["no", "yes"]
     assert table.loc["device", ["paper", "ours"]].tolist() == ["", "cpu"]
     assert table.loc["grid", "ours"] == "depth 1, 2, width 64; depth 4, width 64"
     assert table.index.is_unique
