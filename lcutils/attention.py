@@ -57,7 +57,10 @@ def uses_flex(head_size: int, window: int | None, device: torch.device, dtype: t
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Any) -> Tensor:
     """softmax(q k^T over the keys that each query sees) v, all (B, S, H, E); `mask` from `attention_mask`."""
     q, k, v = (t.transpose(1, 2) for t in (q, k, v))  # (B, H, S, E)
-    if mask is None or isinstance(mask, Tensor):
+    if mask is None and q.is_cuda:
+        # PyTorch's own choice would be its flash kernel, which is slower for large heads.
+        out = torch.ops.aten._scaled_dot_product_cudnn_attention(q, k, v, None, True, 0.0, True, scale=1.0)[0]
+    elif mask is None or isinstance(mask, Tensor):
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=1.0)
     else:
         from torch.nn.attention.flex_attention import flex_attention
