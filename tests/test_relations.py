@@ -150,6 +150,8 @@ def test_seed_groups_are_told_apart():
         ["02x0064_01d", 1, 2],
     ]
     assert seed_rows(everything)["seed"].tolist() == [42, 1, 2]
+    twice = pd.concat([everything, results.head(1).assign(model="02x0064_01d42")], ignore_index=True)
+    assert seed_rows(twice)["seed"].tolist() == [42, 1, 2]  # one seed counts once, under either name
     assert isinstance(seed_groups(results.tail(2)), Missing)
     assert "at least 3 seeds" in str(seed_rows(later))
 

@@ -15,6 +15,7 @@ from lcutils.word_kinds import TOKEN_KINDS, kind_shares, token_kind, with_kinds
         (" once", "lowercase"),
         ("ing", "lowercase"),
         ("éclair", "lowercase"),
+        (" iPad", "lowercase"),
         (" Once", "start-word or proper noun"),
         ("Lily", "start-word or proper noun"),
         (" USA", "start-word or proper noun"),
