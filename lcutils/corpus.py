@@ -113,7 +113,8 @@ def prepare_corpus(settings: CorpusSettings, folder: Path, *, log: Path | None =
                     raise UserError(
                         f"{settings.source if split != 'ood' else settings.ood}: the {split} split "
                         f"({len(dataset):,} stories, {tokens:,} tokens) fills no block of {settings.block_size}; "
-                        "use more text, a smaller block_size or packing: lossless"
+                        f"use more text{' or' if packing == 'lossless' else ', packing: lossless or'} "
+                        "a smaller block_size"
                     )
                 figures[split] = {
                     "stories": len(dataset),

@@ -7,7 +7,9 @@ slice of them is read alone, and memory does not grow with the corpus.
 from __future__ import annotations
 
 import gc
+import gzip
 import itertools
+import json
 import re
 import tempfile
 from collections.abc import Iterator
@@ -28,6 +30,7 @@ BUILT_IN_STORIES = 10_000  # train stories of the built-in corpus when max_stori
 END_OF_TEXT = "<|endoftext|>"
 ENDINGS = {".txt": "text", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 VALIDATION_WORDS = ("validation", "valid", "val", "dev")
+DATA_ENDINGS = (".json", ".jsonl", ".parquet", ".arrow", ".csv", ".gz")
 CHUNK = 1 << 20  # characters read at a time from a text file
 
 
@@ -122,7 +125,7 @@ def _cut(dataset: Dataset, settings: CorpusSettings) -> dict[str, Dataset]:
     held_out = max(1, round(settings.validation_share * n))
     if held_out >= n:
         raise UserError(
-            f"{settings.source}: {n} stories are too few to cut a validation split from; "
+            f"{settings.source}: too few stories ({n}) to cut a validation split from; "
             f"separate stories by {END_OF_TEXT}, lower validation_share, or name a file in validation"
         )
     return {
@@ -175,15 +178,21 @@ def _load_folder(path: Path, tables: Path) -> dict[str, Dataset]:
     from datasets import DatasetDict, load_from_disk
 
     if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
-        saved = load_from_disk(str(path))
+        try:
+            saved = load_from_disk(str(path))
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            reason = one_line(error)
+            raise UserError(f"{path}: not readable as a saved dataset ({reason}); save it again") from None
         return dict(saved) if isinstance(saved, DatasetDict) else {"train": saved}
     files = local_files(str(path))
     text = [file for file in files if file.suffix == ".txt"]
-    if text and not any(file.suffix in (".json", ".jsonl", ".parquet", ".arrow", ".gz") for file in files):
+    if text and not any(file.suffix in DATA_ENDINGS for file in files):
         # `datasets` would take each line of a text file for a story.
         held_out = [file for file in text if set(re.split(r"[^a-z]+", file.stem.lower())) & set(VALIDATION_WORDS)]
         groups = {"train": [file for file in text if file not in held_out], "validation": held_out}
         return {split: _tabulate_text(group, tables / split) for split, group in groups.items() if group}
+    if not any(file.suffix in DATA_ENDINGS for file in files):
+        raise UserError(f"{path}: no data files in this folder; put {', '.join(ENDINGS)} files there")
     return _call_datasets(path, str(path), tables)
 
 
@@ -209,18 +218,20 @@ def _call_datasets(path: Path, builder: str, tables: Path, **options: Any) -> di
     from datasets.exceptions import DatasetsError
 
     try:
-        with _no_bars():
+        with _quiet():
             return dict(load_dataset(builder, cache_dir=str(tables), **options))
     except (DatasetsError, OSError, ValueError) as error:
-        raise UserError(f"{path}: not readable as {path.suffix or 'a dataset folder'} ({one_line(error)})") from None
+        reason = (_bad_line(path) if ".jsonl" in path.suffixes else None) or one_line(_root(error))
+        raise UserError(f"{path}: not readable ({reason}); mend or replace it") from None
 
 
 def _tabulate_text(files: list[Path], tables: Path) -> Dataset:
-    def rows(paths: list[str]) -> Iterator[dict[str, str]]:
-        return ({"text": story} for path in paths for story in read_separated(Path(path)))
+    def rows() -> Iterator[dict[str, str]]:
+        return ({"text": story} for file in files for story in read_separated(file))
 
-    # Not a list by itself: `datasets` would take a list for shards to share out.
-    return _tabulate(rows, {"paths": [str(file) for file in files]}, tables)
+    if next(rows(), None) is None:
+        raise UserError(f"{files[0]}: no stories in it, only white space; name a file with stories")
+    return _tabulate(rows, {}, tables)
 
 
 def _tabulate(rows: Any, arguments: dict[str, Any], tables: Path) -> Dataset:
@@ -229,7 +240,7 @@ def _tabulate(rows: Any, arguments: dict[str, Any], tables: Path) -> Dataset:
     from datasets.exceptions import DatasetGenerationError
 
     try:
-        with _no_bars():
+        with _quiet():
             return Dataset.from_generator(
                 rows,
                 features=Features({"text": Value("string")}),
@@ -243,22 +254,41 @@ def _tabulate(rows: Any, arguments: dict[str, Any], tables: Path) -> Dataset:
 
 
 @contextmanager
-def _no_bars() -> Iterator[None]:
-    """Hide the progress bars of `datasets` while local text is read: noise in a notebook."""
+def _quiet() -> Iterator[None]:
+    """Hide the bars and messages of `datasets` while local text is read: what matters comes as a UserError."""
     from datasets import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    from datasets.utils import logging
 
-    hidden = are_progress_bars_disabled()
+    hidden, verbosity = are_progress_bars_disabled(), logging.get_verbosity()
     disable_progress_bars()
+    logging.set_verbosity(logging.CRITICAL)
     try:
         yield
     finally:
+        logging.set_verbosity(verbosity)
         if not hidden:
             enable_progress_bars()
 
 
+def _bad_line(path: Path) -> str | None:
+    """What is wrong with the first line that is no JSON; None where each line is."""
+    with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                json.loads(line or "null")
+            except json.JSONDecodeError as error:
+                return f"line {number} is no JSON: {error.msg}"
+    return None
+
+
 def one_line(error: BaseException) -> str:
-    """First line of what first went wrong: libraries wrap it in errors of their own."""
-    while (cause := error.__cause__ or error.__context__) is not None:
-        error = cause
+    """First line of what an error says, however long it is."""
     lines = str(error).strip().splitlines()
     return lines[0][:200] if lines else type(error).__name__
+
+
+def _root(error: BaseException) -> BaseException:
+    """What first went wrong: `datasets` wraps it in errors of its own."""
+    while (cause := error.__cause__ or error.__context__) is not None:
+        error = cause
+    return error
