@@ -153,7 +153,7 @@ def table_html(table: pd.DataFrame, *, caption: str = "", most: int = 400, ancho
 def _cell(column: str, value: Any, words: bool, anchors: bool, record: dict[Any, Any]) -> str:
     missing = value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value))
     if words:
-        text = "" if missing else html.escape(str(value))
+        text = "" if missing else ("yes" if value else "no") if isinstance(value, bool) else html.escape(str(value))
         if column == "model" and not anchors and not missing and "checkpoint" in record:
             text = f'<a href="#{html.escape(row_anchor(value, record["checkpoint"]))}">{text}</a>'
         return f'<td class="words{" long" if column in TEXT_COLUMNS and len(text) > 40 else ""}">{text}</td>'

@@ -51,8 +51,8 @@ def write_analysis(
 
     for figure in [*contents.figures.values(), *contents.by_width]:
         if figure.chart is not None:
-            write(f"figures/{figure.name}.svg", figure.svg())
-            write(f"figures/{figure.name}.png", figure.png(scale=2))
+            write(f"figures/{figure.name}.svg", figure.svg)
+            write(f"figures/{figure.name}.png", figure.png(scale=1.5))
     for figure in contents.figures.values():
         if figure.chart is not None:
             write(

@@ -39,13 +39,45 @@ VERSIONS = (
 TOKEN_BUDGET = 1_500_000  # bytes of token tables, packed, that the report may carry
 HITS_LISTED = 25
 
+# What a page is wide enough for; the CSV has every column.
+SHOWN_COLUMNS = {
+    "table_1": ["row", "label", "paper", "n", "r", "r2", "p", "p_low", "p_high", "p_holm", "note"],
+    "correlations": [
+        "property",
+        "label",
+        "n",
+        "r",
+        "r2",
+        "r2_low",
+        "r2_high",
+        "r2_log",
+        "p",
+        "p_holm",
+        "spearman",
+        "note",
+    ],
+    "partial_correlations": [
+        "property",
+        "label",
+        "given",
+        "n",
+        "r2",
+        "partial_r",
+        "low",
+        "high",
+        "partial_r2",
+        "p_holm",
+    ],
+    "within_architecture": ["property", "label", "architecture", "groups", "n", "r", "r2", "p", "p_holm", "note"],
+    "sensitivity_correlations": ["measurement", "label", "min_count", "n", "r", "r2", "r2_log"],
+}
 ROWS_CAPTION = "One row a model and checkpoint; click a row to pick its model in every figure."
 
 Table = pd.DataFrame | Missing
 TABLE_CAPTIONS = {
     "table_1": "Table 1. R² of each measurement with validation loss over models that differ in their seed "
     "alone; p by permutation "
-    "(two-sided), with its Monte-Carlo interval and Holm's correction. The rows not of the paper are marked.",
+    "(two-sided), with its Monte-Carlo interval and Holm's correction; paper: whether the row is one of the paper's.",
     "table_2": "Table 2. Configuration: the paper's, and this study's.",
     "table_3": "Table 3. The paper's batch sizes (sequences a batch), by depth (rows) and width (columns).",
     "table_5": "Table 5. First names beside the average token: CDNV and interference, each averaged over the "
@@ -121,6 +153,10 @@ def _table_part(name: str, table: Table) -> str:
     if isinstance(table, Missing):
         short = caption.split(".")[0] if name.startswith("table_") else name.replace("_", " ").capitalize()
         return f'<p class="notice" id="{name}"><strong>{html.escape(short)}.</strong> {html.escape(table.reason)}</p>'
+    if "group" in table.columns and len(table):
+        caption += f" Models: {table['group'].iloc[0]}."
+    columns = SHOWN_COLUMNS.get(name)
+    table = table[[c for c in columns if c in table.columns]] if columns else table
     most = 100 if name in ("influence", "sensitivity", "trajectories", "beside_published") else 400
     return (
         f'<div id="table-of-{name}">{table_html(table, caption=caption, csv=f"tables/{name}.csv", most=most)}</div><br>'

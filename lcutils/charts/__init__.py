@@ -7,6 +7,6 @@ from lcutils.charts.theme import Figure
 from lcutils.charts.tokens import token_explorer, token_kinds
 
 __all__ = [
-    "Figure", "against_loss", "beside_published", "by_width", "correlations_chart", "figure_1", "figure_2", "figure_3", "losses",
-    "overlaid", "seeds_scatter", "sensitivity", "token_explorer", "token_kinds", "trajectories",
+    "Figure", "against_loss", "beside_published", "by_width", "correlations_chart", "figure_1", "figure_2", "figure_3",
+    "losses", "overlaid", "seeds_scatter", "sensitivity", "token_explorer", "token_kinds", "trajectories",
 ]  # fmt: skip

@@ -10,11 +10,12 @@ import pandas as pd
 from lcutils import analysis
 from lcutils.analysis import MEASUREMENTS, Missing
 from lcutils.charts.paper import FIGURE_1, FIGURE_3
-from lcutils.charts.scatter import IDENTITY, SELECTED, TARGETS, filters, tooltip, usable
+from lcutils.charts.scatter import IDENTITY, SELECTED, TARGETS, filters, shown, tooltip, usable
 from lcutils.charts.theme import (
     OKABE_ITO,
     OUTLINE,
     PANEL,
+    ROWS,
     Figure,
     padded,
     panel_title,
@@ -39,6 +40,7 @@ def overlaid(results: pd.DataFrame, published: pd.DataFrame | None) -> Figure:
         return Figure(name, title, missing="No published table was given to set beside ours.")
     both = pd.concat([results.assign(source=OURS), published.assign(source=PUBLISHED)], ignore_index=True)
     controls, test = filters(both)
+    data = slim(both, [*IDENTITY, "source", "val_loss", *FIGURE_1, *FIGURE_3])
     charts = []
     for key in dict.fromkeys(FIGURE_1 + FIGURE_3):
         rows = usable(both, key, "val_loss")
@@ -52,16 +54,15 @@ def overlaid(results: pd.DataFrame, published: pd.DataFrame | None) -> Figure:
         "budgets move the loss: "
         "compare the trend first, and the position where the setting is the paper's."
     )
-    return Figure(name, title, caption, together(charts, 3, controls))
+    return Figure(name, title, caption, together(charts, 3, controls), rows=data)
 
 
 def _overlay(rows: pd.DataFrame, key: str, test: str) -> Any:
     measurement = MEASUREMENTS[key]
     rows = rows[rows[key] > 0] if measurement.log else rows
-    data = slim(rows, [*IDENTITY, "source", "val_loss", key])
     chart = (
-        alt.Chart(data)
-        .transform_filter(test)
+        alt.Chart(ROWS)
+        .transform_filter(f"{test} && {shown(key, measurement.log)} && {shown('val_loss', False)}")
         .mark_point(size=44, filled=True, strokeWidth=0.5, stroke=OUTLINE)
         .encode(
             x=alt.X(f"{key}:Q", **value_axis(measurement.axis, padded(rows[key], measurement.log), measurement.log)),
@@ -69,7 +70,7 @@ def _overlay(rows: pd.DataFrame, key: str, test: str) -> Any:
             color=alt.Color("source:N", title="source", scale=SOURCES),
             shape=alt.Shape("source:N", title="source", scale=SHAPES),
             opacity=alt.when(SELECTED).then(alt.value(0.85)).otherwise(alt.value(0.1)),
-            tooltip=["source:N", *tooltip(data, "val_loss", key)],
+            tooltip=["source:N", *tooltip(rows, "val_loss", key)],
         )
     )
     return chart.add_params(SELECTED).properties(
@@ -88,11 +89,11 @@ def beside_published(results: pd.DataFrame, published: pd.DataFrame | None) -> F
     table = table[table["ours"].notna() & table["published"].notna()]
     if table.empty:
         return Figure(name, title, missing="No model of ours has the name and checkpoint of a published one.")
+    data = slim(table, ["measurement", "model", "checkpoint", "ours", "published", "difference", "relative"])
     charts = []
     for key, rows in table.groupby("measurement", sort=False):
         both = pd.concat([rows["ours"], rows["published"]])
         ends = padded(both, False)
-        data = slim(rows, ["model", "checkpoint", "ours", "published", "difference", "relative"])
         square: dict[str, Any] = {"scale": alt.Scale(domain=ends, nice=False), "axis": alt.Axis(tickCount=4)}
         x, y = alt.X("published:Q", title="published", **square), alt.Y("ours:Q", title="ours", **square)
         diagonal = alt.Chart(pd.DataFrame({"published": ends, "ours": ends})).mark_line(
@@ -100,7 +101,8 @@ def beside_published(results: pd.DataFrame, published: pd.DataFrame | None) -> F
         )
         diagonal = diagonal.encode(x=x, y=y)
         points = (
-            alt.Chart(data)
+            alt.Chart(ROWS)
+            .transform_filter(alt.datum.measurement == key)
             .mark_circle(size=60, color=OKABE_ITO[5], stroke=OUTLINE, strokeWidth=0.6)
             .encode(
                 x=x,
@@ -121,7 +123,7 @@ def beside_published(results: pd.DataFrame, published: pd.DataFrame | None) -> F
         )
         charts.append(alt.layer(diagonal, points).properties(width=170, height=170, title=panel_title(words, 28)))
     caption = "A point on the dashed diagonal is reproduced exactly. Click a model to see it in every panel."
-    return Figure(name, title, caption, together(charts, 4, spacing=26))
+    return Figure(name, title, caption, together(charts, 4, spacing=26), rows=data)
 
 
 def correlations_chart(
@@ -192,10 +194,9 @@ def _intervals(alone: pd.DataFrame, order: list[str]) -> Any:
     )
     shared: dict[str, Any] = {"title": "R² with validation loss", "scale": alt.Scale(domain=[0, 1])}
     bars = base.mark_rule(strokeWidth=2, opacity=0.6).encode(x=alt.X("r2_low:Q", **shared), x2="r2_high:Q")
-    certain = alt.when("datum.p_holm < 0.05").then(alt.value(1)).otherwise(alt.value(0))
     dots = base.mark_point(size=64, filled=True, strokeWidth=1.6, opacity=1).encode(
         x=alt.X("r2:Q", **shared),
-        fillOpacity=certain,
+        fillOpacity=alt.when("datum.p_holm < 0.05").then(alt.value(1)).otherwise(alt.value(0)),
         stroke=alt.Stroke("property:N", scale=PROPERTY_SCALE, legend=None),
     )
     logs = (

@@ -10,10 +10,11 @@ import pandas as pd
 
 from lcutils import analysis
 from lcutils.analysis import MEASUREMENTS, Missing
-from lcutils.charts.scatter import IDENTITY, SELECTED, TARGETS, filters, size_colour, theory_lines, tooltip
+from lcutils.charts.scatter import IDENTITY, SELECTED, TARGETS, filters, shown, size_colour, theory_lines, tooltip
 from lcutils.charts.theme import (
     OUTLINE,
     PANEL,
+    ROWS,
     VIRIDIS,
     Figure,
     padded,
@@ -151,13 +152,18 @@ def trajectories(results: pd.DataFrame) -> Figure:
         f"checkpoint. "
         "Click a model to see it in every panel."
     )
-    return Figure(name, title, caption, together(charts, 3, controls))
+    return Figure(
+        name,
+        title,
+        caption,
+        together(charts, 3, controls),
+        rows=slim(wide, [*IDENTITY, "tokens_seen", *TRAJECTORY_KEYS]),
+    )
 
 
 def _along(rows: pd.DataFrame, key: str, along: str, test: str) -> Any:
     axis, log = _axis_of(key)
     drawn = rows[rows[key].notna() & ((rows[key] > 0) | (not log))]
-    data = slim(drawn, [*IDENTITY, "tokens_seen", key])
     counts = along == "tokens_seen"
     x = alt.X(
         f"{along}:Q",
@@ -167,11 +173,15 @@ def _along(rows: pd.DataFrame, key: str, along: str, test: str) -> Any:
     )
     y = alt.Y(f"{key}:Q", **value_axis(axis, padded(drawn[key], log), log))
     faint = alt.when(SELECTED).then(alt.value(0.9)).otherwise(alt.value(0.12))
-    base = alt.Chart(data).transform_filter(test).encode(x=x, y=y, color=size_colour(rows), opacity=faint)
+    base = (
+        alt.Chart(ROWS)
+        .transform_filter(f"{test} && {shown(key, log)}")
+        .encode(x=x, y=y, color=size_colour(rows), opacity=faint)
+    )
     lines = base.mark_line(strokeWidth=1.3).encode(detail="model:N", order=f"{along}:Q")
     points = (
         base.mark_circle(size=45, stroke=OUTLINE, strokeWidth=0.6)
-        .encode(tooltip=tooltip(data, key))
+        .encode(tooltip=tooltip(rows, key))
         .add_params(SELECTED)
     )
     label = f"{MEASUREMENTS[key].property}: {MEASUREMENTS[key].label}" if key in MEASUREMENTS else "validation loss"
@@ -206,7 +216,11 @@ def sensitivity(table: pd.DataFrame | None, results: pd.DataFrame) -> Figure:
         related = related[related["measurement"].isin(known) & related["r2"].notna()]
         if len(related):
             related = related.assign(label=related["measurement"].map(labels))
-            charts.append(_heat(related, "r2", "R² with validation loss", list(labels.values()), diverging=False))
+            charts.append(
+                _heat(
+                    related, "r2", "R² with validation loss", list(labels.values()), diverging=False, labels=not charts
+                )
+            )
     if not charts:
         return Figure(name, title, missing=sentence("The sensitivity table has no number to draw.", note))
     caption = sentence(
@@ -220,7 +234,7 @@ def sensitivity(table: pd.DataFrame | None, results: pd.DataFrame) -> Figure:
     return Figure(name, title, caption, alt.hconcat(*charts, spacing=30).resolve_scale(color="independent"))
 
 
-def _heat(table: pd.DataFrame, value: str, words: str, order: list[str], diverging: bool) -> Any:
+def _heat(table: pd.DataFrame, value: str, words: str, order: list[str], diverging: bool, labels: bool = True) -> Any:
     if diverging:
         reach = float(min(1.0, max(table[value].abs().max(), 1e-3)))
         # The change may be a thousandfold: colours end at ± reach, the number in the cell does not.
@@ -232,7 +246,13 @@ def _heat(table: pd.DataFrame, value: str, words: str, order: list[str], divergi
     data = slim(table, ["label", "min_count", value, "count", "n"])
     base = alt.Chart(data).encode(
         x=alt.X("min_count:O", title="minimum class count", axis=alt.Axis(labelAngle=0)),
-        y=alt.Y("label:N", title=None, sort=order, axis=alt.Axis(labelLimit=340)),
+        y=alt.Y(
+            "label:N",
+            title=None,
+            sort=order,
+            scale=alt.Scale(domain=order),
+            axis=alt.Axis(labelLimit=340, labels=labels, ticks=labels),
+        ),
     )
     cells = base.mark_rect(stroke=OUTLINE, strokeWidth=0.3).encode(
         color=alt.Color(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pandas as pd
 
 from lcutils.analysis import MEASUREMENTS, Missing, measurements_in, seed_rows
-from lcutils.charts.scatter import FEWEST, TARGETS, filters, panel, usable
-from lcutils.charts.theme import Figure, sentence, together
+from lcutils.charts.scatter import FEWEST, IDENTITY, TARGETS, filters, panel, usable
+from lcutils.charts.theme import Figure, sentence, slim, together
 
 # Centred (October) beside un-centred (May) GNC2; CoV of norms beside CoV of log norms: they say different things.
 FIGURE_1 = ["nc1_cdnv", "gnc2_log_uncentred_cov", "gnc2_log_cov", "unc3_cosine_cov", "nc4_agreement"]
@@ -62,7 +62,8 @@ def panels_figure(
     few = f"With {_counted(drawn)}, no R² is given: it needs {FEWEST}." if drawn < FEWEST else ""
     lack = f"Not in this table, so not drawn: {', '.join(lacking)}." if lacking else ""
     chart = together(charts, columns, controls)
-    return Figure(name, title, sentence(caption, HOW_TO, few, lack, merged), chart)
+    data = slim(rows, [*IDENTITY, target, *keys])
+    return Figure(name, title, sentence(caption, HOW_TO, few, lack, merged), chart, rows=data)
 
 
 def _counted(n: int) -> str:

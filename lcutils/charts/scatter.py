@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from lcutils.analysis import MEASUREMENTS, limits_of_theory
-from lcutils.charts.theme import OUTLINE, PANEL, VIRIDIS, padded, panel_title, slim, value_axis
+from lcutils.charts.theme import INK, OUTLINE, PANEL, ROWS, VIRIDIS, padded, panel_title, slim, value_axis
 
 IDENTITY = ["model", "checkpoint", "depth", "width", "epochs", "weight_decay", "seed", "n_params", "steps"]
 FILTERS = {"depth": "depth", "width": "width", "epochs": "epochs", "weight_decay": "decay"}
@@ -95,6 +95,11 @@ def usable(rows: pd.DataFrame, key: str, target: str) -> pd.DataFrame:
     return rows.loc[finite]
 
 
+def shown(column: str, log: bool) -> str:
+    """Return the Vega expression that is true for a row whose `column` an axis can show."""
+    return f"isValid(datum.{column})" + (f" && datum.{column} > 0" if log else "")
+
+
 def panel(
     rows: pd.DataFrame,
     key: str,
@@ -105,7 +110,7 @@ def panel(
     side: int = PANEL,
     linked: bool = True,
 ) -> Any | None:
-    """Return one panel, `key` on x and `target` on y, or None where no row has both.
+    """Return one panel over `ROWS`, `key` on x and `target` on y, or None where no row has both.
 
     The line is least squares on the scale drawn; R² is of that scale. On a log axis the R² of the value itself
     stands at the right.
@@ -130,12 +135,9 @@ def panel(
     domain = padded(drawn[key], log, limits["value"].tolist())
     x = alt.X(f"{key}:Q", **value_axis(measurement.axis, domain, log))
     y = alt.Y(f"{target}:Q", **value_axis(TARGETS.get(target, target), padded(drawn[target], False), False))
-    data = slim(drawn, [*IDENTITY, target, key])
-    # One table for all panels of a figure would be smaller, but a nan in one column would then cost the others.
-    base = alt.Chart(data).transform_filter(test)
-
+    base = alt.Chart(ROWS).transform_filter(f"{test} && {shown(key, log)} && {shown(target, False)}")
     points = base.mark_circle(size=58, stroke=OUTLINE, strokeWidth=0.6).encode(
-        x=x, y=y, color=size_colour(rows), tooltip=tooltip(data, target, key)
+        x=x, y=y, color=size_colour(rows), tooltip=tooltip(rows, target, key)
     )
     if linked:
         points = points.encode(opacity=alt.when(SELECTED).then(alt.value(0.9)).otherwise(alt.value(0.12))).add_params(
@@ -182,7 +184,7 @@ def _fit_words(base: Any, key: str, target: str, log: bool, side: int) -> list[A
         fitted = _scaled(base, key, scaled).transform_joinaggregate(n="count()")
         fitted = fitted.transform_regression("scaled", target, groupby=["n"], params=True)
         fitted = fitted.transform_calculate(words=few + words if align == "left" else words)
-        text = fitted.mark_text(align=align, baseline="bottom", fontSize=10, style="guide-label", clip=False)
+        text = fitted.mark_text(align=align, baseline="bottom", fontSize=10, color=INK, clip=False)
         layers.append(text.encode(text="words:N", x=alt.value(place), y=alt.value(-4)))
     return layers
 

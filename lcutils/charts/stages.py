@@ -72,18 +72,18 @@ def training_curve(log: pd.DataFrame, checkpoints: list[dict[str, Any]], entropy
     """Training loss by tokens seen, validation loss at the kept checkpoints, and the entropy to beat.
 
     Args:
-        log: the training log with columns `tokens_seen` and `loss`.
-        checkpoints: records with `tokens_seen`, `val_loss` and `checkpoint`.
+        log: the training log with columns `step` and `loss`.
+        checkpoints: records with `steps`, `val_loss` and `checkpoint`.
         entropy: unigram entropy of the validation text, in nats.
     """
     drawn, _ = sample_rows(log)
-    x = alt.X("tokens_seen:Q", title="tokens seen", axis=alt.Axis(format="~s"))
+    x = alt.X("step:Q", title="optimizer steps", axis=alt.Axis(format="~s"))
     y = alt.Y("loss:Q", title="loss (nats per token)", scale=alt.Scale(zero=False))
     names = ["training batches", "validation, kept checkpoints", "unigram entropy"]
     colour = alt.Color("what:N", title=None, scale=alt.Scale(domain=names, range=list(OKABE_ITO[:3])))
-    curve = alt.Chart(slim(drawn, ["tokens_seen", "loss"]).assign(what=names[0])).mark_line(strokeWidth=1.2)
-    points = pd.DataFrame(checkpoints).rename(columns={"val_loss": "loss"}).assign(what=names[1])
-    dots = alt.Chart(slim(points, ["tokens_seen", "loss", "checkpoint", "what"])).mark_point(size=90, filled=True)
+    curve = alt.Chart(slim(drawn, ["step", "loss"]).assign(what=names[0])).mark_line(strokeWidth=1.2)
+    points = pd.DataFrame(checkpoints).rename(columns={"steps": "step", "val_loss": "loss"}).assign(what=names[1])
+    dots = alt.Chart(slim(points, ["step", "loss", "checkpoint", "what"])).mark_point(size=90, filled=True)
     rule = alt.Chart(pd.DataFrame({"loss": [entropy], "what": [names[2]]})).mark_rule(strokeDash=[5, 4])
     chart = alt.layer(
         curve.encode(x=x, y=y, color=colour),

@@ -33,6 +33,8 @@ OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "
 # Viridis without its palest end, which is lost on white.
 VIRIDIS = alt.SchemeParams(name="viridis", extent=[0.0, 0.93])
 OUTLINE = "#8a8a8a"  # thin edge of every point: keeps the dark end visible on dark, the pale end on white
+# Words inside a chart follow its ground: dark on light, light on dark (`background` is a signal of every Vega view).
+INK = alt.expr("luminance(background) < 0.4 ? '#e8eaed' : '#1f2328'")
 FONT = "system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', 'Liberation Sans', sans-serif"
 
 
@@ -65,6 +67,10 @@ _SIZES: dict[str, Any] = {
 }
 
 
+# Many panels over one table: naming it, not giving each its copy, makes a figure of 27 panels five times smaller.
+ROWS = alt.NamedData("rows")
+
+
 @dataclass(frozen=True)
 class Figure:
     """A figure of the study, or the plain sentence that says why there is none.
@@ -75,6 +81,7 @@ class Figure:
         caption: how to read it; says what is sampled, left out or lacking.
         chart: the Altair chart; None where nothing can be drawn.
         missing: why nothing can be drawn; empty where `chart` is there.
+        rows: the table that the panels drawn over `ROWS` share, put into the specification once.
     """
 
     name: str
@@ -82,6 +89,7 @@ class Figure:
     caption: str = ""
     chart: Any = field(default=None, repr=False)
     missing: str = ""
+    rows: pd.DataFrame | None = field(default=None, repr=False)
 
     @cached_property
     def spec(self) -> dict[str, Any]:
@@ -89,15 +97,19 @@ class Figure:
         assert self.chart is not None, self.missing
         title = alt.Title(self.title, fontSize=15, anchor="start", offset=14)
         # Checking a specification against its schema takes as long as drawing it: the tests do it for every figure.
-        return {**self.chart.properties(title=title).to_dict(validate=False), "config": _SIZES}
+        spec = {**self.chart.properties(title=title).to_dict(validate=False), "config": _SIZES}
+        if self.rows is not None:
+            spec["datasets"] = {**spec.get("datasets", {}), ROWS.name: _records(self.rows)}
+        return spec
+
+    @cached_property
+    def svg(self) -> str:
+        """The picture on white, as SVG."""
+        return vl_convert.vegalite_to_svg(json.dumps(self.spec), vl_version=VEGALITE_VERSION, config=LIGHT)
 
     def png(self, scale: float = 1.0) -> bytes:
-        """Return the picture on white."""
-        return vl_convert.vegalite_to_png(json.dumps(self.spec), vl_version=VEGALITE_VERSION, scale=scale, config=LIGHT)
-
-    def svg(self) -> str:
-        """Return the picture on white, as SVG."""
-        return vl_convert.vegalite_to_svg(json.dumps(self.spec), vl_version=VEGALITE_VERSION, config=LIGHT)
+        """Return the picture on white, as PNG."""
+        return vl_convert.svg_to_png(self.svg, scale=scale)
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
         """Show the figure in a notebook: live in JupyterLab, a picture where it is only read, else words."""
@@ -127,12 +139,14 @@ def slim(table: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
     kept = table[[c for c in dict.fromkeys(columns) if c in table.columns]].copy()
     for name in kept.columns:
         if pd.api.types.is_float_dtype(kept[name]):
-            kept[name] = kept[name].map(_shorten)
+            kept[name] = [float(f"{v:.{DIGITS}g}") if pd.notna(v) else math.nan for v in kept[name]]
     return kept
 
 
-def _shorten(value: float) -> float | None:
-    return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
+def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the rows as JSON holds them: it knows neither nan nor infinity."""
+    shown = table.astype(object).where(table.notna(), None).replace([math.inf, -math.inf], None)
+    return shown.to_dict("records")  # type: ignore[return-value]
 
 
 def sample_rows(table: pd.DataFrame, limit: int = ROW_LIMIT, seed: int = 0) -> tuple[pd.DataFrame, str]:

@@ -10,7 +10,18 @@ import pandas as pd
 
 from lcutils import analysis
 from lcutils.analysis import TOKEN_KINDS, Missing
-from lcutils.charts.theme import OKABE_ITO, OUTLINE, Figure, padded, sample_rows, sentence, slim, together, value_axis
+from lcutils.charts.theme import (
+    INK,
+    OKABE_ITO,
+    OUTLINE,
+    Figure,
+    padded,
+    sample_rows,
+    sentence,
+    slim,
+    together,
+    value_axis,
+)
 
 KIND_SCALE = alt.Scale(domain=list(TOKEN_KINDS), range=list(OKABE_ITO[: len(TOKEN_KINDS)]))
 # What the explorer can put on its axes: column -> title, log axis.
@@ -44,12 +55,14 @@ def token_kinds(tokens: pd.DataFrame | None) -> Figure:
         .encode(
             x=alt.X("token_id:Q", title="token id", scale=alt.Scale(nice=False)),
             y=alt.Y("count:Q", **value_axis(TOKEN_COLUMNS["count"][0], padded(drawn["count"], True), True)),
-            color=alt.Color("kind:N", title="kind (click to pick)", scale=KIND_SCALE),
+            color=alt.Color(
+                "kind:N", title="kind (click to pick)", scale=KIND_SCALE, legend=alt.Legend(orient="bottom")
+            ),
             opacity=alt.when(picked).then(alt.value(0.75)).otherwise(alt.value(0.05)),
             tooltip=["text:N", "token_id:Q", alt.Tooltip("count:Q", format=","), "kind:N"],
         )
         .add_params(picked)
-        .properties(width=520, height=300, title="each token")
+        .properties(width=480, height=300, title="each token")
     )
     long = shares.melt(id_vars="kind", value_vars=["vocabulary_share", "data_share"], var_name="of", value_name="share")
     long["of"] = long["of"].map({"vocabulary_share": "vocabulary", "data_share": "data"})
@@ -67,7 +80,7 @@ def token_kinds(tokens: pd.DataFrame | None) -> Figure:
     )
     words = (
         bars.transform_calculate(words="datum.of + ' ' + format(datum.share, '.1%')")
-        .mark_text(align="left", dx=3, fontSize=10, style="guide-label")
+        .mark_text(align="left", dx=3, fontSize=10, color=INK)
         .encode(text="words:N")
     )
     right = alt.layer(bar, words).properties(width=230, height=300, title="shares of the vocabulary and of the data")
@@ -129,9 +142,5 @@ def _tokens_panel(tokens: pd.DataFrame, x: str, y: str, picked: Any, found: str)
         .add_params(picked)
     )
     marked = base.transform_filter(found).mark_circle(size=110, color=OKABE_ITO[5], stroke=OUTLINE, opacity=1)
-    words = (
-        base.transform_filter(found)
-        .mark_text(dx=9, align="left", fontSize=12, style="guide-label")
-        .encode(text="text:N")
-    )
+    words = base.transform_filter(found).mark_text(dx=9, align="left", fontSize=12, color=INK).encode(text="text:N")
     return alt.layer(cloud, marked, words).properties(width=340, height=240)

@@ -96,18 +96,19 @@
   function addControl(param) {
     if (param.name in choices) return;
     choices[param.name] = param.value;
-    const label = make("label", {}, param.bind.name);
+    const bind = param.bind;
+    const label = make("label", {}, bind.name);
     const set = (value) => {
       choices[param.name] = value;
       for (const view of views.values()) { setSignal(view, param.name, value); view.runAsync(); }
     };
-    if (param.bind.options) {
+    if (bind.options) {
       const select = make("select", { name: param.name });
-      for (const option of param.bind.options) select.append(make("option", { textContent: option }));
-      select.addEventListener("change", () => set(param.bind.options[select.selectedIndex]));
+      for (const option of bind.options) select.append(make("option", { textContent: option }));
+      select.addEventListener("change", () => set(bind.options[select.selectedIndex]));
       label.append(select);
     } else {
-      const field = make("input", { type: "search", name: param.name, size: 14, placeholder: param.bind.placeholder || "" });
+      const field = make("input", { type: "search", name: param.name, size: 14, placeholder: bind.placeholder || "" });
       field.addEventListener("input", () => set(field.value.trim()));
       label.append(field);
     }
@@ -253,7 +254,7 @@
         layer: [
           { data: { name: "cloud", values: cloud.map(row) }, mark: { type: "circle", size: 16, opacity: 0.45, color: index.colours[0] }, encoding: { ...both, tooltip } },
           { data: { name: "chosen", values: chosen < 0 ? [] : [row(chosen)] }, mark: { type: "circle", size: 130, opacity: 1, color: index.colours[1] }, encoding: { ...both, tooltip } },
-          { data: { name: "chosen" }, mark: { type: "text", align: "left", dx: 9, fontSize: 13, style: "guide-label" }, encoding: { ...both, text: { field: "text" } } },
+          { data: { name: "chosen" }, mark: { type: "text", align: "left", dx: 9, fontSize: 13, color: ground === "dark" ? "#e8eaed" : "#1f2328" }, encoding: { ...both, text: { field: "text" } } },
         ],
       };
       const made = await vegaEmbed(part("cloud"), spec, options("canvas"));
