@@ -10,7 +10,7 @@ import gzip
 import html
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from functools import cache
 from importlib.resources import files
 from string import Template
@@ -19,6 +19,7 @@ from typing import Any
 import pandas as pd
 import vl_convert
 
+from lcutils.analysis import Missing
 from lcutils.charts.theme import DARK, LIGHT, VEGALITE_VERSION, Figure
 
 TEXT_COLUMNS = {"note", "definition", "axis", "limit", "nearest", "dropped", "ours", "paper", "setting"}
@@ -170,6 +171,19 @@ def number_words(value: Any) -> str:
     if number.is_integer() and abs(number) < 1e15:
         return f"{int(number):,}".replace("-", "−")
     return f"{number:.5g}".replace("-", "−")
+
+
+def shown_table(table: pd.DataFrame | Missing, columns: Sequence[str] | None = None, *, most: int = 20) -> Any:
+    """Return a table as a notebook shows it: those of `columns` that it has, `most` rows; or the sentence."""
+    if isinstance(table, Missing):
+        from IPython.display import Markdown
+
+        return Markdown(table.reason)
+    kept = table[[c for c in columns if c in table.columns]] if columns else table
+    numbers: list[Hashable] = [
+        c for c in kept.columns if pd.api.types.is_numeric_dtype(kept[c]) and kept[c].dtype != bool
+    ]
+    return kept.head(most).style.format(number_words, subset=numbers, na_rep="").hide()
 
 
 def facts_html(facts: dict[str, Any]) -> str:

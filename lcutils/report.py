@@ -40,7 +40,7 @@ def write_analysis(
     Returns:
         Path of every file by its place under `folder`, such as "figures/figure_1.svg"; the report is "report.html".
     """
-    tokens = _best_first(tokens or {}, results)
+    tokens = best_first(tokens or {}, results)
     contents = compute(results, settings, tokens, sensitivity, published)
     written: dict[str, Path] = {}
 
@@ -90,7 +90,7 @@ def compute(
         "correlations": analysis.correlations(results, trials=trials),
         "partial_correlations": analysis.partial_correlations(results),
         "within_architecture": analysis.within_architecture(results),
-        "influence": _largest_changes(analysis.influence(results)),
+        "influence": largest_changes(analysis.influence(results)),
         "sensitivity": analysis.sensitivity(sensitivity) if sensitivity is not None else no_sensitivity,
         "sensitivity_correlations": no_sensitivity
         if sensitivity is None
@@ -129,13 +129,14 @@ def measurement_table() -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["measurement", "property", "label", "definition", "limit"])
 
 
-def _largest_changes(table: Table) -> Table:
+def largest_changes(table: Table) -> Table:
+    """Return the table of `analysis.influence`, the rows that change R² most first."""
     if isinstance(table, Missing):
         return table
     return table.sort_values("change", key=lambda change: -change.abs(), kind="stable", ignore_index=True)
 
 
-def _best_first(tokens: dict[str, pd.DataFrame], results: pd.DataFrame) -> dict[str, pd.DataFrame]:
+def best_first(tokens: dict[str, pd.DataFrame], results: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Return the token tables ordered by validation loss, those of unknown rows last."""
     if not {"model", "checkpoint", "val_loss"} <= set(results.columns):
         return tokens
