@@ -35,7 +35,7 @@ notebooks: $(READY)
 	$(VENV)/bin/jupyter nbconvert --to notebook --execute --inplace notebooks/0*.ipynb
 
 $(READY): requirements.txt pyproject.toml
-	$(PYTHON) -c "import sys; sys.exit('error: Python 3.11 or newer is needed: make PYTHON=python3.12 …' * (sys.version_info < (3, 11)))"
+	$(PYTHON) -c "import sys; sys.exit('error: Python 3.11 or newer is needed; name one: make PYTHON=python3.12 demo' if sys.version_info < (3, 11) else 0)"
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint requirements.txt torch
 	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint requirements.txt --editable .[dev]

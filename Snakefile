@@ -22,11 +22,14 @@ def quoted(text):
 
 
 PAPERMILL = (
-    f"{sys.executable} -m papermill --kernel python3 --log-output --no-progress-bar --cwd {quoted(ROOT)}"
+    f"TQDM_DISABLE=1 {sys.executable} -m papermill --kernel python3 --no-progress-bar --cwd {quoted(ROOT)}"
     f" {quoted(ROOT)}/notebooks/{{params.notebook}}.ipynb notebooks/{{params.job}}.ipynb"
     f" -p study {quoted(study.source)} -p outputs {quoted(work.folder.parent)}"
     + (f" -p overrides {quoted(json.dumps(work.overridden))}" if work.overridden else "")
 )
+
+# papermill's own log is kept; of a failed job its end is shown, which says what was wrong.
+END = " 2> logs/{params.job}.papermill || {{ tail -n 3 logs/{params.job}.papermill >&2; exit 1; }}"
 
 
 def reads(stage):
@@ -54,14 +57,14 @@ rule analyze:
     output: "analysis/manifest.json", "results.csv"
     params: notebook="05_analyze", job="05_analyze", reads=reads("analyze")
     threads: study.threads
-    shell: PAPERMILL
+    shell: PAPERMILL + END
 
 
 rule data:
     output: "data/manifest.json"
     params: notebook="01_data", job="01_data", reads=reads("data"), text=source_digest(work.corpus)
     threads: study.threads
-    shell: PAPERMILL
+    shell: PAPERMILL + END
 
 
 rule train:
@@ -70,7 +73,7 @@ rule train:
     params: notebook="02_train", job="02_train_{run}", reads=reads("train")
     threads: study.threads
     resources: gpu=1
-    shell: PAPERMILL + " -p model {wildcards.run}"
+    shell: PAPERMILL + " -p model {wildcards.run}" + END
 
 
 rule extract:
@@ -79,7 +82,7 @@ rule extract:
     params: notebook="03_extract", job="03_extract_{run}@{checkpoint}", reads=reads("extract")
     threads: study.threads
     resources: gpu=1
-    shell: PAPERMILL + " -p model {wildcards.run} -p checkpoint {wildcards.checkpoint}"
+    shell: PAPERMILL + " -p model {wildcards.run} -p checkpoint {wildcards.checkpoint}" + END
 
 
 rule measure:
@@ -88,4 +91,4 @@ rule measure:
     params: notebook="04_measure", job="04_measure_{run}@{checkpoint}", reads=reads("measure")
     threads: study.threads
     resources: gpu=1
-    shell: PAPERMILL + " -p model {wildcards.run} -p checkpoint {wildcards.checkpoint}"
+    shell: PAPERMILL + " -p model {wildcards.run} -p checkpoint {wildcards.checkpoint}" + END

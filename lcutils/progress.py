@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from pathlib import Path
 from types import TracebackType
 
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 SECONDS_BETWEEN_LINES = 5.0
 
@@ -15,8 +16,8 @@ SECONDS_BETWEEN_LINES = 5.0
 class Progress:
     """A bar where somebody watches, a line every few seconds where a log is read.
 
-    A terminal or a notebook gets a tqdm bar. The log file, and standard error where it is no terminal (a batch
-    job), get lines such as `02x0064_01d  40% 120,000/300,000 tok  81,920 tok/s  0:02 left  loss 4.31`.
+    A terminal or a notebook gets a tqdm bar. The log file, and standard error where nobody watches (a batch job,
+    which the sweep marks with TQDM_DISABLE), get lines such as `02x0064_01d  40% 120,000/300,000 tok  81,920 tok/s  0:02 left  loss 4.31`.
 
     Args:
         title: what is being done, the first word of every line.
@@ -31,16 +32,10 @@ class Progress:
         self.start = self.done = start
         self.began = self.last_line = time.monotonic()
         self.figures: dict[str, float] = {}
-        self.watched = sys.stderr.isatty() or "ipykernel" in sys.modules
-        self.bar = tqdm(
-            total=total,
-            initial=start,
-            desc=title,
-            unit=unit,
-            unit_scale=True,
-            disable=not self.watched,
-            mininterval=0.5,
-        )
+        somebody = sys.stderr.isatty() or "ipykernel" in sys.modules
+        self.watched = somebody and not os.environ.get("TQDM_DISABLE")
+        quiet = not self.watched
+        self.bar = tqdm(total=total, initial=start, desc=title, unit=unit, unit_scale=True, disable=quiet, mininterval=0.5)
 
     def __enter__(self) -> Progress:
         return self

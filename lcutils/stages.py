@@ -295,6 +295,9 @@ def _measure(
         keep = statistics.counts >= settings.min_count
         ood_mean = torch.from_numpy(extracted.agreement["ood_mean"]).to(device)
         measured["nc5_ood_deviation"] = ood_deviation(statistics.means, keep, ood_mean)
+    # Counts come as floats from the measurements; in a table they read better as what they are.
+    counts = ("n_classes", "nc1_zero_pairs", "coincident_pairs", "central_classes")
+    measured |= {key: int(measured[key]) for key in counts}
     write_json(folder / "row.json", _describe_point(work, model, checkpoint) | measured)
     pd.DataFrame(sensitivity).to_csv(folder / "sensitivity.csv", index=False)
 

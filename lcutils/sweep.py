@@ -6,6 +6,10 @@ import json
 import os
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 from filelock import FileLock, Timeout
 
@@ -66,14 +70,16 @@ def run_sweep(
     if profile is None:  # a cluster's login node need not have the device
         choose_device(work.study.device)
     command = snakemake_command(work, model=model, profile=profile, cores=cores, dry_run=dry_run)
-    work.folder.mkdir(parents=True, exist_ok=True)
+    for name in ("notebooks", "logs"):  # papermill does not make the folder it writes to
+        (work.folder / name).mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(work.folder / ".sweep.lock", timeout=0):
             # We hold the lock, so no sweep is alive: a Snakemake lock that lies here was left by a killed one.
             locks = work.folder / ".snakemake" / "locks"
             if locks.is_dir() and any(locks.iterdir()):
                 subprocess.run([*command, "--unlock"], check=True, capture_output=True)
-            status = subprocess.run(command, cwd=ROOT).returncode
+            with shown_logs(work.folder / "logs"):
+                status = subprocess.run(command, cwd=ROOT).returncode
     except Timeout:
         raise UserError(
             f"{work.shown(work.folder)}: a sweep is running there; wait for it, or name other outputs"
@@ -81,6 +87,29 @@ def run_sweep(
     if status == 0 and not dry_run:
         print(describe_outcome(work, model))
     return status
+
+
+@contextmanager
+def shown_logs(folder: Path) -> Iterator[None]:
+    """Print what the jobs append to their logs, on whichever machine of a cluster they run."""
+    read = {path: path.stat().st_size for path in folder.glob("*.log")}
+    done = threading.Event()
+
+    def follow() -> None:
+        while not done.wait(1.0):
+            for path in sorted(folder.glob("*.log")):
+                with path.open() as file:
+                    file.seek(read.get(path, 0))
+                    print(file.read(), end="", flush=True)
+                    read[path] = file.tell()
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 def describe_outcome(work: Workspace, model: str | None = None) -> str:
