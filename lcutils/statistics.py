@@ -92,18 +92,17 @@ class ClassStatistics:
         if len(labels) == 0:
             return
         features = features.detach().to(self.device)
-        labels = labels.detach().to(self.device, torch.int64)
-        torch.maximum(self._largest, labels.max(), out=self._largest)
-        labels = labels.masked_fill(labels >= self.num_classes, -1)
+        labels = labels.detach().to(self.device)
         if self.device.type == "cuda":
             from lcutils.statistics_kernels import add_batch
 
-            add_batch(
-                features, labels, self._counts, self._pivots, self._totals, self._squares, self._scatter
-            )
+            sums = self._counts, self._pivots, self._totals, self._squares, self._scatter
+            add_batch(features, labels, self._largest, *sums)
             return
-        if bool((labels < 0).any()):
-            chosen = labels >= 0
+        labels = labels.long()
+        torch.maximum(self._largest, labels.max(), out=self._largest)
+        chosen = (labels >= 0) & (labels < self.num_classes)
+        if not bool(chosen.all()):
             features, labels = features[chosen], labels[chosen]
         for rows, classes in zip(features.split(CPU_ROWS), labels.split(CPU_ROWS), strict=True):
             self._add_rows(rows, classes)

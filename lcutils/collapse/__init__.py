@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import warnings
 
+import torch
 from torch import Tensor
 
 from lcutils.collapse.agreement import AgreementCounter, classifier_agreement
 from lcutils.collapse.classes import gram, keep_classes, kept_head
 from lcutils.collapse.duality import ood_deviation, self_duality
-from lcutils.collapse.geometry import equal_angles, equal_norms, etf_error, kernels
-from lcutils.collapse.pairs import sum_over_pairs
+from lcutils.collapse.geometry import coherence, equal_angles, equal_norms, etf_error, uniformity
+from lcutils.collapse.pairs import PairSweep
 from lcutils.collapse.tokens import measure_tokens
 from lcutils.collapse.variability import covariance_ratios, distance_normalised_variance
 from lcutils.statistics import ClassStatistics
@@ -77,22 +78,30 @@ def measure_collapse(
         raise ValueError(f"riesz_s must be above 0, not {riesz_s}: the kernel is ||u - u'||^-s")
     classes = keep_classes(stats, min_count)
     head = kept_head(classifier, stats, classes)
-    pairs = sum_over_pairs(classes, riesz_s, tile)
+    sweep = PairSweep(classes, riesz_s, tile)
     between = gram(classes.centred)  # (D, D)
     counts = stats.counts
-    total_within = float((stats.variances * counts).sum() / counts.sum())
-    values = {
-        **distance_normalised_variance(pairs),
+    total_within = (stats.variances * counts).sum() / counts.sum()
+    scalars = {
         **covariance_ratios(classes, stats.covariance, total_within, between),
         **equal_norms(classes),
-        **equal_angles(classes, pairs),
+        **equal_angles(classes),
         **etf_error(classes, between),
-        **kernels(pairs, riesz_s),
         **self_duality(classes, head, between),
-        "n_classes": float(classes.number),
-        "coincident_pairs": float(pairs.coincident),
-        "central_classes": float(classes.central.sum()),
+        "n_classes": counts.new_tensor(classes.number),
+        "central_classes": classes.central.sum(),
     }
+    # A GPU has been given all its work by now; reading the results is what waits for it.
+    values = dict(zip(scalars, torch.stack([value.double() for value in scalars.values()]).tolist(), strict=True))
+    pairs = sweep.finish()
+    values |= {
+        **distance_normalised_variance(pairs),
+        **coherence(pairs),
+        **uniformity(pairs, riesz_s),
+        "coincident_pairs": float(pairs.coincident),
+    }
+    if any(math.isnan(value) for value in values.values()):
+        classes.check_finite()
     for key, value in values.items():
         if math.isnan(value):
             warnings.warn(

@@ -12,6 +12,7 @@ exact float64 scores of just those.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -19,8 +20,9 @@ from torch import Tensor
 
 from lcutils.collapse.classes import SPLIT
 
-SCORES = {"cpu": 1 << 22, "cuda": 1 << 29}  # scores held at a time: rows x K
-FLAGGED_SCORES = 1 << 27
+CPU_SCORES = 1 << 22  # scores held at a time: rows x K
+CUDA_ROWS = 1 << 15
+CLASS_BLOCK = 256  # a GPU's kernel scores as many classes at a time
 GATHERED = 1 << 22  # numbers gathered at a time for exact scores: pairs x D
 CROWD = 32  # candidates a row on average from which one full float64 product is the shorter way
 
@@ -32,8 +34,8 @@ class _Scores:
     rows: Tensor  # (K, D) a, in its own type
     offset: Tensor | None  # (D,) subtracted from `rows` in float64 (the means are held un-centred)
     bias: Tensor  # (K,) b, float64
-    fast_rows: Tensor  # (K, D) float16 or float32, times `scale`
-    fast_bias: Tensor  # (K,) float32
+    fast_rows: Tensor  # (K', D) float16 or float32, times `scale`, filled up with zeros
+    fast_bias: Tensor  # (K',) float32, filled up with -inf
     scale: float  # a power of two that brings the rows into float16's range
     norm: float  # max ||a||
     residual: float  # max ||a - a~||
@@ -44,28 +46,24 @@ class _Scores:
         largest = max(float(part.abs().max()) for part in rows.split(SPLIT))
         if offset is not None:
             largest += float(offset.abs().max())
-        scale = power_of_two_below(16.0, largest) if fast == torch.float16 else 1.0
-        fast_rows = torch.empty(rows.shape, dtype=fast, device=rows.device)
+        scale = 2.0 ** math.floor(math.log2(16 / largest)) if fast == torch.float16 and largest > 0 else 1.0
+        filled = -(-len(rows) // CLASS_BLOCK) * CLASS_BLOCK if rows.is_cuda else len(rows)
+        fast_rows = torch.zeros(filled, rows.shape[1], dtype=fast, device=rows.device)
+        fast_bias = torch.full((filled,), -torch.inf, device=rows.device)
+        fast_bias[: len(rows)] = bias
         norm = residual = 0.0
-        for part, target in zip(rows.split(SPLIT), fast_rows.split(SPLIT), strict=True):
+        for part, target in zip(rows.split(SPLIT), fast_rows[: len(rows)].split(SPLIT), strict=True):
             exact = part.double() if offset is None else part.double() - offset
             target.copy_(exact * scale)
             norm = max(norm, float(torch.linalg.vector_norm(exact, dim=1).max()))
             residual = max(residual, float(torch.linalg.vector_norm(exact - target.double() / scale, dim=1).max()))
         size = float(bias.abs().max())
-        return cls(rows, offset, bias, fast_rows, bias.float(), scale, norm, residual, size)
+        return cls(rows, offset, bias, fast_rows, fast_bias, scale, norm, residual, size)
 
     def exact_rows(self, classes: Tensor) -> Tensor:
         """Rows a of the chosen classes: (n,) -> (n, D) float64."""
         rows = self.rows[classes].double()
         return rows if self.offset is None else rows - self.offset
-
-
-def power_of_two_below(target: float, size: float) -> float:
-    """The power of two that brings `size` to at most `target`, 1 where `size` is 0."""
-    if size == 0:
-        return 1.0
-    return 2.0 ** int(torch.floor(torch.log2(torch.tensor(target / size, dtype=torch.float64))))
 
 
 class AgreementCounter:
@@ -123,13 +121,13 @@ class AgreementCounter:
             return
         labels = labels.to(self.device, torch.int64)
         torch.maximum(self.largest, labels.max(), out=self.largest)
-        rows = max(SCORES[self.device.type] // self.number, 1)
-        for x, y in zip(features.split(rows), labels.split(rows), strict=True):
-            x = x.detach().to(self.device)
+        rows = CUDA_ROWS if self.device.type == "cuda" else max(CPU_SCORES // self.number, 1)
+        for some, y in zip(features.split(rows), labels.split(rows), strict=True):
             inside = (y >= 0) & (y < len(self.keep))
             y = y.clamp(0, len(self.keep) - 1)
             counted = inside & self.keep[y]
-            alike = self.decide(x, self.linear) == self.decide(x, self.nearest)
+            x = _Rounded.of(some.detach().to(self.device), self.origin, self.linear.fast_rows.dtype)
+            alike = decide(x, self.linear) == decide(x, self.nearest)
             self.hits.index_add_(0, y, (alike & counted).long())
             self.totals.index_add_(0, y, counted.long())
 
@@ -139,54 +137,87 @@ class AgreementCounter:
             raise ValueError(f"label {int(self.largest)} is out of range: there are {len(self.keep)} classes")
         return self.hits, self.totals
 
-    def decide(self, features: Tensor, scores: _Scores) -> Tensor:
-        """Positions (among the kept classes) of the highest exact score; of equal ones the first: (n, D) -> (n,)."""
-        shifted = features.double() - self.origin  # (n, D) x
-        fast = scores.fast_rows.dtype
-        scale = power_of_two_below(16.0, float(shifted.abs().max())) if fast == torch.float16 else 1.0
-        rounded = (shifted * scale).to(fast)  # (n, D) x~, times scale
-        length = torch.linalg.vector_norm(shifted, dim=1)  # (n,)
-        lost = torch.linalg.vector_norm(shifted - rounded.double() / scale, dim=1)
-        adding = (self.dim + 8) * 2.0**-23  # float32 accumulation of D products, rounding of the bias and of the sum
-        bound = (lost + adding * length) * scores.norm + (length + lost) * scores.residual
-        bound = 2 * (bound + 2.0**-22 * scores.bias_size).float()
-        values = (rounded @ scores.fast_rows.T).float()  # (n, K)
-        values.mul_(1 / (scale * scores.scale)).add_(scores.fast_bias)
-        cut = values.amax(1) - bound  # (n,)
-        row, candidate = (values >= cut[:, None]).nonzero(as_tuple=True)
-        return _settle(shifted, scores, row, candidate)
+
+@dataclass
+class _Rounded:
+    """Features x = h - g of a batch, as exact as their type needs, and rounded for the fast product."""
+
+    exact: Tensor  # (n, D) float64, or float32 where h is no wider and the device a GPU
+    fast: Tensor  # (n, D) x~
+    length: Tensor  # (n,) ||x||
+    lost: Tensor  # (n,) at least ||x - x~||
+
+    @classmethod
+    def of(cls, features: Tensor, origin: Tensor, fast: torch.dtype) -> _Rounded:
+        """Shift by g, round, and measure what the rounding lost (inf where float16 overflows: all is flagged)."""
+        narrow = features.is_cuda and features.dtype != torch.float64
+        exact = features.to(torch.float32 if narrow else torch.float64) - origin
+        rounded = exact.to(fast)
+        length = torch.linalg.vector_norm(exact, dim=1)
+        lost = torch.linalg.vector_norm(exact - rounded, dim=1)
+        if narrow:  # h - g was itself rounded
+            lost += 2.0**-23 * length
+        return cls(exact, rounded, length, lost)
 
 
-def _settle(shifted: Tensor, scores: _Scores, row: Tensor, candidate: Tensor) -> Tensor:
-    """Decide among the candidates (row, class), sorted by row: (n, D) features -> (n,) positions."""
-    number = len(shifted)
-    each = torch.bincount(row, minlength=number)  # (n,)
-    decision = torch.empty(number, dtype=torch.int64, device=shifted.device)
-    open_rows = each > 1
-    sure = ~open_rows[row]
+def decide(x: _Rounded, scores: _Scores) -> Tensor:
+    """Positions (among the kept classes) of the highest exact score; of equal ones the first: (n,)."""
+    adding = (x.fast.shape[1] + 8) * 2.0**-23  # float32 accumulation of D products, rounding of the bias and of the sum
+    bound = (x.lost + adding * x.length) * scores.norm + (x.length + x.lost) * scores.residual
+    bound = (2.001 * (bound + 2.0**-22 * scores.bias_size)).float()  # (n,) that two scores may be wrong by together
+    number = len(scores.bias)
+    if not x.fast.is_cuda:
+        values = x.fast @ scores.fast_rows.T  # (n, K)
+        values += scores.fast_bias
+        cut = values.amax(1) - bound
+        return _settle(x.exact, scores, *(~(values < cut[:, None])).nonzero(as_tuple=True))
+    from lcutils.collapse.kernels import best_two, list_candidates
+
+    fast = scores.fast_rows, scores.fast_bias, 1 / scores.scale
+    best, which, second = best_two(x.fast, *fast)
+    decision = which.long()
+    flagged = (~(best - second > bound)).nonzero()[:, 0]  # nan is flagged too
+    if len(flagged):
+        exact, cut = x.exact[flagged], (best - bound)[flagged]
+        listed = list_candidates(x.fast[flagged], *fast, cut.nan_to_num(nan=-torch.inf), number)
+        decision[flagged] = _settle(exact, scores, *listed) if listed else _decide_fully(exact, scores)
+    return decision
+
+
+def _decide_fully(exact: Tensor, scores: _Scores) -> Tensor:
+    """Decide features x (n, D) from all float64 scores: (n,) positions."""
+    number = len(scores.bias)
+    rows = scores.exact_rows(torch.arange(number, device=exact.device))
+    parts = exact.split(max(GATHERED // number, 1))
+    return torch.cat([(part.double() @ rows.T + scores.bias).argmax(1) for part in parts])
+
+
+def _settle(exact: Tensor, scores: _Scores, row: Tensor, candidate: Tensor) -> Tensor:
+    """Decide features x (n, D) among their candidates (row, class), listed in any order: (n,) positions."""
+    number = len(exact)
+    undecided = torch.bincount(row, minlength=number) > 1  # (n,)
+    decision = torch.empty(number, dtype=torch.int64, device=exact.device)
+    sure = ~undecided[row]
     decision[row[sure]] = candidate[sure]
     row, candidate = row[~sure], candidate[~sure]
+    if len(row) > CROWD * int(undecided.sum()):
+        decision[undecided] = _decide_fully(exact[undecided], scores)
+        return decision
     if len(row) == 0:
         return decision
-    if len(row) > CROWD * int(open_rows.sum()):
-        which = open_rows.nonzero()[:, 0]
-        everything = torch.arange(len(scores.bias), device=row.device)
-        for some in which.split(max(GATHERED // len(everything), 1)):
-            decision[some] = (shifted[some] @ scores.exact_rows(everything).T + scores.bias).argmax(1)
-        return decision
-    step = max(GATHERED // shifted.shape[1], 1)
-    exact = torch.cat(
+    step = max(GATHERED // exact.shape[1], 1)
+    values = torch.cat(
         [
-            torch.linalg.vecdot(shifted[r], scores.exact_rows(c)) + scores.bias[c]
+            torch.linalg.vecdot(exact[r].double(), scores.exact_rows(c)) + scores.bias[c]
             for r, c in zip(row.split(step), candidate.split(step), strict=True)
         ]
     )
     best = torch.full((number,), -torch.inf, dtype=torch.float64, device=row.device)
-    best.scatter_reduce_(0, row, exact, "amax")
-    winning = exact == best[row]
+    best.scatter_reduce_(0, row, values, "amax")
+    winning = values == best[row]
     first = torch.full((number,), len(scores.bias), device=row.device)
     first.scatter_reduce_(0, row[winning], candidate[winning], "amin")
-    return torch.where(open_rows, first, decision)
+    return torch.where(undecided, first, decision)
 
 
 def classifier_agreement(

@@ -5,7 +5,6 @@ Shapes: C classes of the head, K kept ones, D dimensions. Everything here is flo
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from lcutils.statistics import SPLIT, ClassStatistics
 
+PADDING = 64
 # Two means nearer to each other than this multiple of their own rounding are the same mean.
 ROUNDING = 16 * torch.finfo(torch.float64).eps
 
@@ -25,7 +25,7 @@ class KeptClasses:
     counts: Tensor  # (K,) samples
     variances: Tensor  # (K,) sigma_c²
     means: Tensor  # (K, D) mu_c
-    centred: Tensor  # (K, D) mu_c - mu_bar
+    padded: Tensor  # (K', D) mu_c - mu_bar, rows of zeros up to the next multiple of 64: libraries multiply that faster
     norms: Tensor  # (K,) n_c = ||mu_c - mu_bar||
     raw_norms: Tensor  # (K,) ||mu_c||
     norm_offsets: Tensor  # (K,) ||mu_c|| - ||mu_bar||, to full precision where both are large
@@ -36,6 +36,22 @@ class KeptClasses:
         """K."""
         return len(self.ids)
 
+    @property
+    def centred(self) -> Tensor:
+        """mu_c - mu_bar: (K, D)."""
+        return self.padded[: self.number]
+
+    def units(self) -> Tensor:
+        """Directions u_c of mu_c - mu_bar: (K, D), zero where mu_c equals mu_bar."""
+        return self.centred / torch.where(self.central, torch.inf, self.norms)[:, None]
+
+    def check_finite(self) -> None:
+        """Raise ValueError where a mean or a variance is not finite: a feature was not."""
+        broken = ~(self.means.isfinite().all(1) & self.variances.isfinite())
+        if bool(broken.any()):
+            first = int(self.ids[broken][0])
+            raise ValueError(f"the features of {int(broken.sum())} classes are not finite, class {first} first")
+
 
 def keep_classes(stats: ClassStatistics, min_count: int = 1) -> KeptClasses:
     """Choose the classes with at least `min_count` samples and centre their means.
@@ -44,7 +60,7 @@ def keep_classes(stats: ClassStatistics, min_count: int = 1) -> KeptClasses:
     common offset costs no digits: differences of near numbers are exact.
 
     Raises:
-        ValueError: min_count < 1, fewer than two kept classes, or means that are not finite.
+        ValueError: min_count < 1, or fewer than two kept classes.
     """
     if min_count < 1:
         raise ValueError(f"min_count must be at least 1, not {min_count}: a class without samples has no mean")
@@ -56,12 +72,8 @@ def keep_classes(stats: ClassStatistics, min_count: int = 1) -> KeptClasses:
         )
     means = stats.means_of(ids)
     variances = stats.variances[ids]
-    if not bool(torch.isfinite(means.sum()) & torch.isfinite(variances.sum())):
-        broken = ~(means.isfinite().all(1) & variances.isfinite())
-        if bool(broken.any()):
-            first = int(ids[broken][0])
-            raise ValueError(f"the features of {int(broken.sum())} classes are not finite, class {first} first")
-    centred = means - means[0]
+    padded = means.new_zeros(-(-len(ids) // PADDING) * PADDING, stats.dim)
+    centred = torch.sub(means, means[0], out=padded[: len(ids)])
     shift = centred.mean(0)
     centred -= shift
     centre = means[0] + shift  # (D,) mu_bar
@@ -75,7 +87,7 @@ def keep_classes(stats: ClassStatistics, min_count: int = 1) -> KeptClasses:
         counts=counts[ids],
         variances=variances,
         means=means,
-        centred=centred,
+        padded=padded,
         norms=norms,
         raw_norms=raw_norms,
         norm_offsets=torch.where(raw_norms + centre_norm > 0, norm_offsets, 0.0),
@@ -106,27 +118,30 @@ def gram(left: Tensor, right: Tensor | None = None) -> Tensor:
 
 @dataclass(frozen=True)
 class Moments:
-    """Mean, standard deviation with the n - 1 divisor, and CoV = std / mean; nan where there are too few values."""
+    """Mean, standard deviation with the n - 1 divisor, and CoV = std / mean; nan where there are too few values.
 
-    mean: float
-    std: float
-    cov: float
+    Scalars of any kind: tensors, so that a GPU is not waited for, until everything is read at once.
+    """
 
-    @classmethod
-    def of(cls, values: Tensor) -> Moments:
-        """Of one value a class: (K,)."""
-        if len(values) == 0:
-            return cls(math.nan, math.nan, math.nan)
-        mean = values.mean()
-        return cls.from_sums(len(values), float(mean), float((values - mean).square().sum()))
+    mean: Tensor
+    std: Tensor
+    cov: Tensor
 
     @classmethod
-    def from_sums(cls, number: float, mean: float, squares: float) -> Moments:
+    def of(cls, values: Tensor, chosen: Tensor) -> Moments:
+        """Of one value a class, of the chosen classes: (K,) and (K,) bool."""
+        number = chosen.sum()
+        mean = torch.where(chosen, values, 0.0).sum() / number
+        return cls.from_sums(number, mean, torch.where(chosen, values - mean, 0.0).square().sum())
+
+    @classmethod
+    def from_sums(cls, number: Tensor, mean: Tensor, squares: Tensor) -> Moments:
         """Of `number` values with this mean and this sum of squared deviations from it."""
-        std = math.sqrt(max(squares, 0.0) / (number - 1)) if number > 1 else math.nan
-        return cls(mean if number > 0 else math.nan, std, ratio(std, mean))
+        variance = torch.where(number > 1, squares.clamp(min=0) / (number - 1), torch.nan)
+        std = variance.sqrt()
+        return cls(mean, std, ratio(std, mean))
 
 
-def ratio(numerator: float, denominator: float) -> float:
-    """Numerator / denominator, nan where the denominator is zero: `measure_collapse` warns of every nan by its key."""
-    return numerator / denominator if denominator != 0 else math.nan
+def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
+    """Numerator / denominator, nan where the denominator is 0: `measure_collapse` warns of every nan by its key."""
+    return torch.where(denominator != 0, numerator / denominator, torch.nan)

@@ -19,14 +19,14 @@ def head_products(classes: KeptClasses, head: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat(products), torch.cat(norms)
 
 
-def head_cosines(classes: KeptClasses, head: Tensor) -> Tensor:
-    """cos(w_c, mu_c - mu_bar) of every kept class: (K,), nan where one of the two is zero."""
+def head_cosines(classes: KeptClasses, head: Tensor) -> tuple[Tensor, Tensor]:
+    """cos(w_c, mu_c - mu_bar) of every kept class, nan where one of the two is zero, and w_c·(mu_c - mu_bar)."""
     products, norms = head_products(classes, head)
     defined = ~classes.central & (norms > 0)
-    return torch.where(defined, products / (norms * classes.norms), torch.nan)
+    return torch.where(defined, products / (norms * classes.norms), torch.nan), products
 
 
-def self_duality(classes: KeptClasses, head: Tensor, between: Tensor) -> dict[str, float]:
+def self_duality(classes: KeptClasses, head: Tensor, between: Tensor) -> dict[str, Tensor]:
     """Mean and CoV of cos(w_c, mu_c - mu_bar), and the distance of W (M - mu_bar)ᵀ from a simplex frame.
 
     W is not centred. The K x K product's norm follows from two D x D matrices: ||W Cᵀ||² = tr(WᵀW CᵀC).
@@ -36,14 +36,13 @@ def self_duality(classes: KeptClasses, head: Tensor, between: Tensor) -> dict[st
         head: (K, D) rows of the kept classes.
         between: (D, D) CᵀC.
     """
-    cosines = head_cosines(classes, head)
-    moments = Moments.of(cosines[~cosines.isnan()])
-    products, _ = head_products(classes, head)
-    total = float(head.sum(0, dtype=torch.float64) @ classes.centred.sum(0))
-    norm = float((gram(head) * between).sum().clamp(min=0).sqrt())
+    cosines, products = head_cosines(classes, head)
+    moments = Moments.of(cosines, ~cosines.isnan())
+    total = head.sum(0, dtype=torch.float64) @ classes.centred.sum(0)
+    norm = (gram(head) * between).sum().clamp(min=0).sqrt()
     return {
         "nc3_cosine_mean": moments.mean,
-        "nc3_duality_error": frame_error(float(products.sum()), total, norm, classes.number),
+        "nc3_duality_error": frame_error(products.sum(), total, norm, classes.number),
         "unc3_cosine_cov": moments.cov,
     }
 

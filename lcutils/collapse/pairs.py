@@ -16,6 +16,7 @@ PyTorch elsewhere. Memory beyond the means is one strip of tile x K numbers on a
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -26,7 +27,7 @@ from lcutils.collapse.classes import ROUNDING, KeptClasses
 # A difference is trusted down to this share of what it is taken from: 1e-6 leaves about nine digits of float64.
 TRUSTED = 1e-6
 CPU_ROWS, CPU_COLUMNS = 64, 1024  # half a megabyte a matrix: about six live ones stay in the second-level cache
-CUDA_ROWS = 2048
+CUDA_ROWS = 1024
 PAIR_NUMBERS = 1 << 22  # numbers gathered at a time for suspects: pairs x D
 
 TERMS = ("cdnv", "galanti", "log_cdnv", "log", "log2", "riesz", "riesz2", "coherence", "raw_log", "raw_log2")
@@ -34,21 +35,27 @@ TERMS = ("cdnv", "galanti", "log_cdnv", "log", "log2", "riesz", "riesz2", "coher
 
 @dataclass
 class PairSums:
-    """Sums over pairs c < c', and how many pairs each has in it.
+    """Sums over pairs c < c', and how many pairs each is over.
 
     `log` sums l = log(1 - cos) of centred means and `log2` its square, `raw_log` the same of un-centred means;
     `riesz` sums (1 - cos)^(-s/2) - 1. So deviations from orthogonal means are summed, and squares lose nothing.
     """
 
-    pairs: int
-    zero_variances: int = 0  # both variances are 0
+    zero_variances: int  # pairs of classes without variance
+    numbers: dict[str, int]  # of pairs, by term
     coincident: int = 0  # equal means
-    cdnv_number: int = 0
-    log_cdnv_number: int = 0
-    cosine_number: int = 0
-    kernel_number: int = 0
-    raw_number: int = 0
     sums: dict[str, float] = field(default_factory=dict)
+
+    def mean(self, term: str) -> float:
+        """Mean over the pairs that the term is defined for."""
+        return self.sums[term] / self.numbers[term] if self.numbers[term] else math.nan
+
+    def line(self, term: str, intercept: float, slope: float) -> tuple[float, float]:
+        """Mean and std (n - 1) of intercept + slope x, from the sums of x and x²."""
+        number, mean = self.numbers[term], self.mean(term)
+        squares = self.sums[f"{term}2"] - number * mean**2
+        std = abs(slope) * math.sqrt(max(squares, 0.0) / (number - 1)) if number > 1 else math.nan
+        return intercept + slope * mean, std
 
 
 def choose(number: int) -> int:
@@ -56,40 +63,50 @@ def choose(number: int) -> int:
     return number * (number - 1) // 2
 
 
-def sum_over_pairs(classes: KeptClasses, riesz_s: float = 1.0, tile: int | None = None) -> PairSums:
+class PairSweep:
     """Everything that needs pairs, in one sweep.
+
+    On a GPU the sweep is only started here; `finish` waits for it.
 
     Args:
         classes: the kept classes, on any device.
         riesz_s: exponent s > 0 of the Riesz kernel ||u - u'||^-s.
-        tile: rows multiplied at a time (default 2048 on a GPU, 64 on a CPU).
+        tile: rows multiplied at a time (default 1024 on a GPU, 64 on a CPU).
     """
-    zero = int((classes.variances == 0).sum())
-    directed = classes.number - int(classes.central.sum())
-    raw_directed = int((classes.raw_norms > 0).sum())
-    result = PairSums(choose(classes.number), zero_variances=choose(zero))
-    result.cdnv_number = result.pairs
-    result.log_cdnv_number = result.pairs - result.zero_variances
-    result.cosine_number = result.kernel_number = choose(directed)
-    result.raw_number = choose(raw_directed)
-    sums = None
-    if classes.means.is_cuda:
-        from lcutils.collapse.kernels import sum_tiles
 
-        suspects = _Suspects(classes, result, riesz_s)
-        sums = sum_tiles(Ingredients.of(classes), riesz_s, tile or CUDA_ROWS, TRUSTED, suspects.sum)
-    if sums is None:  # no GPU, or more suspects than its list holds
-        suspects = _Suspects(classes, result, riesz_s)
-        sums = _sum_tiles(Ingredients.of(classes), riesz_s, tile or CPU_ROWS, suspects)
-    result.sums = dict(zip(TERMS, sums.tolist(), strict=True))
-    return result
+    def __init__(self, classes: KeptClasses, riesz_s: float = 1.0, tile: int | None = None) -> None:
+        self.classes, self.riesz_s, self.tile = classes, riesz_s, tile
+        self.numbers = torch.stack(
+            [(classes.variances == 0).sum(), (~classes.central).sum(), (classes.raw_norms > 0).sum()]
+        )
+        self.strips = None
+        if classes.means.is_cuda:
+            from lcutils.collapse.kernels import Strips
+
+            self.strips = Strips(Ingredients.of(classes), riesz_s, tile or CUDA_ROWS, TRUSTED)
+
+    def finish(self) -> PairSums:
+        """The sums, suspects included."""
+        zero, directed, raw_directed = (choose(number) for number in self.numbers.tolist())
+        pairs = choose(self.classes.number)
+        numbers = {"cdnv": pairs, "galanti": pairs, "log_cdnv": pairs - zero, "coherence": directed}
+        numbers |= {"log": directed, "riesz": directed, "raw_log": raw_directed}
+        result = PairSums(zero, numbers)
+        suspects = _Suspects(self.classes, result, self.riesz_s)
+        sums = None
+        if self.strips is not None:
+            sums = self.strips.finish(suspects.sum)
+        if sums is None:  # no GPU, or more suspects than its list holds
+            sums = _sum_tiles(Ingredients.of(self.classes), self.riesz_s, self.tile or CPU_ROWS, suspects)
+        result.sums = dict(zip(TERMS, sums.tolist(), strict=True))
+        return result
 
 
 @dataclass
 class Ingredients:
     """One number a class, as the tiles need them; the reciprocals are 0 where a direction means nothing."""
 
-    centred: Tensor  # (K, D)
+    padded: Tensor  # (K', D) centred means and rows of zeros
     squares: Tensor  # (K,) n²
     norms: Tensor  # (K,) n
     offsets: Tensor  # (K,) e
@@ -102,7 +119,7 @@ class Ingredients:
         """From the kept classes."""
         root = 2**-0.5
         return cls(
-            centred=classes.centred,
+            padded=classes.padded,
             squares=classes.norms.square(),
             norms=classes.norms,
             offsets=classes.norm_offsets,
@@ -123,7 +140,7 @@ def _sum_tiles(x: Ingredients, riesz_s: float, rows: int, suspects: _Suspects) -
         i = slice(top, min(top + rows, number))
         for left in range(top, number, CPU_COLUMNS):
             j = slice(left, min(left + CPU_COLUMNS, number))
-            d2 = torch.addmm(x.squares[j], x.centred[i], x.centred[j].T, alpha=-2)  # (r, c)
+            d2 = torch.addmm(x.squares[j], x.padded[i], x.padded[j].T, alpha=-2)  # (r, c)
             d2 += x.squares[i, None]
             directed = d2 - (x.norms[i, None] - x.norms[j]).square_()
             raw = d2 - (x.offsets[i, None] - x.offsets[j]).square_()
@@ -201,18 +218,21 @@ class _Suspects:
         size = torch.maximum(x.raw_norms[i], x.raw_norms[j])
         apart = distance > ROUNDING * size
         variance = (x.variances[i] + x.variances[j]) / 2
-        result.coincident += int((~apart).sum())
-        result.cdnv_number -= int((~apart).sum())
-        result.log_cdnv_number -= int((~apart & (variance > 0)).sum())
 
         directed = ~(x.central[i] | x.central[j])
         chord = _chord(difference, x.centred, x.norms, i, j)  # ||u - u'||
         useful = directed & apart & (chord * x.norms[i] > ROUNDING * (distance + size))
-        result.kernel_number -= int((directed & ~useful).sum())
         raw_directed = (x.raw_norms[i] > 0) & (x.raw_norms[j] > 0)
         raw_chord = _chord(difference, x.means, x.raw_norms, i, j)
         raw_useful = raw_directed & apart & (raw_chord * x.raw_norms[i] > ROUNDING * (distance + size))
-        result.raw_number -= int((raw_directed & ~raw_useful).sum())
+
+        out = [~apart, ~apart & (variance > 0), directed & ~useful, raw_directed & ~raw_useful]
+        equal, spread, undirected, raw_undirected = torch.stack(out).sum(1).tolist()
+        result.coincident += equal
+        lost = {"cdnv": equal, "galanti": equal, "log_cdnv": spread}
+        lost |= {"log": undirected, "riesz": undirected, "raw_log": raw_undirected}
+        for term, number in lost.items():
+            result.numbers[term] -= number
         return torch.stack(
             [
                 *_variability_terms(distance[apart].square(), variance[apart]),

@@ -46,7 +46,8 @@ def measure_tokens(
     """
     classes = keep_classes(stats, min_count)
     head = kept_head(classifier, stats, classes)
-    units = torch.where(classes.central[:, None], 0.0, classes.centred / classes.norms[:, None])  # (K, D)
+    classes.check_finite()
+    units = classes.units()  # (K, D)
     partners = int((~classes.central).sum()) - 1
     interference = (units @ units.sum(0) - 1) / partners if partners else torch.full_like(classes.norms, torch.nan)
     cdnv, nearest = _rows(classes, min(neighbours, classes.number - 1), tile)
@@ -57,7 +58,7 @@ def measure_tokens(
         "norm": classes.norms,
         "cdnv": cdnv,
         "interference": torch.where(classes.central, torch.nan, interference),
-        "head_cosine": head_cosines(classes, head),
+        "head_cosine": head_cosines(classes, head)[0],
         "nearest": classes.ids[nearest],
     }
     return {name: values.cpu().numpy() for name, values in columns.items()}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -22,16 +20,16 @@ def distance_normalised_variance(pairs: PairSums) -> dict[str, float]:
     2022). Pairs of equal means (`coincident_pairs`) are in none of them.
     """
     return {
-        "nc1_cdnv": ratio(pairs.sums["cdnv"], pairs.cdnv_number),
-        "nc1_cdnv_log": ratio(pairs.sums["log_cdnv"], pairs.log_cdnv_number),
+        "nc1_cdnv": pairs.mean("cdnv"),
+        "nc1_cdnv_log": pairs.mean("log_cdnv"),
         "nc1_zero_pairs": float(pairs.zero_variances),
-        "nc1_cdnv_galanti": ratio(pairs.sums["galanti"], pairs.cdnv_number),
+        "nc1_cdnv_galanti": pairs.mean("galanti"),
     }
 
 
 def covariance_ratios(
-    classes: KeptClasses, covariance: Tensor | None, total_within: float, between: Tensor
-) -> dict[str, float]:
+    classes: KeptClasses, covariance: Tensor | None, total_within: Tensor, between: Tensor
+) -> dict[str, Tensor]:
     """Within-class beside between-class covariance: tr(S_W pinv(S_B)) / K and tr S_W / tr S_B.
 
     S_B = sum_c (mu_c - mu_bar)(mu_c - mu_bar)ᵀ / K over the kept classes, S_W the within-class covariance pooled
@@ -46,15 +44,13 @@ def covariance_ratios(
     values = {}
     if covariance is not None:
         values["nc1_pinv"] = _trace_with_inverse(covariance, between / classes.number) / classes.number
-    values["nc1_quotient"] = ratio(total_within, float(classes.norms.square().mean()))
+    values["nc1_quotient"] = ratio(total_within, classes.norms.square().mean())
     return values
 
 
-def _trace_with_inverse(within: Tensor, between: Tensor) -> float:
+def _trace_with_inverse(within: Tensor, between: Tensor) -> Tensor:
     """tr(S_W pinv(S_B)) = sum over eigenpairs (lambda, v) of S_B that are kept of vᵀ S_W v / lambda."""
     eigenvalues, vectors = torch.linalg.eigh(between)  # (D,), (D, D)
     kept = eigenvalues > RANK_CUTOFF * eigenvalues[-1]
-    if not bool(kept.any()):
-        return math.nan
-    vectors = vectors[:, kept]
-    return float((torch.linalg.vecdot(vectors, within @ vectors, dim=0) / eigenvalues[kept]).sum())
+    shares = torch.linalg.vecdot(vectors, within @ vectors, dim=0) / eigenvalues
+    return torch.where(kept.any(), torch.where(kept, shares, 0.0).sum(), torch.nan)
