@@ -1,4 +1,4 @@
-"""Command line: `python -m lcutils plan STUDY`, `python -m lcutils sweep STUDY`."""
+"""Command line: `python -m lcutils plan STUDY`, `… sweep STUDY`, and `torchrun … -m lcutils train STUDY MODEL`."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     plan = commands.add_parser("plan", help="say what a study consists of and costs; runs nothing")
     sweep = commands.add_parser("sweep", help="run what is missing or stale of a study's grid")
-    for command in (plan, sweep):
+    train = commands.add_parser("train", help="train one run; under torchrun its processes share each batch")
+    for command in (plan, sweep, train):
         command.add_argument("study", help="a name in parameters/, or the path of a YAML file")
         command.add_argument("--outputs", default="outputs", help="folder below which the study's folder lies")
         command.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="values that replace the YAML's")
+    train.add_argument("model", help="a run of the study's grid, such as 12x1024_10L")
     sweep.add_argument("--model", help="only this run, to its measurements")
     sweep.add_argument("--profile", help="a folder of parameters/profiles, such as slurm")
     sweep.add_argument("--cores", type=int, help="CPU cores to use (default: all)")
@@ -36,6 +38,11 @@ def main(arguments: list[str] | None = None) -> int:
             from lcutils.plan import describe_plan
 
             print(describe_plan(work))
+            return 0
+        if options.command == "train":
+            from lcutils.stages import train_run
+
+            train_run(work, options.model)
             return 0
         from lcutils.sweep import run_sweep
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from collections.abc import Iterator
@@ -38,10 +39,10 @@ def reserved_device(name: str, jobs_per_gpu: int = 1) -> Iterator[torch.device]:
     """Yield a device; of several GPUs one with a free slot, held by a file lock until the job ends.
 
     A plain "cuda" waits until one of the visible GPUs has fewer than `jobs_per_gpu` jobs. The CPU and a GPU named by
-    its number ("cuda:1") are taken as they are.
+    its number ("cuda:1") are taken as they are, and so are those that torchrun has given its processes.
     """
     device = choose_device(name)
-    if device.type != "cuda" or device.index is not None:
+    if device.type != "cuda" or device.index is not None or "LOCAL_RANK" in os.environ:
         yield device
         return
     while True:

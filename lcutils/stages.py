@@ -6,6 +6,7 @@ Every function does nothing where its artifact is complete and current, and retu
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 import time
@@ -147,7 +148,9 @@ def train_run(work: Workspace, model: str) -> TrainedRun:
     data = prepare_data(work)
     architecture = architecture_of(study, run, data.summary["vocab_size"])
     if work.needs_work(folder, parameters, inputs):
-        _keep_only_if_same(folder, {"parameters": parameters, "inputs": inputs})
+        first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started, the one that keeps files
+        if first:
+            _keep_only_if_same(folder, {"parameters": parameters, "inputs": inputs})
         torch.set_num_threads(study.threads)
         began = time.monotonic()
         with reserved_device(study.device, study.jobs_per_gpu) as device:
@@ -155,6 +158,8 @@ def train_run(work: Workspace, model: str) -> TrainedRun:
             records = train(
                 architecture, recipe, data.train, data.validation, folder, device=device, log=work.log(model)
             )
+        if not first:
+            return TrainedRun(folder, architecture, records)
         for record in records:
             load_tokenizer(work).save_pretrained(folder / f"checkpoint-{record['checkpoint']}")
         digests = {str(k): content_digest(folder / f"checkpoint-{k}") for k in run.checkpoints}

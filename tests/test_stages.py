@@ -1,0 +1,124 @@
+"""The five stages as plain functions: what they skip, what they refuse, how a run is shared by processes."""
+
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+from safetensors.torch import load_file
+
+from lcutils.errors import UserError
+from lcutils.parameters import ROOT
+from lcutils.stages import (
+    analyze_study,
+    extract_point,
+    load_tokenizer,
+    measure_point,
+    open_study,
+    prepare_data,
+    train_run,
+)
+
+MODEL = "01x0016_01d"
+
+
+@pytest.fixture
+def work(tiny):
+    return open_study(tiny, tiny.parent)
+
+
+def test_all_stages_in_order_and_a_second_time(work):
+    data = prepare_data(work)
+    run = train_run(work, MODEL)
+    extracted = extract_point(work, MODEL, 0)
+    measured = measure_point(work, MODEL, 0)
+    assert int(extracted.statistics.counts.sum()) == data.train.shape[0] * (data.train.shape[1] - 1)
+    assert (extracted.statistics.counts.numpy() == data.counts[0]).all()
+    assert run.log()["loss"].iloc[-1] < run.log()["loss"].iloc[0]
+    assert measured.row["val_loss"] == run.checkpoints[0]["val_loss"]
+    assert measured.row["tokens_seen"] == data.train.size
+    assert 0 <= measured.row["nc4_agreement"] <= 1
+    kept = measured.tokens
+    assert len(kept) == measured.row["n_classes"] == (data.counts[0] > 0).sum()
+    assert kept["text"].tolist() == [load_tokenizer(work).decode([i]) for i in kept["token_id"]]
+    assert kept["hits"].sum() / kept["total"].sum() == pytest.approx(measured.row["nc4_agreement"])
+
+    written = {path: path.stat().st_mtime_ns for path in work.folder.rglob("manifest.json")}
+    assert len(written) == 4
+    prepare_data(work), train_run(work, MODEL), extract_point(work, MODEL, 0), measure_point(work, MODEL, 0)
+    assert written == {path: path.stat().st_mtime_ns for path in work.folder.rglob("manifest.json")}
+
+    analysis = analyze_study(work)
+    assert len(analysis.results) == 1
+    pd.testing.assert_frame_equal(pd.read_csv(work.results), analysis.results, check_dtype=False)
+    assert analysis.paths["report.html"].is_file()
+
+
+def test_dropped_weights_do_not_make_anything_stale(tiny):
+    work = open_study(tiny, tiny.parent, "drop_checkpoints=true")
+    prepare_data(work)
+    train_run(work, MODEL)
+    extract_point(work, MODEL, 0)
+    measure_point(work, MODEL, 0)
+    checkpoint = work.run_folder(MODEL) / "checkpoint-0"
+    assert not (checkpoint / "model.safetensors").exists()
+    assert (checkpoint / "evaluation.json").exists()
+    extract_point(work, MODEL, 0)
+    measure_point(work, MODEL, 0)
+
+
+def test_an_unfinished_folder_of_another_job_is_not_continued(tiny):
+    work = open_study(tiny, tiny.parent)
+    prepare_data(work)
+    train_run(work, MODEL)
+    (work.run_folder(MODEL) / "manifest.json").unlink()  # as if killed at the very end
+    before = (work.run_folder(MODEL) / "checkpoint-0" / "model.safetensors").stat().st_mtime_ns
+    train_run(work, MODEL)
+    assert (work.run_folder(MODEL) / "checkpoint-0" / "model.safetensors").stat().st_mtime_ns == before
+    tiny.write_text(tiny.read_text().replace("3.0e-3", "1.0e-3"))
+    other = open_study(tiny, tiny.parent)
+    train_run(other, MODEL)
+    assert (work.run_folder(MODEL) / "checkpoint-0" / "model.safetensors").stat().st_mtime_ns != before
+
+
+def test_stages_out_of_order_name_what_is_missing(work):
+    with pytest.raises(UserError, match="run 01_data first"):
+        train_run(work, MODEL)
+    prepare_data(work)
+    with pytest.raises(UserError, match=f"run 02_train with model {MODEL} first"):
+        extract_point(work, MODEL, 0)
+    with pytest.raises(UserError, match=f"run 03_extract with model {MODEL} first"):
+        measure_point(work, MODEL, 0)
+    with pytest.raises(UserError, match="nothing is measured yet"):
+        analyze_study(work)
+    with pytest.raises(UserError, match="keeps 0, not 7"):
+        extract_point(work, MODEL, 7)
+
+
+def test_out_of_distribution_text_adds_nc5(tiny):
+    text = tiny.parent / "other.txt"
+    text.write_text("The committee approved the annual budget of the ministry.\n<|endoftext|>\n" * 50)
+    work = open_study(tiny, tiny.parent, {"ood": str(text)})
+    prepare_data(work)
+    train_run(work, MODEL)
+    extract_point(work, MODEL, 0)
+    assert 0 < measure_point(work, MODEL, 0).row["nc5_ood_deviation"] < 1
+
+
+def test_two_processes_train_the_same_model(tiny):
+    alone = open_study(tiny, tiny.parent / "alone")
+    prepare_data(alone)
+    train_run(alone, MODEL)
+    shared = open_study(tiny, tiny.parent / "shared")
+    prepare_data(shared)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "lcutils"]
+    command += ["train", str(tiny), MODEL, "--outputs", str(tiny.parent / "shared")]
+    outcome = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert outcome.returncode == 0, outcome.stderr[-3000:]
+    one, two = (load_file(w.run_folder(MODEL) / "checkpoint-0" / "model.safetensors") for w in (alone, shared))
+    assert one.keys() == two.keys()
+    for name in one:
+        assert (one[name] - two[name]).abs().max() < 1e-4, name
+    assert train_run(shared, MODEL).checkpoints[0]["val_loss"] == pytest.approx(
+        train_run(alone, MODEL).checkpoints[0]["val_loss"], abs=1e-4
+    )
