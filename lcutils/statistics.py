@@ -28,7 +28,7 @@ class ClassStatistics:
     others. Batches may have any size and order: the results differ by float64 rounding alone, and the same
     batches in the same order give the same bits, on the CPU and on a GPU.
 
-    Memory is 12 C D + 8 D² bytes. Nothing waits for a GPU in `update`; labels out of range are found on the
+    Memory is 16 C D + 8 D² bytes. Nothing waits for a GPU in `update`; labels out of range are found on the
     device and raised when a result is read.
 
     Args:
@@ -64,7 +64,7 @@ class ClassStatistics:
 
         try:
             self._counts = zeros(num_classes, dtype=torch.int64)  # (C,)
-            self._pivots = zeros(num_classes, dim, dtype=torch.float32)  # (C, D)
+            self._pivots = zeros(num_classes, dim)  # (C, D)
             self._totals = zeros(num_classes, dim)  # (C, D) sum of h - pivot
             self._squares = zeros(num_classes)  # (C,) sum of ||h - pivot||²
             self._scatter = zeros(dim, dim) if covariance else None  # (D, D) sum of (h - pivot)(h - pivot)ᵀ
@@ -113,7 +113,7 @@ class ClassStatistics:
         if len(new):
             names, which = classes[new].unique(return_inverse=True)
             first = torch.full_like(names, len(rows)).scatter_reduce_(0, which, new, "amin")
-            self._pivots[names] = rows[first].float()
+            self._pivots[names] = rows[first].double()
         centred = rows.double() - self._pivots.index_select(0, classes)  # (n, D)
         self._counts.index_add_(0, classes, torch.ones_like(classes))
         self._totals.index_add_(0, classes, centred)
@@ -139,7 +139,7 @@ class ClassStatistics:
         pivots = other._pivots.to(self.device)  # (C, D)
         new = self._counts == 0  # (C,)
         self._pivots = torch.where(new[:, None], pivots, self._pivots)
-        shift = pivots.double() - self._pivots  # (C, D), zero where this object had not met the class
+        shift = pivots - self._pivots  # (C, D), zero where this object had not met the class
         shift[counts == 0] = 0
         number = counts.double()
         # sum (d + s) = t + n s;  sum ||d + s||² = q + 2 s·t + n ||s||²;  sum (d + s)(d + s)ᵀ = S + s tᵀ + t sᵀ + n s sᵀ
@@ -202,11 +202,13 @@ class ClassStatistics:
         """Write everything to a safetensors file (classes never seen take no room); atomic."""
         self._check()
         classes = self._counts.nonzero()[:, 0]
+        pivots = self._pivots[classes]
+        narrow = pivots.float()
         tensors = {
             "shape": torch.tensor([self.num_classes, self.dim]),
             "classes": classes,
             "counts": self._counts[classes],
-            "pivots": self._pivots[classes],
+            "pivots": narrow if torch.equal(narrow.double(), pivots) else pivots,  # features are float32 as a rule
             "totals": self._totals[classes],
             "squares": self._squares[classes],
         }
@@ -230,7 +232,8 @@ class ClassStatistics:
         stats = cls(num_classes, dim, covariance="scatter" in tensors, device=device)
         classes = tensors["classes"].to(stats.device)
         for name in ("counts", "pivots", "totals", "squares"):
-            getattr(stats, f"_{name}")[classes] = tensors[name].to(stats.device)
+            target = getattr(stats, f"_{name}")
+            target[classes] = tensors[name].to(stats.device, target.dtype)
         if stats._scatter is not None:
             stats._scatter.copy_(tensors["scatter"])
         return stats

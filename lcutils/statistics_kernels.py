@@ -32,7 +32,7 @@ def _check_labels(labels, checked, largest, N, C, BLOCK: tl.constexpr):
 
 @triton.jit
 def _set_pivots(features, order, labels, counts, pivots, D, BLOCK: tl.constexpr):
-    """A class without features so far takes the first one of its run, rounded to float32, as its pivot."""
+    """A class without features so far takes the first one of its run as its pivot."""
     i = tl.program_id(0)
     label = tl.load(labels + i).to(tl.int64)
     before = tl.load(labels + i - 1, mask=i > 0, other=-1)
@@ -41,7 +41,7 @@ def _set_pivots(features, order, labels, counts, pivots, D, BLOCK: tl.constexpr)
             column = tl.arange(0, BLOCK)
             row = tl.load(order + i)
             feature = tl.load(features + row * D + column, mask=column < D)
-            tl.store(pivots + label * D + column, feature.to(tl.float32), mask=column < D)
+            tl.store(pivots + label * D + column, feature.to(tl.float64), mask=column < D)
 
 
 @triton.jit
@@ -71,7 +71,7 @@ def _sum_runs(
     inside = column < D
     current = tl.load(labels + start).to(tl.int64)
     goes_on = (tl.load(labels + start - 1, mask=start > 0, other=-2) == current).to(tl.int32)
-    pivot = tl.load(pivots + current * D + column, mask=inside & (current >= 0), other=0.0).to(tl.float64)
+    pivot = tl.load(pivots + current * D + column, mask=inside & (current >= 0), other=0.0)
     total = tl.zeros([BLOCK], tl.float64)
     square = tl.zeros([BLOCK], tl.float64)
     count = tl.zeros([], tl.int64)
@@ -92,7 +92,7 @@ def _sum_runs(
                     )
                 goes_on = tl.zeros([], tl.int32)
                 current = label
-                pivot = tl.load(pivots + current * D + column, mask=inside & (current >= 0), other=0.0).to(tl.float64)
+                pivot = tl.load(pivots + current * D + column, mask=inside & (current >= 0), other=0.0)
                 total = tl.zeros([BLOCK], tl.float64)
                 square = tl.zeros([BLOCK], tl.float64)
                 count = tl.zeros([], tl.int64)
@@ -170,7 +170,7 @@ def add_batch(
         features: (N, D), any float type.
         labels: (N,) integers; those outside 0 ... C-1 are skipped.
         largest: () int64, raised to the largest label.
-        counts, pivots, totals, squares: (C,) int64, (C, D) float32, (C, D) and (C,) float64.
+        counts, pivots, totals, squares: (C,) int64, (C, D), (C, D) and (C,) float64.
         scatter: (D, D) float64, of which the upper triangle is made, or None.
     """
     N, D = features.shape

@@ -1,0 +1,124 @@
+"""The measurements once more, by loops over classes and pairs in NumPy: slow, plain, and independent of lcutils."""
+
+import math
+from itertools import combinations
+
+import numpy as np
+
+WIDE = np.longdouble
+
+
+def class_statistics(features, labels, classes):
+    """Counts, means, variances and pooled covariance, two passes over the features."""
+    features = np.asarray(features, dtype=np.float64)
+    counts = np.array([(labels == c).sum() for c in range(classes)])
+    means, variances = np.zeros((classes, features.shape[1])), np.zeros(classes)
+    scatter = np.zeros((features.shape[1], features.shape[1]))
+    for c in range(classes):
+        own = features[labels == c].astype(WIDE)
+        if len(own):
+            mean = own.mean(0)
+            means[c] = mean
+            deviations = (own - mean).astype(np.float64)
+            variances[c] = (deviations**2).sum(1).mean() if len(own) > 1 else 0.0
+            scatter += deviations.T @ deviations
+    return counts, means, variances, scatter / max(counts.sum(), 1)
+
+
+def _summary(name, values):
+    values = np.array(values, dtype=WIDE)
+    mean = values.mean() if len(values) else math.nan
+    std = values.std(ddof=1) if len(values) > 1 else math.nan
+    return {f"{name}_mean": float(mean), f"{name}_std": float(std), f"{name}_cov": float(std / mean)}
+
+
+def _frame_error(gram, number):
+    target = (np.eye(number) - 1 / number) / math.sqrt(number - 1)
+    return float(np.sqrt(((gram / np.sqrt((gram**2).sum()) - target) ** 2).sum()))
+
+
+def measurements(counts, means, variances, covariance, head, min_count=1, riesz_s=1.0, same=0.0):
+    """Every key of science.md that needs no text.
+
+    Means nearer than `same` are equal, as are directions: 0 compares exactly.
+    """
+    keep = counts >= min_count
+    samples, pooled = counts.sum(), (variances * counts).sum()
+    means, variances, head = means[keep].astype(WIDE), variances[keep].astype(WIDE), head[keep].astype(WIDE)
+    number = len(means)
+    centre = means.mean(0)
+    centred = means - centre
+    norms = np.sqrt((centred**2).sum(1))
+    central = norms <= same
+    cdnv, galanti, log_cdnv, cosines, logs, raw_logs, riesz = [], [], [], [], [], [], []
+    zero = coincident = 0
+    for i, j in combinations(range(number), 2):
+        difference = means[i] - means[j]
+        distance = np.sqrt((difference**2).sum())
+        variance = (variances[i] + variances[j]) / 2
+        zero += variance == 0
+        apart = distance > same
+        coincident += not apart
+        if apart:
+            cdnv.append(variance / distance**4)
+            galanti.append(variance / distance**2)
+            if variance > 0:
+                log_cdnv.append(np.log(cdnv[-1]))
+        if not central[i] and not central[j]:
+            u, v = centred[i] / norms[i], centred[j] / norms[j]
+            cosines.append(u @ v)
+            chord = np.sqrt(((u - v) ** 2).sum())
+            if apart and chord > same:
+                logs.append(np.log(1 / chord))
+                riesz.append(chord**-riesz_s)
+        u, v = means[i] / np.sqrt((means[i] ** 2).sum()), means[j] / np.sqrt((means[j] ** 2).sum())
+        chord = np.sqrt(((u - v) ** 2).sum())
+        if apart and chord > same:
+            raw_logs.append(np.log(1 / chord))
+    between = (centred.T @ centred / number).astype(np.float64)
+    with_head = (centred * head).sum(1) / norms / np.sqrt((head**2).sum(1))
+    with_head = with_head[~central]
+    log_norms = np.log(norms[~central])
+    return {
+        "nc1_cdnv": float(np.mean(cdnv)),
+        "nc1_cdnv_log": float(np.mean(log_cdnv)) if log_cdnv else math.nan,
+        "nc1_zero_pairs": float(zero),
+        "nc1_cdnv_galanti": float(np.mean(galanti)),
+        "nc1_pinv": float(np.trace(covariance @ np.linalg.pinv(between, rcond=1e-10, hermitian=True)) / number),
+        "nc1_quotient": float(pooled / samples / np.trace(between)),
+        "nc2_norm_cov": float(norms.std(ddof=1) / norms.mean()),
+        "nc2_log_norm_cov": float(log_norms.std(ddof=1) / log_norms.mean()),
+        "nc2_log_norm_std": float(log_norms.std(ddof=1)),
+        **_summary("nc2_cosine", cosines),
+        "nc2_coherence": float(np.mean(np.abs(np.array(cosines) + 1 / (number - 1)))),
+        "nc2_etf_error": _frame_error(centred @ centred.T, number),
+        **_summary("gnc2_log", logs),
+        **_summary("gnc2_log_uncentred", raw_logs),
+        **_summary("gnc2_riesz", riesz),
+        "nc3_cosine_mean": float(with_head.mean()),
+        "nc3_duality_error": _frame_error(head @ centred.T, number),
+        "unc3_cosine_cov": float(with_head.std(ddof=1) / with_head.mean()),
+        "n_classes": float(number),
+        "coincident_pairs": float(coincident),
+        "central_classes": float(central.sum()),
+    }
+
+
+def decisions(features, head, means, keep):
+    """argmax_c <w_c, h> and argmin_c ||h - mu_c|| over kept classes, in float64."""
+    ids = np.flatnonzero(keep)
+    features, head, means = (np.asarray(x, dtype=np.float64) for x in (features, head, means))
+    linear = np.array([ids[np.argmax(head[ids] @ h)] for h in features])
+    nearest = np.array([ids[np.argmin(((means[ids] - h) ** 2).sum(1))] for h in features])
+    return linear, nearest
+
+
+def agreement(features, labels, head, means, keep):
+    """Per-class hits and totals."""
+    linear, nearest = decisions(features, head, means, keep)
+    hits, totals = np.zeros(len(keep), dtype=int), np.zeros(len(keep), dtype=int)
+    for label, alike in zip(labels, linear == nearest, strict=True):
+        if label >= 0 and keep[label]:
+            totals[label] += 1
+            hits[label] += alike
+    return hits, totals
