@@ -5,6 +5,7 @@ Shapes: C classes of the head, K kept ones, D dimensions. Everything here is flo
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -60,7 +61,7 @@ def keep_classes(stats: ClassStatistics, min_count: int = 1) -> KeptClasses:
     common offset costs no digits: differences of near numbers are exact.
 
     Raises:
-        ValueError: min_count < 1, or fewer than two kept classes.
+        ValueError: min_count < 1, fewer than two kept classes, or features that were not finite.
     """
     if min_count < 1:
         raise ValueError(f"min_count must be at least 1, not {min_count}: a class without samples has no mean")
@@ -82,7 +83,7 @@ def keep_classes(stats: ClassStatistics, min_count: int = 1) -> KeptClasses:
     # ||mu_c||² - ||mu_bar||² = ||c||² + 2 c·mu_bar, divided by ||mu_c|| + ||mu_bar||
     centre_norm = torch.linalg.vector_norm(centre)
     norm_offsets = (norms.square() + 2 * (centred @ centre)) / (raw_norms + centre_norm)
-    return KeptClasses(
+    classes = KeptClasses(
         ids=ids,
         counts=counts[ids],
         variances=variances,
@@ -93,6 +94,9 @@ def keep_classes(stats: ClassStatistics, min_count: int = 1) -> KeptClasses:
         norm_offsets=torch.where(raw_norms + centre_norm > 0, norm_offsets, 0.0),
         central=norms <= ROUNDING * raw_norms.max(),
     )
+    if not math.isfinite(norms.sum() + variances.sum()):
+        classes.check_finite()
+    return classes
 
 
 def kept_head(classifier: Tensor, stats: ClassStatistics, classes: KeptClasses) -> Tensor:

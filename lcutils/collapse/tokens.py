@@ -46,7 +46,6 @@ def measure_tokens(
     """
     classes = keep_classes(stats, min_count)
     head = kept_head(classifier, stats, classes)
-    classes.check_finite()
     units = classes.units()  # (K, D)
     partners = int((~classes.central).sum()) - 1
     interference = (units @ units.sum(0) - 1) / partners if partners else torch.full_like(classes.norms, torch.nan)

@@ -1,0 +1,123 @@
+"""Decisions of the head and of the nearest mean, each as a loop in float64 makes it."""
+
+import naive_collapse as naive
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lcutils.collapse import AgreementCounter, agreement, classifier_agreement
+
+
+def draw(number, dim, classes, seed=0, offset=0.0):
+    random = np.random.default_rng(seed)
+    means = offset + random.normal(size=(classes, dim))
+    head = means - offset + 0.3 * random.normal(size=(classes, dim))
+    labels = random.integers(-1, classes, number)
+    features = means[labels] + random.normal(size=(number, dim))
+    return features, labels, head, means, random.random(classes) < 0.7
+
+
+def check(features, labels, head, means, keep, dtype=torch.float64):
+    features = torch.as_tensor(np.asarray(features)).to(dtype)
+    hits, totals = classifier_agreement(
+        features, torch.as_tensor(labels), torch.as_tensor(head), torch.as_tensor(means), torch.as_tensor(keep)
+    )
+    expected = naive.agreement(features.double().numpy(), labels, head, means, keep)
+    assert hits.dtype == totals.dtype == torch.int64
+    assert hits.tolist() == expected[0].tolist()
+    assert totals.tolist() == expected[1].tolist()
+    return int(hits.sum()), int(totals.sum())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("offset", [0.0, 30.0])
+def test_hits_and_totals_by_class(dtype, offset):
+    hits, totals = check(*draw(600, 8, 50, offset=offset), dtype=dtype)
+    assert 0 < hits < totals < 600
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(0, 10**6), st.integers(1, 9), st.integers(2, 40))
+def test_any_shape(seed, dim, classes):
+    features, labels, head, means, keep = draw(60, dim, classes, seed=seed)
+    keep[0] = True
+    check(features, labels, head, means, keep)
+
+
+def test_classes_not_kept_neither_win_nor_count():
+    # Class 2 is the nearest to everything and has the largest score, but is not kept.
+    means = np.array([[1.0, 0.0], [0.0, 1.0], [0.6, 0.6]])
+    features = np.array([[0.7, 0.5], [0.5, 0.7], [0.6, 0.6]])
+    keep = np.array([True, True, False])
+    assert check(features, np.array([0, 1, 2]), np.array([[1.0, 0], [0, 1.0], [9, 9]]), means, keep) == (2, 2)
+
+
+def test_an_empty_class_with_mean_zero_does_not_win():
+    means = np.array([[5.0, 0.0], [0.0, 5.0], [0.0, 0.0]])
+    features = np.array([[0.2, 0.1], [0.1, 0.2]])
+    assert check(features, np.array([0, 1]), means, means, np.array([True, True, False])) == (2, 2)
+
+
+@pytest.mark.parametrize("gap", [1e-5, 1e-8, 1e-12])
+def test_near_ties_are_decided_as_float64_does(gap):
+    """Every feature lies between two means, `gap` nearer to one: float32 cannot tell."""
+    random = np.random.default_rng(4)
+    means = random.normal(size=(40, 16))
+    first, second = random.integers(0, 40, 300), random.integers(0, 40, 300)
+    side = random.choice([-1, 1], 300)[:, None] * gap
+    features = (means[first] + means[second]) / 2 + side * (means[first] - means[second])
+    labels = random.integers(0, 40, 300)
+    check(features, labels, means, means, np.ones(40, dtype=bool))
+
+
+def test_rounding_alone_would_decide_otherwise():
+    """The case above is no straw man: float32 scores do give other decisions."""
+    random = np.random.default_rng(4)
+    means = torch.from_numpy(random.normal(size=(40, 16)))
+    first, second = torch.from_numpy(random.integers(0, 40, (2, 300)))
+    features = (means[first] + means[second]) / 2 + 1e-8 * (means[first] - means[second])
+    exact = (features @ means.T - means.square().sum(1) / 2).argmax(1)
+    narrow = (features.float() @ means.float().T - means.float().square().sum(1) / 2).argmax(1)
+    assert (exact != narrow).any()
+
+
+def test_equal_means_and_rows_the_first_class_wins():
+    features, labels, head, means, keep = draw(200, 4, 30)
+    keep[:] = True
+    means[20], head[20] = means[3], head[3]
+    check(features, labels, head, means, keep)
+    means[:], head[:] = means[0], head[0]
+    assert check(features, labels, head, means, keep)[0] == (labels >= 0).sum()
+
+
+def test_large_tables_go_in_pieces(monkeypatch):
+    monkeypatch.setattr(agreement, "CPU_SCORES", 100)
+    monkeypatch.setattr(agreement, "GATHERED", 10)
+    features, labels, head, means, keep = draw(150, 5, 30)
+    means[:10] = means[0]
+    check(features, labels, head, means, keep)
+
+
+def test_a_counter_adds_batches_up():
+    features, labels, head, means, keep = draw(300, 6, 25)
+    counter = AgreementCounter(*(torch.as_tensor(x) for x in (head, means, keep)))
+    for part in np.array_split(np.arange(300), 7):
+        counter.update(torch.as_tensor(features[part]), torch.as_tensor(labels[part]))
+    hits, totals = counter.result()
+    expected = naive.agreement(features, labels, head, means, keep)
+    assert (hits.tolist(), totals.tolist()) == (expected[0].tolist(), expected[1].tolist())
+
+
+def test_wrong_input_is_an_error():
+    features, labels, head, means, keep = (torch.as_tensor(x) for x in draw(20, 3, 6))
+    keep[:] = True
+    with pytest.raises(ValueError, match="no class is kept"):
+        classifier_agreement(features, labels, head, means, torch.zeros_like(keep))
+    with pytest.raises(ValueError, match="label 6 is out of range"):
+        classifier_agreement(features, torch.full_like(labels, 6), head, means, keep)
+    with pytest.raises(ValueError, match="features must be"):
+        classifier_agreement(features[:, :2], labels, head, means, keep)
+    with pytest.raises(ValueError, match="classifier and means must be"):
+        classifier_agreement(features, labels, head[:5], means, keep)
