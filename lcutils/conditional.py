@@ -188,7 +188,8 @@ def sensitivity_correlations(
         `measurement, property, label, min_count, n, r, r2, r2_log` (log of the measurement; nan if not
         positive).
     """
-    if not {"model", "checkpoint", "min_count"} <= set(table.columns) or target not in results:
+    needed = {"model", "checkpoint"}
+    if not needed | {"min_count"} <= set(table.columns) or not needed | {target} <= set(results.columns):
         return Missing(f"Sensitivity needs model, checkpoint and min_count, and {target} in the results.")
     left = table.drop(columns=target, errors="ignore")
     joined = left.merge(results[["model", "checkpoint", target]], on=["model", "checkpoint"])

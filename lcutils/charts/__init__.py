@@ -8,5 +8,6 @@ from lcutils.charts.tokens import token_explorer, token_kinds
 
 __all__ = [
     "FIGURE_1", "Figure", "against_loss", "beside_published", "by_width", "correlations_chart", "figure_1",
-    "figure_2", "figure_3", "losses", "overlaid", "seeds_scatter", "sensitivity", "token_explorer", "token_kinds", "trajectories",
+    "figure_2", "figure_3", "losses", "overlaid",
+    "seeds_scatter", "sensitivity", "token_explorer", "token_kinds", "trajectories",
 ]  # fmt: skip

@@ -43,7 +43,7 @@ def overlaid(results: pd.DataFrame, published: pd.DataFrame | None) -> Figure:
     data = slim(both, [*IDENTITY, "source", "val_loss", *FIGURE_1, *FIGURE_3])
     charts = []
     for key in dict.fromkeys(FIGURE_1 + FIGURE_3):
-        rows = usable(both, key, "val_loss")
+        rows = usable(both, key, "val_loss", positive=MEASUREMENTS[key].log)
         # A panel with one of the two sources compares nothing.
         if rows["source"].nunique() == 2:
             charts.append(_overlay(rows, key, test))
@@ -59,7 +59,6 @@ def overlaid(results: pd.DataFrame, published: pd.DataFrame | None) -> Figure:
 
 def _overlay(rows: pd.DataFrame, key: str, test: str) -> Any:
     measurement = MEASUREMENTS[key]
-    rows = rows[rows[key] > 0] if measurement.log else rows
     chart = (
         alt.Chart(ROWS)
         .transform_filter(f"{test} && {shown(key, measurement.log)} && {shown('val_loss', False)}")

@@ -10,7 +10,17 @@ import pandas as pd
 
 from lcutils import analysis
 from lcutils.analysis import MEASUREMENTS, Missing
-from lcutils.charts.scatter import IDENTITY, SELECTED, TARGETS, filters, shown, size_colour, theory_lines, tooltip
+from lcutils.charts.scatter import (
+    IDENTITY,
+    SELECTED,
+    TARGETS,
+    filters,
+    shown,
+    size_colour,
+    theory_lines,
+    tooltip,
+    usable,
+)
 from lcutils.charts.theme import (
     OUTLINE,
     PANEL,
@@ -70,8 +80,7 @@ def by_width(results: pd.DataFrame, key: str) -> Figure:
     name, title = f"by_width_{key}", f"{label[:1].upper()}{label[1:]} against width"
     if key not in results.columns or "width" not in results.columns:
         return Figure(name, title, missing=f"The table has no column {key if key not in results.columns else 'width'}.")
-    rows = results[pd.to_numeric(results[key], errors="coerce").notna() & results["width"].notna()]
-    rows = rows[rows[key] > 0] if log else rows
+    rows = usable(results, key, "width", positive=log)
     if rows.empty:
         return Figure(name, title, missing=f"No row has a number for {label} that this axis can show.")
     rows = _schedules(rows if "depth" in rows.columns else rows.assign(depth=0))
@@ -143,7 +152,9 @@ def trajectories(results: pd.DataFrame) -> Figure:
     wide = wide[wide[along].notna()]
     controls, test = filters(wide)
     charts = [
-        _along(wide, key, along, test) for key in TRAJECTORY_KEYS if key in wide.columns and wide[key].notna().any()
+        _along(wide, key, along, test)
+        for key in TRAJECTORY_KEYS
+        if len(usable(wide, key, along, positive=_axis_of(key)[1]))
     ]
     if not charts:
         return Figure(name, title, missing="No model with two checkpoints has a measurement at them.")
@@ -163,7 +174,7 @@ def trajectories(results: pd.DataFrame) -> Figure:
 
 def _along(rows: pd.DataFrame, key: str, along: str, test: str) -> Any:
     axis, log = _axis_of(key)
-    drawn = rows[rows[key].notna() & ((rows[key] > 0) | (not log))]
+    drawn = usable(rows, key, along, positive=log)
     counts = along == "tokens_seen"
     x = alt.X(
         f"{along}:Q",

@@ -49,7 +49,7 @@ def panels_figure(
     """Return a figure with one panel for each of `keys` that `results` has, linked and filtered together."""
     rows, merged = _distinct(results, target)
     controls, test = filters(rows)
-    made = {key: panel(rows, key, test, target=target) for key in keys}
+    made = {key: panel(rows, key, test, target) for key in keys}
     lacking = [MEASUREMENTS[key].label for key, chart in made.items() if chart is None]
     charts = [chart for chart in made.values() if chart is not None]
     if target not in results.columns or results[target].isna().all():

@@ -87,12 +87,13 @@ def theory_lines(rows: pd.DataFrame, key: str) -> pd.DataFrame:
     return pd.concat(found, ignore_index=True).drop_duplicates() if found else empty
 
 
-def usable(rows: pd.DataFrame, key: str, target: str) -> pd.DataFrame:
-    """Return the rows with a finite `key` and `target` (none where a column is not there)."""
-    if key not in rows.columns or target not in rows.columns:
+def usable(rows: pd.DataFrame, *columns: str, positive: bool = False) -> pd.DataFrame:
+    """Return the rows where each of `columns` is finite (the first above 0 if `positive`); none if one is not there."""
+    if not set(columns) <= set(rows.columns):
         return rows.iloc[:0]
-    finite = np.isfinite(rows[[key, target]].apply(pd.to_numeric, errors="coerce").astype(float)).all(axis=1)
-    return rows.loc[finite]
+    values = rows[list(columns)].apply(pd.to_numeric, errors="coerce").astype(float)
+    kept = np.isfinite(values).all(axis=1) & ((values[columns[0]] > 0) | (not positive))
+    return rows.loc[kept]
 
 
 def shown(column: str, log: bool) -> str:
@@ -100,16 +101,7 @@ def shown(column: str, log: bool) -> str:
     return f"isValid(datum.{column})" + (f" && datum.{column} > 0" if log else "")
 
 
-def panel(
-    rows: pd.DataFrame,
-    key: str,
-    test: str,
-    *,
-    target: str = "val_loss",
-    log: bool | None = None,
-    side: int = PANEL,
-    linked: bool = True,
-) -> Any | None:
+def panel(rows: pd.DataFrame, key: str, test: str, target: str) -> Any | None:
     """Return one panel over `ROWS`, `key` on x and `target` on y, or None where no row has both.
 
     The line is least squares on the scale drawn; R² is of that scale. On a log axis the R² of the value itself
@@ -120,15 +112,10 @@ def panel(
         key: measurement on x.
         test: Vega expression of the rows to draw, from `filters`.
         target: column on y.
-        log: log x axis; None takes the measurement's own.
-        side: width and height in pixels.
-        linked: take part in the click selection.
     """
     measurement = MEASUREMENTS[key]
-    drawn = usable(rows, key, target)
-    log = measurement.log if log is None else log
-    if log:
-        drawn = drawn[drawn[key].astype(float) > 0]
+    log = measurement.log
+    drawn = usable(rows, key, target, positive=log)
     if drawn.empty:
         return None
     limits = theory_lines(drawn, key)
@@ -136,20 +123,24 @@ def panel(
     x = alt.X(f"{key}:Q", **value_axis(measurement.axis, domain, log))
     y = alt.Y(f"{target}:Q", **value_axis(TARGETS.get(target, target), padded(drawn[target], False), False))
     base = alt.Chart(ROWS).transform_filter(f"{test} && {shown(key, log)} && {shown(target, False)}")
-    points = base.mark_circle(size=58, stroke=OUTLINE, strokeWidth=0.6).encode(
-        x=x, y=y, color=size_colour(rows), tooltip=tooltip(rows, target, key)
-    )
-    if linked:
-        points = points.encode(opacity=alt.when(SELECTED).then(alt.value(0.9)).otherwise(alt.value(0.12))).add_params(
-            SELECTED
+    points = (
+        base.mark_circle(size=58, stroke=OUTLINE, strokeWidth=0.6)
+        .encode(
+            x=x,
+            y=y,
+            color=size_colour(rows),
+            opacity=alt.when(SELECTED).then(alt.value(0.9)).otherwise(alt.value(0.12)),
+            tooltip=tooltip(rows, target, key),
         )
+        .add_params(SELECTED)
+    )
     layers = [points]
     if drawn[key].nunique() > 1 and len(drawn) >= FEWEST:
         layers.insert(0, _fit_line(base, key, target, log, x, y))
-    layers += _fit_words(base, key, target, log, side)
+    layers += _fit_words(base, key, target, log)
     layers += _limit_rules(limits, domain)
     title = panel_title(f"{measurement.property}: {measurement.label}")
-    return alt.layer(*layers).properties(width=side, height=side, title=title)
+    return alt.layer(*layers).properties(width=PANEL, height=PANEL, title=title)
 
 
 def _scaled(base: Any, key: str, log: bool) -> Any:
@@ -162,7 +153,7 @@ def _fit_line(base: Any, key: str, target: str, log: bool, x: Any, y: Any) -> An
     return line.mark_line(color=OUTLINE, strokeWidth=1, strokeDash=[4, 3], clip=True).encode(x=x, y=y)
 
 
-def _fit_words(base: Any, key: str, target: str, log: bool, side: int) -> list[Any]:
+def _fit_words(base: Any, key: str, target: str, log: bool) -> list[Any]:
     """Return the text layers above the frame, computed in the browser from the rows that the filters leave.
 
     Vega's regression hands back its coefficients and the values it grouped by (`keys`), nothing else: grouping by n,
@@ -174,7 +165,7 @@ def _fit_words(base: Any, key: str, target: str, log: bool, side: int) -> list[A
         linear = (
             f"datum.keys[0] < {FEWEST} || isNaN(datum.rSquared) ? '' : format(datum.rSquared, '.3f') + ' (linear x)'"
         )
-        lines.append((False, linear, "right", side))
+        lines.append((False, linear, "right", PANEL))
     layers = []
     for scaled, words, align, place in lines:
         few = (

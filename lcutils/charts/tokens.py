@@ -10,10 +10,12 @@ import pandas as pd
 
 from lcutils import analysis
 from lcutils.analysis import TOKEN_KINDS, Missing
+from lcutils.charts.scatter import shown
 from lcutils.charts.theme import (
     INK,
     OKABE_ITO,
     OUTLINE,
+    ROWS,
     Figure,
     padded,
     sample_rows,
@@ -112,6 +114,7 @@ def token_explorer(tokens: pd.DataFrame | None, model: str = "") -> Figure:
     search = alt.param(name="token", value="", bind=alt.binding(input="text", name="token ", placeholder="such as Tim"))
     picked = alt.selection_point(name="chosen", fields=["token_id"], clear="dblclick")
     found = "(token != '' && datum.find == lower(token))"
+    data = slim(drawn, ["token_id", "text", "find", *TOKEN_COLUMNS, "nearest"])
     panels = [_tokens_panel(drawn, x, y, picked, found) for x, y in pairs]
     caption = sentence(
         "Each point is a token. Type one to mark it in every panel, or click a point; double-click to let go; "
@@ -119,7 +122,7 @@ def token_explorer(tokens: pd.DataFrame | None, model: str = "") -> Figure:
         "measurements and nearest class means.",
         notice,
     )
-    return Figure(name, title, caption, together(panels, 2, [search], spacing=30))
+    return Figure(name, title, caption, together(panels, 2, [search], spacing=30), rows=data)
 
 
 def _drawable(tokens: pd.DataFrame, column: str) -> pd.Series:
@@ -129,13 +132,17 @@ def _drawable(tokens: pd.DataFrame, column: str) -> pd.Series:
 
 def _tokens_panel(tokens: pd.DataFrame, x: str, y: str, picked: Any, found: str) -> Any:
     kept = tokens[_drawable(tokens, x) & _drawable(tokens, y)]
-    data = slim(kept, ["token_id", "text", "find", "nearest", *TOKEN_COLUMNS])
     across, up = (
         value_axis(words, padded(kept[column], log), log) for column in (x, y) for words, log in [TOKEN_COLUMNS[column]]
     )
-    tips: list[Any] = ["text:N", *(alt.Tooltip(f"{c}:Q", format=".4g") for c in TOKEN_COLUMNS if c in data.columns)]
-    tips += ["nearest:N"] if "nearest" in data.columns else []
-    base = alt.Chart(data).encode(x=alt.X(f"{x}:Q", **across), y=alt.Y(f"{y}:Q", **up), tooltip=tips)
+    tips: list[Any] = ["text:N", *(alt.Tooltip(f"{c}:Q", format=".4g") for c in TOKEN_COLUMNS if c in kept.columns)]
+    tips += ["nearest:N"] if "nearest" in kept.columns else []
+    able = " && ".join(shown(column, TOKEN_COLUMNS[column][1]) for column in (x, y))
+    base = (
+        alt.Chart(ROWS)
+        .transform_filter(able)
+        .encode(x=alt.X(f"{x}:Q", **across), y=alt.Y(f"{y}:Q", **up), tooltip=tips)
+    )
     cloud = (
         base.mark_circle(size=16, color=OKABE_ITO[0])
         .encode(opacity=alt.when(picked).then(alt.value(0.5)).otherwise(alt.value(0.08)))

@@ -1,0 +1,179 @@
+"""The report in a real browser, offline: it opens at once, its figures are linked, a token is found, nothing fails."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from analysis_samples import made_results, made_sensitivity, made_tokens
+from browser import chromium, needs_chromium, new_page
+
+from lcutils.report import write_analysis
+
+RESULTS = made_results()
+COLUMNS = [
+    *RESULTS.columns[:14],
+    "nc1_cdnv",
+    "gnc2_log_uncentred_cov",
+    "nc3_cosine_mean",
+    "unc3_cosine_cov",
+    "nc4_agreement",
+]
+FAINT = "nodes => nodes.filter(node => +node.getAttribute('opacity') < 0.2).length"
+
+pytestmark = needs_chromium
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory) -> Path:
+    results = RESULTS[COLUMNS]
+    folder = tmp_path_factory.mktemp("analysis")
+    settings = {"title": "Made up", "analysis": {"permutations": 99}}
+    tokens = {"04x0256_03d@2": made_tokens(), "01x0064_03d@0": made_tokens(300)}
+    sensitivity = made_sensitivity(results)
+    write_analysis(
+        results, folder, title="Made up", settings=settings, tokens=tokens, sensitivity=sensitivity, published=results
+    )
+    return folder / "report.html"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with chromium() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def opened(browser, report):
+    """The report, opened without a network, scrolled to its figures."""
+    with new_page(browser, offline=True) as (page, errors):
+        began = time.monotonic()
+        page.goto(report.as_uri())
+        page.wait_for_selector("#drawing-figure_1[data-drawn]", state="attached")
+        page.seconds = time.monotonic() - began
+        for name in ("figure_1", "figure_2", "losses"):
+            page.evaluate("name => document.getElementById(name).scrollIntoView()", name)
+            page.wait_for_selector(f"#drawing-{name}[data-drawn]")
+        page.evaluate("() => document.getElementById('figure_1').scrollIntoView()")
+        yield page, errors
+        assert errors == []
+
+
+def points(page, figure: str):
+    return page.locator(f"#drawing-{figure} .mark-symbol path[aria-roledescription=circle]")
+
+
+def test_it_opens_in_under_three_seconds_and_is_small(opened, report):
+    page, _ = opened
+    assert page.seconds < 3
+    assert report.stat().st_size < 5_000_000
+
+
+def test_a_click_on_a_model_shows_it_everywhere(opened):
+    page, _ = opened
+    # Four panels have points: the table has no centred GNC2.
+    assert points(page, "figure_1").count() == 4 * len(RESULTS)
+    point = points(page, "figure_1").nth(12)
+    model = point.get_attribute("aria-label").split("model: ")[1].split(";")[0]
+    point.click(force=True)
+    page.wait_for_function("document.getElementById('picked').textContent !== ''")
+    assert model in page.locator("#picked").inner_text()
+    rows = int((RESULTS["model"] == model).sum())
+    for figure in ("figure_1", "figure_2", "losses"):
+        page.wait_for_timeout(200)
+        panels = points(page, figure).count() // len(RESULTS)
+        faint = points(page, figure).evaluate_all(FAINT)
+        assert points(page, figure).count() - faint == panels * rows, figure
+    assert page.locator("tr.chosen").count() > 0
+    page.locator("#picked button").click()
+    page.wait_for_timeout(300)
+    assert points(page, "figure_2").evaluate_all(FAINT) == 0
+
+
+def test_the_picked_model_links_to_its_row(opened):
+    page, _ = opened
+    page.locator("#rows ~ * tr[data-model='02x0128_03d01'] td").first.click()
+    page.locator("#picked a").first.click()
+    assert page.url.endswith("#row-02x0128_03d01@2")
+    assert page.locator("tr:target").get_attribute("data-model") == "02x0128_03d01"
+    page.locator("#picked button").click()
+
+
+def test_a_filter_holds_for_every_figure_and_moves_its_r2(opened):
+    page, _ = opened
+    page.select_option("select[name=depth_is]", "4")
+    page.wait_for_timeout(500)
+    kept = RESULTS[RESULTS["depth"] == 4]
+    r2 = np.corrcoef(kept["nc4_agreement"], kept["val_loss"])[0, 1] ** 2
+    assert f"R² = {r2:.3f}, n = {len(kept)}" in page.locator("#drawing-figure_1 text").all_text_contents()
+    assert points(page, "figure_2").count() % len(kept) == 0
+    page.select_option("select[name=depth_is]", "all")
+
+
+def test_a_typed_token_is_found(opened):
+    page, _ = opened
+    page.evaluate("() => document.getElementById('explorer').scrollIntoView()")
+    page.wait_for_selector("#explorer[data-drawn]")
+    page.fill("[data-part=token]", "tim")
+    card = page.locator("[data-part=card]")
+    assert "Tim" in card.locator("h3").inner_text()
+    assert "20,000" in card.inner_text()  # its count
+    nearest = made_tokens().loc[1, "nearest"].split(" | ")
+    assert card.locator(".near button").all_text_contents() == nearest
+    card.locator(".near button").first.click()
+    assert nearest[0].strip() in card.locator("h3").inner_text()
+    page.fill("[data-part=token]", "</script><b>")
+    assert "</script><b>" in card.locator("h3").inner_text()
+    page.fill("[data-part=token]", "no such token")
+    assert page.locator("[data-part=found]").inner_text().startswith("0 of 900")
+
+
+def test_another_model_brings_its_own_tokens(opened):
+    page, _ = opened
+    page.fill("[data-part=token]", "")
+    page.select_option("[data-part=model]", label="01x0064_03d@0")
+    page.wait_for_function("document.querySelector('[data-part=found]').textContent.startsWith('300 of 300')")
+
+
+def test_the_choice_of_measurement_draws_another_figure(opened):
+    page, _ = opened
+    page.evaluate("() => document.getElementById('by_width').scrollIntoView()")
+    page.wait_for_selector("#drawing-by_width[data-drawn]")
+    page.select_option("select[data-switches]", "by_width_nc4_agreement")
+    page.wait_for_function(
+        "[...document.querySelectorAll('#drawing-by_width text')].some(t => t.textContent.includes('agreement'))"
+    )
+
+
+def test_a_table_sorts_by_its_numbers(opened):
+    page, _ = opened
+    table = page.locator("#rows ~ * table").first
+    column = [*RESULTS.columns].index("val_loss")
+    table.locator("th").nth(column).click()
+    first = table.locator("tbody tr").first.locator("td").nth(column).get_attribute("data-value")
+    assert float(first) == pytest.approx(RESULTS["val_loss"].min())
+
+
+def test_it_is_readable_in_the_dark(browser, report):
+    with new_page(browser, offline=True, dark=True) as (page, errors):
+        page.goto(report.as_uri())
+        page.evaluate("() => document.getElementById('figure_1').scrollIntoView()")
+        page.wait_for_selector("#drawing-figure_1[data-drawn]")
+        assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(21, 24, 29)"
+        said = page.locator("#drawing-figure_1 text", has_text="R² = ").first
+        assert said.evaluate("node => node.getAttribute('fill')") == "#e8eaed"
+        page.click("#ground")
+        page.wait_for_function("document.documentElement.dataset.ground === 'light'")
+        page.wait_for_timeout(500)
+        assert said.evaluate("node => node.getAttribute('fill')") == "#1f2328"
+        assert errors == []
+
+
+def test_a_figure_has_a_page_of_its_own(browser, report):
+    with new_page(browser, offline=True) as (page, errors):
+        page.goto((report.parent / "figures" / "figure_3.html").as_uri())
+        page.wait_for_selector("#drawing-figure_3[data-drawn]")
+        assert points(page, "figure_3").count() > 0
+        assert errors == []

@@ -1,0 +1,279 @@
+"""Charts: what they say is what the numbers are; they stay valid, small and readable; odd tables give a sentence."""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+import xml.etree.ElementTree as ET
+import zlib
+from collections.abc import Callable
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+import vl_convert
+from analysis_samples import made_results, made_sensitivity, made_tokens
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lcutils import analysis, charts
+from lcutils.charts.theme import DARK, ROW_LIMIT, VEGALITE_VERSION, padded, sample_rows, slim
+
+RESULTS = made_results()
+JUPYTERLAB_VEGALITE = "5.8"  # the oldest that vl-convert has; JupyterLab 4.6 brings 5.6
+
+
+def correlations_of(results: pd.DataFrame) -> charts.Figure:
+    tables = (analysis.correlations(results, trials=99, resamples=99), analysis.partial_correlations(results))
+    return charts.correlations_chart(*tables, analysis.within_architecture(results))
+
+
+FIGURES: dict[str, Callable[[pd.DataFrame], charts.Figure]] = {
+    "figure_1": charts.figure_1,
+    "figure_2": charts.figure_2,
+    "figure_3": charts.figure_3,
+    "against_loss": charts.against_loss,
+    "seeds": charts.seeds_scatter,
+    "losses": charts.losses,
+    "by_width": lambda results: charts.by_width(results, "nc1_cdnv"),
+    "by_width_limits": lambda results: charts.by_width(results, "gnc2_log_mean"),
+    "trajectories": charts.trajectories,
+    "sensitivity": lambda results: charts.sensitivity(made_sensitivity(RESULTS), results),
+    "overlaid": lambda results: charts.overlaid(results, RESULTS),
+    "beside_published": lambda results: charts.beside_published(results, RESULTS),
+    "correlations": correlations_of,
+    "token_kinds": lambda results: charts.token_kinds(made_tokens()),
+    "token_explorer": lambda results: charts.token_explorer(made_tokens()),
+}
+
+FEW = [*RESULTS.columns[:14], "nc1_cdnv", "gnc2_log_cov", "nc3_cosine_mean", "nc4_agreement"]
+NAN_ROWS = RESULTS[FEW].copy()
+NAN_ROWS.loc[::2, ["nc1_cdnv", "nc4_agreement"]] = np.nan
+NAN_ROWS.loc[1::2, "val_loss"] = np.nan
+ODD = {
+    "one row": RESULTS[FEW].head(1),
+    "two rows": RESULTS[FEW].head(2),
+    "no rows": RESULTS[FEW].head(0),
+    "no seeds": RESULTS[FEW][~RESULTS["model"].str.match(r".*\d\d$")].drop(columns="seed"),
+    "no measurements": RESULTS[RESULTS.columns[:14]],
+    "no loss": RESULTS[FEW].drop(columns="val_loss"),
+    "models only": RESULTS[["model", "val_loss"]],
+    "nan rows": NAN_ROWS,
+    "all nan": RESULTS[FEW].assign(nc1_cdnv=np.nan, gnc2_log_cov=np.nan, nc3_cosine_mean=np.nan, nc4_agreement=np.nan),
+    "infinite": RESULTS[FEW].assign(nc1_cdnv=np.inf, gnc2_log_cov=-np.inf),
+    "one architecture": RESULTS[FEW][(RESULTS["depth"] == 2) & (RESULTS["width"] == 128)],
+    "constant measurement": RESULTS[FEW].assign(nc1_cdnv=0.5, nc4_agreement=0.0),
+}
+
+
+def words_of(svg: str) -> list[str]:
+    return ["".join(node.itertext()) for node in ET.fromstring(svg).iter() if node.tag.endswith("}text")]
+
+
+def places_of(svg: str) -> tuple[list[tuple[float, float]], dict[str, float]]:
+    """Absolute places of the points, and of the words across."""
+    points, words = [], {}
+
+    def walk(node: ET.Element, x: float, y: float, symbols: bool) -> None:
+        moved = re.search(r"translate\(([-\d.e]+),\s*([-\d.e]+)\)", node.get("transform", ""))
+        if moved:
+            x, y = x + float(moved[1]), y + float(moved[2])
+        symbols = symbols or "mark-symbol role-mark" in node.get("class", "")
+        if node.tag.endswith("}path") and symbols:
+            points.append((x, y))
+        if node.tag.endswith("}text"):
+            words["".join(node.itertext())] = x
+        for child in node:
+            walk(child, x, y, symbols)
+
+    walk(ET.fromstring(svg), 0.0, 0.0, False)
+    return points, words
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_is_valid_and_drawn_by_both_versions_of_vega_lite(name):
+    figure = FIGURES[name](RESULTS)
+    assert figure.missing == ""
+    figure.chart.to_dict(validate=True)
+    text = json.dumps(figure.spec, allow_nan=False)
+    for version in (VEGALITE_VERSION, JUPYTERLAB_VEGALITE):
+        vl_convert.vegalite_to_vega(text, vl_version=version)
+    assert figure.title in words_of(figure.svg)
+    assert "NaN" not in figure.svg
+
+
+@pytest.mark.parametrize("case", ODD)
+def test_an_odd_table_gives_a_figure_or_a_plain_sentence(case):
+    for name, make in FIGURES.items():
+        if name in ("token_kinds", "token_explorer"):
+            continue
+        figure = make(ODD[case])
+        if figure.chart is None:
+            assert re.fullmatch(r"[A-Z].*\.", figure.missing), (name, figure.missing)
+        else:
+            json.dumps(figure.spec, allow_nan=False)
+            assert figure.title in words_of(figure.svg), name
+            assert "NaN" not in figure.svg, name
+            assert "Infinity" not in figure.svg, name
+
+
+@pytest.mark.parametrize(
+    "tokens", [None, made_tokens().head(0), made_tokens().head(1), made_tokens()[["token_id", "text"]]]
+)
+def test_odd_token_tables_give_a_figure_or_a_plain_sentence(tokens):
+    for figure in (charts.token_kinds(tokens), charts.token_explorer(tokens)):
+        assert figure.chart is not None or figure.missing.endswith(".")
+
+
+def test_the_r2_drawn_is_the_r2_of_the_scale_drawn():
+    rows = RESULTS.copy()
+    rows.loc[3, "nc1_cdnv"] = np.nan
+    kept = rows["nc1_cdnv"].notna()
+    loss = rows["val_loss"]
+    logs = np.corrcoef(np.log(rows["nc1_cdnv"][kept]), loss[kept])[0, 1] ** 2
+    plain = np.corrcoef(rows["nc1_cdnv"][kept], loss[kept])[0, 1] ** 2
+    agreement = np.corrcoef(rows["nc4_agreement"], loss)[0, 1] ** 2
+    said = words_of(charts.figure_1(rows).svg)
+    assert f"R² = {logs:.3f} (log x), n = {kept.sum()}" in said
+    assert f"{plain:.3f} (linear x)" in said
+    assert f"R² = {agreement:.3f}, n = {len(rows)}" in said
+
+
+def test_filters_change_the_r2():
+    """A filter set to one depth gives the R² of those rows: what is computed in the browser, computed here by hand."""
+    spec = json.loads(json.dumps(charts.figure_1(RESULTS).spec))
+    [control] = [param for param in spec["params"] if param["name"] == "depth_is"]
+    assert control["bind"]["options"] == ["all", 1, 2, 4]
+    control["value"] = 2
+    kept = RESULTS[RESULTS["depth"] == 2]
+    r2 = np.corrcoef(kept["nc4_agreement"], kept["val_loss"])[0, 1] ** 2
+    assert f"R² = {r2:.3f}, n = {len(kept)}" in words_of(
+        vl_convert.vegalite_to_svg(json.dumps(spec), vl_version=VEGALITE_VERSION)
+    )
+
+
+def test_two_points_have_no_r2():
+    figure = charts.figure_1(ODD["two rows"])
+    assert "n = 2: too few for R²" in words_of(figure.svg)
+    assert "no R² is given" in figure.caption
+
+
+def test_a_panel_that_cannot_be_drawn_is_named():
+    figure = charts.figure_1(RESULTS.drop(columns="nc4_agreement"))
+    assert "Not in this table, so not drawn: classifier agreement." in figure.caption
+
+
+def test_panels_share_selection_and_filters():
+    spec = charts.figure_1(RESULTS).spec
+    [picked] = [param for param in spec["params"] if param["name"] == "picked"]
+    assert picked["select"]["fields"] == ["model"]
+    assert len(spec["concat"]) == 5
+    for panel in spec["concat"]:
+        assert any(layer.get("name") in picked["views"] for layer in panel["layer"])
+    assert {p["name"] for p in spec["params"]} == {"picked", "depth_is", "width_is", "weight_decay_is", "model_like"}
+
+
+def test_a_grid_with_holes_keeps_each_point_under_its_heading():
+    """Vega-Lite misplaces facets that are sorted by a list where a cell is empty; columns must still go by epochs."""
+    rows = RESULTS.head(3).assign(
+        depth=1, width=64, epochs=[1, 3, 10], checkpoint=[0, 2, 9], weight_decay=[0.1, 5e-4, 0.1], nc1_cdnv=0.5
+    )
+    points, words = places_of(charts.by_width(rows, "nc1_cdnv").svg)
+    headings = sorted(["1 epoch", "3 epochs", "10 epochs"], key=lambda word: words[word])
+    assert headings == ["1 epoch", "3 epochs", "10 epochs"]
+    (upper,) = {min(y for _, y in points)}
+    # 5e-4 is the upper row: the one point of 3 epochs is in it, between the columns of the other two.
+    assert [y == upper for _, y in sorted(points)] == [False, True, False]
+
+
+def test_theory_is_drawn_at_its_value():
+    rows = RESULTS.assign(gnc2_log_mean=np.linspace(-0.36, -0.30, len(RESULTS)))
+    spec = charts.against_loss(rows[[*RESULTS.columns[:14], "gnc2_log_mean"]]).spec
+    values = [
+        row["value"]
+        for table in spec["datasets"].values()
+        for row in table
+        if "uniform sphere" in str(row.get("words"))
+    ]
+    # -ln 2 - (psi((D-1)/2) - psi(D-1))/2 at D = 64, from science.md
+    assert any(abs(value + 0.3426) < 1e-4 for value in values)
+
+
+def test_a_large_vocabulary_is_sampled_and_says_so():
+    tokens = made_tokens(29_233)
+    for figure in (charts.token_kinds(tokens), charts.token_explorer(tokens)):
+        largest = max(len(table) for table in figure.spec["datasets"].values())
+        assert largest == ROW_LIMIT
+        assert "29,233 tokens" in figure.caption
+
+
+@given(st.integers(1, 60), st.integers(2, 40), st.integers(0, 5))
+def test_a_sample_keeps_the_most_frequent(rows, limit, seed):
+    table = pd.DataFrame({"token_id": range(rows), "count": np.random.default_rng(seed).integers(0, 9, rows)})
+    kept, notice = sample_rows(table, limit)
+    assert len(kept) == min(rows, limit)
+    assert kept["token_id"].is_unique
+    assert (notice == "") == (rows <= limit)
+    top = table["count"].nlargest(min(rows, limit // 2)).to_numpy()
+    assert (np.sort(kept["count"].to_numpy())[::-1][: len(top)] >= top).all()
+
+
+@given(st.lists(st.floats(1e-6, 1e6), min_size=1, max_size=20), st.booleans())
+def test_the_axis_holds_every_point(values, log):
+    low, high = padded(pd.Series(values), log)
+    assert low < min(values)
+    assert high > max(values)
+
+
+def test_the_axis_takes_in_a_limit_that_is_near_only():
+    values = pd.Series([1.0, 2.0])
+    assert padded(values, False, [2.4])[1] > 2.4
+    assert padded(values, False, [20.0])[1] < 2.5
+
+
+def test_numbers_keep_seven_digits_and_no_more():
+    table = slim(pd.DataFrame({"a": [1 / 3, np.nan], "b": [1, 2], "c": ["x", "y"]}), ["b", "a", "absent"])
+    assert table.columns.tolist() == ["b", "a"]
+    assert table["a"][0] == 0.3333333
+
+
+def test_a_notebook_output_is_valid_and_live_in_jupyterlab():
+    bundle = charts.figure_3(RESULTS)._repr_mimebundle_()
+    output = nbformat.v4.new_output("display_data", data=bundle)
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(outputs=[output])])
+    nbformat.validate(nbformat.reads(nbformat.writes(notebook), 4))
+    assert bundle["application/vnd.vegalite.v5+json"]["$schema"].endswith("/v5.json")
+    assert bundle["image/png"].startswith("iVBOR")
+    missing = charts.figure_3(ODD["no measurements"])._repr_mimebundle_()
+    assert set(missing) == {"text/markdown", "text/plain"}
+
+
+def test_the_picture_is_a_sound_png():
+    png = charts.figure_3(RESULTS).png()
+    assert png[:8] == b"\x89PNG\r\n\x1a\n"
+    at, packed, kinds = 8, b"", []
+    while at < len(png):
+        length, kind = struct.unpack(">I4s", png[at : at + 8])
+        body = png[at + 4 : at + 8 + length]
+        assert struct.unpack(">I", png[at + 8 + length : at + 12 + length])[0] == zlib.crc32(body)
+        packed += body[4:] if kind == b"IDAT" else b""
+        kinds.append(kind)
+        at += 12 + length
+    width, height = struct.unpack(">II", png[16:24])
+    assert len(zlib.decompress(packed)) == height * (4 * width + 1)
+    assert kinds[0] == b"IHDR"
+    assert kinds[-1] == b"IEND"
+
+
+def test_words_are_light_on_a_dark_ground():
+    svg = vl_convert.vegalite_to_svg(
+        json.dumps(charts.figure_3(RESULTS).spec), vl_version=VEGALITE_VERSION, config=DARK
+    )
+    [fill] = {
+        node.get("fill")
+        for node in ET.fromstring(svg).iter()
+        if "".join(node.itertext()).startswith("R² = ") and node.get("fill")
+    }
+    assert fill == "#e8eaed"
