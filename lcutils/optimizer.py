@@ -8,15 +8,13 @@ Shapes: V vocabulary, P padded vocabulary, D width, F all elements of the flat t
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 
 from lcutils.loss import padded_vocabulary
 from lcutils.model import GPTNeo
-from lcutils.trunk import BlockWeights, TrunkWeights
+from lcutils.trunk import BlockWeights, TrunkWeights, compiled
 
 
 class FlatParameters:
@@ -104,11 +102,40 @@ class FlatParameters:
         return weights, leaves, targets
 
 
+def _adamw(
+    values: Tensor,
+    grads: Tensor,
+    first: Tensor,
+    second: Tensor,
+    compute: Tensor | None,
+    divisor: Tensor,
+    learning_rate: Tensor,
+    count: Tensor,
+    decay: float,
+    betas: tuple[float, float],
+    eps: float,
+) -> None:
+    """AdamW's update as torch.compile fuses it for CUDA: one kernel that reads and writes each tensor once.
+
+    Gradients are divided by `divisor`; `count` is this step's number, from 1; `compute` becomes a copy of `values`.
+    """
+    g = grads / divisor
+    m = first.lerp(g, 1.0 - betas[0])
+    v = second * betas[1] + (1.0 - betas[1]) * g * g
+    size = learning_rate / (1.0 - betas[0] ** count)
+    new = values * (1.0 - learning_rate * decay) - size * m / ((v / (1.0 - betas[1] ** count)).sqrt() + eps)
+    first.copy_(m)
+    second.copy_(v)
+    values.copy_(new)
+    if compute is not None:
+        compute.copy_(new)
+
+
 class ClippedAdamW:
     """AdamW (Loshchilov & Hutter 2019) whose gradients are scaled down to a norm of at most `clip_norm`.
 
-    Clipping happens inside the update, so that the gradients are read once. Everything that changes from step to
-    step is a tensor on the device: the step can be captured in a CUDA graph, and the host never waits for it.
+    Clipping happens inside the update, so that the gradients are read once. On CUDA everything that changes from step
+    to step is a tensor on the device: the step can be captured in a graph, and the host never waits for it.
 
     Args:
         parameters: the flat tensors; gradients are read from them.
@@ -118,38 +145,50 @@ class ClippedAdamW:
     def __init__(
         self, parameters: FlatParameters, betas: tuple[float, float], eps: float, weight_decay: float, clip_norm: float
     ) -> None:
-        self.parameters, self.clip_norm = parameters, clip_norm
-        self.settings: dict[str, Any] = {"beta1": betas[0], "beta2": betas[1], "eps": eps, "amsgrad": False, "maximize": False}
+        self.parameters, self.betas, self.eps, self.clip_norm = parameters, betas, eps, clip_norm
         self.weight_decay = weight_decay
-        device = parameters.values.device
-        self.steps = [torch.zeros((), device=device) for _ in range(2)]  # one for each part, as AdamW counts them up
 
     @torch.no_grad()
-    def step(self, learning_rate: Tensor) -> Tensor:
-        """Update the parameters; returns the gradient norm before clipping, a scalar tensor."""
-        flat = self.parameters
-        norm = torch.linalg.vector_norm(flat.grads)
-        # What torch's clip_grad_norm_ multiplies by is 1 / divisor; the fused kernel divides by its gradient scale.
+    def step(self, learning_rate: Tensor, count: Tensor) -> Tensor:
+        """Update the parameters.
+
+        Args:
+            learning_rate: scalar fp64 tensor.
+            count: scalar tensor, how many steps were made before.
+
+        Returns:
+            The gradient norm before clipping, a scalar fp32 tensor.
+        """
+        norm = torch.linalg.vector_norm(self.parameters.grads)
+        # What torch's clip_grad_norm_ multiplies by is 1 / divisor.
         divisor = ((norm + 1e-6) / self.clip_norm).clamp(min=1.0)
-        found_inf = torch.zeros((), device=norm.device)
-        for part, decay, count in (
-            (slice(None, flat.decayed), self.weight_decay, self.steps[0]),
-            (slice(flat.decayed, None), 0.0, self.steps[1]),
-        ):
+        flat = self.parameters
+        for decay, part in ((self.weight_decay, slice(None, flat.decayed)), (0.0, slice(flat.decayed, None))):
+            values, grads, first, second = (t[part] for t in (flat.values, flat.grads, flat.first, flat.second))
+            compute = flat.compute[part] if flat.compute is not flat.values else None
+            if values.is_cuda:
+                scalars = (divisor, learning_rate.float(), (count + 1).double())
+                compiled(_adamw)(values, grads, first, second, compute, *scalars, decay, self.betas, self.eps)
+                continue
+            # The fused kernel counts its steps itself, in fp32, and divides the gradients by their scale.
             adamw(
-                [flat.values[part]],
-                [flat.grads[part]],
-                [flat.first[part]],
-                [flat.second[part]],
+                [values],
+                [grads],
+                [first],
+                [second],
                 [],
-                [count],
+                [count.float()],
                 fused=True,
                 grad_scale=divisor,
-                found_inf=found_inf,
-                lr=learning_rate.float() if learning_rate.is_cuda else float(learning_rate),
+                found_inf=torch.zeros(()),
+                amsgrad=False,
+                maximize=False,
+                beta1=self.betas[0],
+                beta2=self.betas[1],
+                eps=self.eps,
+                lr=float(learning_rate),
                 weight_decay=decay,
-                **self.settings,
             )
-        if flat.compute is not flat.values:
-            flat.compute.copy_(flat.values)
+            if compute is not None:
+                compute.copy_(values)
         return norm

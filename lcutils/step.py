@@ -20,7 +20,7 @@ from torch import Tensor
 from lcutils.loss import head_loss
 from lcutils.model import tf32
 from lcutils.optimizer import ClippedAdamW, FlatParameters
-from lcutils.trunk import run_trunk
+from lcutils.trunk import compiled, run_trunk
 
 WARM_UP_STEPS = 2  # eager steps before the capture: compilation, and the workspaces of libraries
 
@@ -43,6 +43,18 @@ def next_tokens(tokens: Tensor) -> Tensor:
     labels = torch.full_like(tokens, -1)
     labels[:, :-1] = tokens[:, 1:]
     return labels
+
+
+def _load(
+    order: Tensor, position: Tensor, blocks: Tensor, head: Tensor, positions: Tensor, rank: int, world: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """This rank's part of the batch: tokens, labels (b, S), one over all ranks' predictions, embeddings (b, S, D)."""
+    rows = order.index_select(0, position.view(1))[0]  # (B,)
+    predictions = (rows >= 0).sum() * (blocks.shape[1] - 1)
+    rows = rows[rank::world]  # (b,)
+    tokens = widen(blocks.index_select(0, rows.clamp(min=0)))  # (b, S)
+    labels = torch.where(rows[:, None] >= 0, next_tokens(tokens), -1)
+    return tokens, labels, 1.0 / predictions, F.embedding(tokens, head) + positions[: tokens.shape[1]]
 
 
 class TrainingStep:
@@ -100,8 +112,6 @@ class TrainingStep:
         """Set the counters of a resumed run."""
         self.done = self.fetched = step
         self.step.fill_(step)
-        for count in self.optimizer.steps:
-            count.fill_(step)
 
     def run(self) -> None:
         """Make one step; its loss waits on the device for `fetch`."""
@@ -147,30 +157,33 @@ class TrainingStep:
 
     def _gradients(self) -> None:
         flat = self.parameters
-        rows = self.order.index_select(0, self.position.view(1))[0]  # (B,)
-        predictions = (rows >= 0).sum() * (self.blocks.shape[1] - 1)
-        rows = rows[self.rank :: self.world]  # (b,)
-        tokens = widen(self.blocks.index_select(0, rows.clamp(min=0)))  # (b, S)
-        labels = torch.where(rows[:, None] >= 0, next_tokens(tokens), -1)
-        S = tokens.shape[1]
-        x = F.embedding(tokens, flat.head(flat.values)) + flat.positions(flat.values)[:S]  # (b, S, D)
+        load = compiled(_load) if self.blocks.is_cuda else _load
+        tokens, labels, scale, x = load(
+            self.order,
+            self.position,
+            self.blocks,
+            flat.head(flat.values),
+            flat.positions(flat.values),
+            self.rank,
+            self.world,
+        )
         x.requires_grad_()
         with tf32(False):
-            h = run_trunk(x, self.weights, flat.model.architecture.heads, flat.model.architecture.window)
-            features = h.detach().to(flat.compute.dtype).flatten(0, 1)  # (b S, D)
+            architecture = flat.model.architecture
+            h = run_trunk(x, self.weights, architecture.heads, architecture.window, flat.compute.dtype)  # (b, S, D)
             loss, grad_h = head_loss(
-                features,
+                h.detach().flatten(0, 1),
                 flat.head(flat.compute),
                 labels.flatten(),
-                1.0 / predictions,
+                scale,
                 flat.vocab_size,
                 flat.head(flat.grads),
             )
             self.loss.copy_(loss)
-            grads = torch.autograd.grad(h, [x, *self.leaves], grad_h.view_as(h).float())
+            grads = torch.autograd.grad(h, [x, *self.leaves], grad_h.view_as(h))
         # The token embedding is the head too: its gradient as an embedding is added to that as a head.
         flat.head(flat.grads).index_add_(0, tokens.flatten(), grads[0].flatten(0, 1))
-        flat.positions(flat.grads)[:S] = grads[0].sum(0)
+        torch.sum(grads[0], 0, out=flat.positions(flat.grads)[: tokens.shape[1]])
         torch._foreach_copy_(self.targets, list(grads[1:]))
 
     def _reduce(self) -> None:
@@ -180,7 +193,7 @@ class TrainingStep:
 
     def _update(self) -> None:
         fraction = self.step.double() / self.total_steps
-        norm = self.optimizer.step(self.learning_rate * (1.0 - fraction))
+        norm = self.optimizer.step(self.learning_rate * (1.0 - fraction), self.step)
         self.history.index_copy_(0, (self.step % len(self.history)).view(1), torch.stack([self.loss, norm])[None])
         self.step += 1
         self.position += 1

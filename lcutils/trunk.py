@@ -68,8 +68,8 @@ def _block(x: Tensor, update: Tensor | None, w: BlockWeights, heads: int, mask: 
     return x, F.linear(h, w.proj, w.proj_bias)
 
 
-def _final_norm(x: Tensor, update: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    return F.layer_norm(x + update, x.shape[-1:], weight, bias, LAYER_NORM_EPS)
+def _final_norm(x: Tensor, update: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> Tensor:
+    return F.layer_norm(x + update, x.shape[-1:], weight, bias, LAYER_NORM_EPS).to(dtype)
 
 
 @lru_cache(maxsize=4)
@@ -81,7 +81,7 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     return torch.compile(function, dynamic=False, fullgraph=True)
 
 
-def run_trunk(x: Tensor, weights: TrunkWeights, heads: int, window: int) -> Tensor:
+def run_trunk(x: Tensor, weights: TrunkWeights, heads: int, window: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """Features of embedded tokens.
 
     Args:
@@ -89,9 +89,10 @@ def run_trunk(x: Tensor, weights: TrunkWeights, heads: int, window: int) -> Tens
         weights: matrices and biases in the dtype to compute in, LayerNorm weights in fp32.
         heads: H.
         window: keys that a local layer's query sees; layers alternate global, local, global, ...
+        dtype: of the result; the final LayerNorm is computed in fp32 whatever it is.
 
     Returns:
-        (B, S, D) fp32: the output of the final LayerNorm.
+        (B, S, D): the output of the final LayerNorm.
     """
     cuda, length, head_size = x.is_cuda, x.shape[1], x.shape[2] // heads
     block, final_norm = (compiled(_block), compiled(_final_norm)) if cuda else (_block, _final_norm)
@@ -101,4 +102,4 @@ def run_trunk(x: Tensor, weights: TrunkWeights, heads: int, window: int) -> Tens
         flex = uses_flex(head_size, seen, x.device, w.kvq.dtype)
         x, update = block(x, update, w, heads, attention_mask(length, seen, x.device, flex))
     assert update is not None
-    return final_norm(x, update, weights.ln_f_weight, weights.ln_f_bias)
+    return final_norm(x, update, weights.ln_f_weight, weights.ln_f_bias, dtype)
