@@ -71,6 +71,7 @@ rule train:
     input: "data/manifest.json"
     output: "runs/{run}/manifest.json"
     params: notebook="02_train", job="02_train_{run}", reads=reads("train")
+    priority: 1  # before the short jobs, so that no long one is left for the end
     threads: study.threads
     resources: gpu=1
     shell: PAPERMILL + " -p model {wildcards.run}" + END
