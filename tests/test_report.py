@@ -1,0 +1,213 @@
+"""The report and the files beside it: complete, sound, self-contained; odd tables give sentences, never a traceback."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import html
+import json
+import re
+import xml.etree.ElementTree as ET
+
+import numpy as np
+import pandas as pd
+import pytest
+from analysis_samples import made_results, made_sensitivity, made_tokens
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lcutils import analysis, report_page
+from lcutils.page_parts import data_json, number_words, packed_json, row_anchor, shown_table, table_html
+from lcutils.report import best_first, write_analysis
+
+RESULTS = made_results()
+FEW = RESULTS[[*RESULTS.columns[:14], "nc1_cdnv", "gnc2_log_cov", "unc3_cosine_cov", "nc4_agreement"]]
+SETTINGS = {
+    "title": "A <study> & more",
+    "corpus": {"source": "built-in"},
+    "grid": [{"depth": 1}],
+    "analysis": {"permutations": 99, "names": ["Tim", "Anna", "Zed"]},
+}
+FIGURES = [
+    "figure_1", "figure_2", "figure_3", "seeds", "correlations", "sensitivity", "trajectories", "losses",
+    "against_loss",
+    "overlaid", "beside_published", "token_kinds", "token_explorer",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    tokens = {"01x0064_03d@0": made_tokens(100), "04x0256_03d@2": made_tokens(300)}
+    folder = tmp_path_factory.mktemp("written")
+    return write_analysis(
+        FEW,
+        folder,
+        title=SETTINGS["title"],
+        settings=SETTINGS,
+        tokens=tokens,
+        sensitivity=made_sensitivity(FEW),
+        published=FEW,
+    )
+
+
+@pytest.fixture(scope="module")
+def text(written):
+    return written["report.html"].read_text()
+
+
+def test_every_figure_is_there_in_three_forms(written):
+    for name in FIGURES:
+        assert ET.fromstring(written[f"figures/{name}.svg"].read_text()).tag.endswith("svg")
+        assert written[f"figures/{name}.png"].read_bytes()[:4] == b"\x89PNG"
+        assert f'data-name="{name}"' in written[f"figures/{name}.html"].read_text()
+    for key in ("nc1_cdnv", "gnc2_log_cov", "nc4_agreement"):
+        assert written[f"figures/by_width_{key}.svg"].is_file()
+        assert f'id="spec-by_width_{key}"' in written["figures/by_width.html"].read_text()
+
+
+def test_no_half_written_file_is_left(written):
+    folder = written["report.html"].parent
+    assert {path for path in folder.rglob("*") if path.is_file()} == set(written.values())
+
+
+def test_tables_hold_what_was_computed(written):
+    again = pd.read_csv(written["tables/results.csv"])
+    pd.testing.assert_frame_equal(again, FEW.reset_index(drop=True), check_dtype=False)
+    table = pd.read_csv(written["tables/correlations.csv"]).set_index("measurement")
+    r = np.corrcoef(FEW["nc4_agreement"], FEW["val_loss"])[0, 1]
+    assert table.loc["nc4_agreement", "r2"] == pytest.approx(r * r)
+    assert "Zed" in pd.read_csv(written["tables/table_5.csv"])["token"].to_list()  # the names are the study's
+    changes = pd.read_csv(written["tables/influence.csv"])["change"].abs()
+    assert changes.is_monotonic_decreasing
+
+
+def test_the_page_needs_no_network(text):
+    head = text[: text.index("<style>")]
+    assert "default-src 'none'" in head
+    assert "connect-src 'none'" in head
+    markup = re.sub(r"<script.*?</script>", "", text, flags=re.DOTALL)
+    assert not re.findall(r"<(?:script|link|img|iframe)[^>]*(?:src|href)=[\"'](?!data:)", markup)
+    assert not re.findall(r"<script[^>]+src", text)
+    assert len(text) < 5_000_000
+
+
+def test_every_link_within_the_page_has_its_target(text):
+    body = text[: text.index("<noscript>")]
+    ids = re.findall(r'\bid="([^"]+)"', body)
+    assert len(ids) == len(set(ids))
+    targets = set(re.findall(r'href="#([^"]+)"', body))
+    assert targets - set(ids) == set()
+    for row in FEW.itertuples():
+        assert row_anchor(row.model, row.checkpoint) in ids
+
+
+def test_links_to_files_lead_to_files(written, text):
+    places = set(re.findall(r'href="((?:tables|figures)/[^"]+)"', text))
+    assert "tables/correlations.csv" in places
+    assert places <= set(written)
+
+
+def test_titles_and_tokens_cannot_break_the_page(text):
+    assert "A <study>" not in text
+    assert html.escape(SETTINGS["title"]) in text
+    assert "</script><b>" not in text
+
+
+def test_the_report_says_where_it_comes_from(text):
+    for words in ("sha256", "arXiv:2405.17767", "corpus.source", "built-in", "statsmodels", "To cite this report"):
+        assert words in text
+    for measurement in analysis.MEASUREMENTS.values():
+        assert html.escape(measurement.definition) in text
+
+
+def test_figures_carry_strict_json(text):
+    for body in re.findall(r'<script type="application/json" id="[^"]+">(.*?)</script>', text, re.DOTALL):
+        json.loads(body, parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
+
+
+def test_the_explorer_carries_the_best_models_first(text):
+    index = re.search(r'id="tokens-0">([^<]+)<', text)[1]
+    table = json.loads(gzip.decompress(base64.b64decode(index)))
+    best = made_tokens(300)
+    assert table["text"] == best["text"].to_list()
+    assert table["nearest"] == best["nearest"].to_list()
+    assert table["cdnv"] == pytest.approx(best["cdnv"].to_list(), rel=1e-4)
+    assert [value is None for value in table["agreement"]] == best["agreement"].isna().to_list()
+
+
+def test_the_explorer_leaves_out_what_is_too_much_and_says_so(monkeypatch):
+    monkeypatch.setattr(report_page, "TOKEN_BUDGET", 15_000)
+    page = report_page.explorer_html({str(i): made_tokens(200) for i in range(5)})
+    kept = len(re.findall(r'id="tokens-\d+"', page))
+    assert 1 <= kept < 5
+    assert f"The page carries the {kept} models of lowest validation loss; the other {5 - kept}" in page
+
+
+ODD = {
+    "one row": FEW.head(1),
+    "no seeds, one architecture": FEW[(FEW["depth"] == 1) & (FEW["width"] == 64)].drop(
+        columns=["seed", "n_params", "steps"]
+    ),
+    "nothing measured": FEW[FEW.columns[:14]],
+    "nan everywhere": FEW.assign(val_loss=np.nan, nc1_cdnv=np.nan),
+    "names and a loss": FEW[["model", "checkpoint", "val_loss"]],
+    "no rows": FEW.head(0),
+}
+
+
+@pytest.mark.parametrize("case", ODD)
+def test_an_odd_table_gives_a_report_with_plain_sentences(case, tmp_path):
+    written = write_analysis(ODD[case], tmp_path, title=case, settings={})
+    text = written["report.html"].read_text()
+    lacking = text[text.index('<h2 id="lacking">') : text.index('<h2 id="origin">')]
+    said = re.findall(r"<li>(.*?)</li>", lacking)
+    assert said
+    assert all(sentence.endswith(".") for sentence in said)
+    assert any("token table" in sentence for sentence in said)
+
+
+def test_tokens_and_sensitivity_may_be_empty(tmp_path):
+    empty = made_tokens().head(0)
+    sensitivity = made_sensitivity(FEW).head(0)
+    written = write_analysis(FEW, tmp_path, title="x", settings={}, tokens={"a@0": empty}, sensitivity=sensitivity)
+    assert "report.html" in written
+
+
+def test_best_first_orders_by_loss_and_keeps_strangers_last():
+    order = best_first({"elsewhere@9": 0, "01x0064_03d@0": 1, "04x0256_03d@2": 2}, RESULTS)
+    assert list(order) == ["04x0256_03d@2", "01x0064_03d@0", "elsewhere@9"]
+
+
+def test_a_long_table_says_that_it_is_cut():
+    page = table_html(pd.DataFrame({"a": range(30)}), most=10, csv="tables/a.csv")
+    assert page.count("<tr>") == 11
+    assert "The first 10 of 30 rows" in page
+
+
+def test_a_table_escapes_what_it_shows():
+    page = table_html(pd.DataFrame({"text": ["<b>"], "value": [np.nan]}), caption="a < b")
+    assert "<b>" not in page
+    assert "a &lt; b" in page
+    assert 'data-value="nan"' in page
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [(12345.0, "12,345"), (-0.00012345678, "−0.00012346"), (0, "0"), (np.inf, "∞"), (1 / 3, "0.33333")],
+)
+def test_numbers_are_readable(number, words):
+    assert number_words(number) == words
+
+
+@given(st.recursive(st.none() | st.floats() | st.text() | st.integers(), st.lists))
+def test_data_survive_the_page_and_cannot_end_its_script(value):
+    text = data_json({"value": value})
+    assert "<" not in text
+    packed = json.loads(gzip.decompress(base64.b64decode(packed_json({"value": value}))))
+    assert json.loads(text) == packed
+
+
+def test_a_notebook_shows_a_table_or_the_sentence():
+    styled = shown_table(FEW, ["model", "val_loss", "absent"], most=3).to_html()
+    assert styled.count("<tr>") == 4
+    assert shown_table(analysis.Missing("There is nothing.")).data == "There is nothing."
