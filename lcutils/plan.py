@@ -8,7 +8,7 @@ import numpy as np
 
 from lcutils.model import Architecture, count_parameters
 from lcutils.parameters import Run
-from lcutils.tokenization import bpe_size
+from lcutils.corpus.tokenization import bpe_size
 from lcutils.workspace import Workspace
 
 # Blocks of the paper's packing (paper, Appendix A): known before the text is there.

@@ -116,7 +116,7 @@ def test_a_model_of_your_own(tmp_path):
     """The YAML of the README, on a tiny GPT-2 that this test makes."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    from lcutils.tokenization import train_bpe
+    from lcutils.corpus.tokenization import train_bpe
 
     story = "Once upon a time there was a cat named Tom. He sat on a mat and sang to the moon."
     (tmp_path / "text.txt").write_text(f"{story}\n<|endoftext|>\n" * 300)

@@ -12,7 +12,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from lcutils.stories import CAST, PRONOUNS, Slots, Step, fingerprint, parse_line, stories, tables, tell
+from lcutils.corpus.stories import CAST, PRONOUNS, Slots, Step, fingerprint, parse_line, stories, tables, tell
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +128,7 @@ def test_every_role_has_names_with_pronouns():
 
 def test_a_seed_gives_the_same_stories_in_every_process_and_another_seed_others():
     code = (
-        "import itertools, hashlib; from lcutils.stories import stories;"
+        "import itertools, hashlib; from lcutils.corpus.stories import stories;"
         "print(hashlib.sha256(''.join(itertools.islice(stories(7), 200)).encode()).hexdigest())"
     )
     here = hashlib.sha256("".join(itertools.islice(stories(7), 200)).encode()).hexdigest()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lcutils.errors import UserError
-from lcutils.sources import END_OF_TEXT, one_line
+from lcutils.corpus.sources import END_OF_TEXT, one_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

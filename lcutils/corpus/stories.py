@@ -141,7 +141,7 @@ def _blocks(text: str, mark: str) -> Iterator[tuple[str, list[str]]]:
 @functools.cache
 def tables() -> Tables:
     """Read the plot files, once a process."""
-    folder = resources.files("lcutils") / "plots"
+    folder = resources.files("lcutils.corpus") / "plots"
     words = {}
     for line in (folder / "words.txt").read_text(encoding="utf-8").splitlines():
         if line and not line.startswith("#"):

@@ -18,9 +18,9 @@ import numpy as np
 from lcutils.artifacts import write_json
 from lcutils.errors import UserError
 from lcutils.progress import Progress
-from lcutils.sources import BUILT_IN, local_files, open_stories
-from lcutils.stories import fingerprint
-from lcutils.tokenization import TOKENIZER_FILES, Encoder, bpe_size, end_of_text_id, load_tokenizer, train_bpe
+from lcutils.corpus.sources import BUILT_IN, local_files, open_stories
+from lcutils.corpus.stories import fingerprint
+from lcutils.corpus.tokenization import TOKENIZER_FILES, Encoder, bpe_size, end_of_text_id, load_tokenizer, train_bpe
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lcutils.errors import UserError
-from lcutils.stories import stories
+from lcutils.corpus.stories import stories
 
 if TYPE_CHECKING:
     from datasets import Dataset

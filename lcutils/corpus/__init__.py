@@ -1,0 +1,5 @@
+"""Stage 1, text to blocks of tokens: `sources` reads it, `stories` makes some up, `tokenization` encodes, `prepare` packs."""
+
+from lcutils.corpus.prepare import open_blocks, prepare_corpus, source_digest
+
+__all__ = ["open_blocks", "prepare_corpus", "source_digest"]
