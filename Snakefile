@@ -45,15 +45,23 @@ def checkpoint_input(wildcards):
     return [] if study.run(wildcards.run).pretrained else f"runs/{wildcards.run}/manifest.json"
 
 
-def measured(wildcards):
-    return [f"measurements/{run}@{checkpoint}/manifest.json" for run, checkpoint in study.points]
+def manifests(kind):
+    """The manifests of all points of a kind of artifact."""
+    return [f"{kind}/{run}@{checkpoint}/manifest.json" for run, checkpoint in study.points]
 
 
-localrules: analyze
+localrules: all, analyze
+
+
+# Every artifact is asked for, not the last alone: one that was deleted is made again, with what follows from it.
+rule all:
+    input:
+        "data/manifest.json", [f"runs/{run.name}/manifest.json" for run in study.runs.values() if not run.pretrained],
+        manifests("statistics"), manifests("measurements"), "analysis/manifest.json", "results.csv"
 
 
 rule analyze:
-    input: measured
+    input: manifests("measurements")
     output: "analysis/manifest.json", "results.csv"
     params: notebook="05_analyze", job="05_analyze", reads=reads("analyze")
     threads: study.threads

@@ -47,8 +47,10 @@ def snakemake_command(
     command += ["--config", f"study={work.study.source}", f"outputs={work.folder.parent}"]
     command += [f"overrides={json.dumps(work.overridden)}"] if work.overridden else []
     if model:
-        points = [f"measurements/{model}@{k}/manifest.json" for k in work.study.run(model).checkpoints]
-        command += ["--", *points]
+        run = work.study.run(model)
+        folders = [f"{kind}/{model}@{k}" for kind in ("statistics", "measurements") for k in run.checkpoints]
+        folders += [] if run.pretrained else [f"runs/{model}"]
+        command += ["--", *(f"{folder}/manifest.json" for folder in folders)]
     return command
 
 

@@ -1,6 +1,7 @@
 """Small sweeps through Snakemake and papermill: what runs, what does not, what is refused."""
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -15,14 +16,19 @@ import pytest
 from conftest import lcutils_command
 
 from lcutils.parameters import ROOT, load_study
+from lcutils.sweep import snakemake_command
+from lcutils.workspace import open_study
 
 
-def planned(study: Path, *words: str) -> list[str]:
-    """The jobs that a sweep would run, as rule names with their outputs."""
-    outcome = lcutils_command("sweep", study, "--outputs", study.parent, "--dry-run", *words)
+def planned(study: Path, model: str | None = None) -> list[str]:
+    """The folders whose manifests a sweep would make."""
+    command = snakemake_command(open_study(study, study.parent), model=model, dry_run=True)
+    words = command.index("--quiet")
+    del command[words : words + 3]  # the list of jobs is wanted
+    outcome = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert outcome.returncode == 0, outcome.stderr[-2000:]
     text = outcome.stdout + outcome.stderr
-    return sorted(re.findall(r"^\s+output: (\S+?)/?manifest\.json", text, re.MULTILINE))
+    return sorted(re.findall(r"^\s+output: (\S+?)/manifest\.json", text, re.MULTILINE))
 
 
 def sweep(study: Path, *words: str) -> str:
@@ -74,22 +80,22 @@ def test_a_finished_sweep_has_nothing_to_do(copy):
 
 def test_a_missing_artifact_reruns_its_branch_only(copy):
     shutil.rmtree(copy.parent / "tiny" / "statistics" / "01x0016_01d@0")
-    assert planned(copy) == ["analysis/", "measurements/01x0016_01d@0/", "statistics/01x0016_01d@0/"]
+    assert planned(copy) == ["analysis", "measurements/01x0016_01d@0", "statistics/01x0016_01d@0"]
 
 
 def test_a_changed_parameter_reruns_what_reads_it(copy):
     text = copy.read_text()
     copy.write_text(text + "\nmeasurement: {riesz_s: 2.0}\n")
-    assert planned(copy) == ["analysis/", "measurements/01x0016_01d@0/", "measurements/01x0032_01d@0/"]
+    assert planned(copy) == ["analysis", "measurements/01x0016_01d@0", "measurements/01x0032_01d@0"]
     copy.write_text(text.replace("permutations: 200", "permutations: 300").replace("title: Tiny", "title: Other"))
-    assert planned(copy) == ["analysis/"]
+    assert planned(copy) == ["analysis"]
 
 
 def test_a_new_model_trains_only_itself(copy):
     copy.write_text(copy.read_text().replace("width: [16, 32]", "width: [16, 32, 48]"))
     new = "01x0048_01d"
-    assert planned(copy) == ["analysis/", f"measurements/{new}@0/", f"runs/{new}/", f"statistics/{new}@0/"]
-    assert planned(copy, "--model", new) == [f"measurements/{new}@0/", f"runs/{new}/", f"statistics/{new}@0/"]
+    assert planned(copy) == ["analysis", f"measurements/{new}@0", f"runs/{new}", f"statistics/{new}@0"]
+    assert planned(copy, new) == [f"measurements/{new}@0", f"runs/{new}", f"statistics/{new}@0"]
 
 
 def test_overrides_reach_the_jobs_and_clashing_ones_are_refused(copy):
@@ -111,13 +117,11 @@ def test_overrides_reach_the_jobs_and_clashing_ones_are_refused(copy):
 def test_a_killed_sweep_goes_on_to_the_same_numbers(swept, tmp_path):
     study = shutil.copy(swept, tmp_path)
     command = [sys.executable, "-m", "lcutils", "sweep", study, "--outputs", str(tmp_path)]
-    process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while not (tmp_path / "tiny/data/manifest.json").exists() and time.monotonic() < deadline:
         time.sleep(0.2)
     time.sleep(4)  # now in the middle of training
-    import os
-
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     sweep(Path(study))
