@@ -18,10 +18,10 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from lcutils.corpus import open_blocks, prepare_corpus, source_digest
 from lcutils.corpus.prepare import entropy, pack, paper_batches, plain_batches
-from lcutils.errors import UserError
-from lcutils.parameters import CorpusSettings
 from lcutils.corpus.sources import open_stories, read_separated
 from lcutils.corpus.tokenization import Encoder, load_tokenizer, train_bpe
+from lcutils.errors import UserError
+from lcutils.parameters import CorpusSettings
 
 SHARED = Path(__file__).parents[2] / "shared"
 TALES = [f"Once there was a cat number {i}. It sat, and it sat!" for i in range(40)]

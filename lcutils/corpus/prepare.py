@@ -16,11 +16,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lcutils.artifacts import write_json
+from lcutils.corpus.sources import BUILT_IN, local_files, open_stories, refuse_missing_path
+from lcutils.corpus.stories import fingerprint
+from lcutils.corpus.tokenization import (
+    TOKENIZER_FILES,
+    Encoder,
+    bpe_size,
+    check_tokenizer_name,
+    end_of_text_id,
+    load_tokenizer,
+    train_bpe,
+)
 from lcutils.errors import UserError
 from lcutils.progress import Progress
-from lcutils.corpus.sources import BUILT_IN, local_files, open_stories
-from lcutils.corpus.stories import fingerprint
-from lcutils.corpus.tokenization import TOKENIZER_FILES, Encoder, bpe_size, end_of_text_id, load_tokenizer, train_bpe
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -174,12 +182,17 @@ def source_digest(settings: CorpusSettings) -> str:
 
     For the built-in corpus it covers the plots and a sample of stories, so that a better generator makes old
     corpora stale; a hub dataset is taken not to change under its name.
+
+    Raises:
+        UserError: a file or folder that the settings name is not there. Cheap, so that it is told before any work.
     """
+    check_tokenizer_name(settings.tokenizer)
     digest = hashlib.sha256()
     if settings.source == BUILT_IN:
         digest.update(fingerprint().encode())
     for name in (settings.source, settings.validation, settings.ood):
         if name is not None and name != BUILT_IN:
+            refuse_missing_path(name)
             _add(digest, name, local_files(name))
     files = [Path(settings.tokenizer).expanduser() / name for name in TOKENIZER_FILES]
     _add(digest, settings.tokenizer, [file for file in files if file.is_file()])

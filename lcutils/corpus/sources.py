@@ -17,8 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lcutils.errors import UserError
 from lcutils.corpus.stories import stories
+from lcutils.errors import UserError
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -196,14 +196,19 @@ def _load_folder(path: Path, tables: Path) -> dict[str, Dataset]:
     return _call_datasets(path, str(path), tables)
 
 
+def refuse_missing_path(name: str) -> None:
+    """Raise a `UserError` if there is nothing at `name` and it has a form that no name on the hub has."""
+    looks_local = name.startswith((".", "/", "~")) or Path(name).suffix in (*ENDINGS, ".gz") or name.count("/") > 1
+    if looks_local and not Path(name).expanduser().exists():
+        raise UserError(f"{name}: no such file or folder; mend the path, or use {BUILT_IN!r}")
+
+
 def _load_from_hub(name: str) -> dict[str, Dataset]:
     """Load a hub dataset into the cache of `datasets`; a name that none can have is a missing file."""
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError
 
-    looks_local = name.startswith((".", "/", "~")) or Path(name).suffix in (*ENDINGS, ".gz") or name.count("/") > 1
-    if looks_local:
-        raise UserError(f"{name}: no such file or folder; mend the path, or use {BUILT_IN!r}")
+    refuse_missing_path(name)
     try:
         return dict(load_dataset(name))
     except (DatasetsError, OSError, ValueError) as error:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lcutils.errors import UserError
 from lcutils.corpus.sources import END_OF_TEXT, one_line
+from lcutils.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -61,6 +61,18 @@ def train_bpe(batches: Iterable[list[str]], size: int) -> PreTrainedTokenizerFas
     )
 
 
+def check_tokenizer_name(name: str) -> None:
+    """Raise a `UserError` if `name` can be seen to be no tokenizer without loading it."""
+    folder = Path(name).expanduser()
+    if bpe_size(name) is not None:
+        return
+    if not folder.exists() and name.startswith((".", "/", "~")):
+        raise UserError(f"tokenizer: no folder {name}; mend the path, or train one on the stories with bpe:4096")
+    pair = [folder / "vocab.json", folder / "merges.txt"]
+    if folder.exists() and not (folder / "tokenizer.json").is_file() and not all(file.is_file() for file in pair):
+        raise UserError(f"tokenizer: {name} holds neither tokenizer.json nor vocab.json with merges.txt; add them")
+
+
 def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
     """Load a tokenizer from a folder (saved by transformers, or a vocab.json and merges.txt) or from the hub.
 
@@ -70,22 +82,17 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
     """
     from transformers import AutoTokenizer, GPT2TokenizerFast, PreTrainedTokenizerFast  # type: ignore[attr-defined]
 
+    check_tokenizer_name(name)
     folder = Path(name).expanduser()
     local = folder.exists()
-    if not local and name.startswith((".", "/", "~")):
-        raise UserError(f"tokenizer: no folder {name}; mend the path, or train one on the stories with bpe:4096")
     try:
         if local and (folder / "tokenizer.json").is_file():
             tokenizer = AutoTokenizer.from_pretrained(str(folder))
         elif (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
             # transformers 5 ignores the old names vocab_file and merges_file, and builds an empty tokenizer.
             tokenizer = GPT2TokenizerFast(vocab=str(folder / "vocab.json"), merges=str(folder / "merges.txt"))
-        elif local:
-            raise UserError(f"tokenizer: {name} holds neither tokenizer.json nor vocab.json with merges.txt; add them")
         else:
             tokenizer = AutoTokenizer.from_pretrained(name)
-    except UserError:
-        raise
     except Exception as error:  # the libraries raise bare Exception for a broken file
         where = "not read" if local else "no such folder here, and not loaded from the hub"
         raise UserError(
