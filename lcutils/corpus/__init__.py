@@ -1,4 +1,4 @@
-"""Stage 1, text to token blocks: `sources` reads it, `stories` makes some up, `tokenization` encodes, `prepare` packs."""
+"""Stage 1, text to token blocks: `sources` reads, `stories` makes some up, `tokenization` encodes, `prepare` packs."""
 
 from lcutils.corpus.prepare import open_blocks, prepare_corpus, source_digest
 
