@@ -293,8 +293,8 @@ def explorer_html(tokens: dict[str, pd.DataFrame]) -> str:
         packed[label] = text
     left = len(tokens) - len(packed)
     note = (
-        f" The page carries the {len(packed)} models of lowest validation loss; the other {left} have their "
-        f"tables in the measure stage's folders."
+        f" Carried in this page: {len(packed)} of {len(tokens)} token tables, those of the lowest validation loss; "
+        "the others are in the measure stage's folders."
         if left
         else ""
     )

@@ -13,6 +13,7 @@ from lcutils.analysis import MEASUREMENTS, Missing
 from lcutils.charts.scatter import (
     IDENTITY,
     SELECTED,
+    SIZE_SCALE,
     TARGETS,
     filters,
     shown,
@@ -184,15 +185,14 @@ def _along(rows: pd.DataFrame, key: str, along: str, test: str) -> Any:
     )
     y = alt.Y(f"{key}:Q", **value_axis(axis, padded(drawn[key], log), log))
     faint = alt.when(SELECTED).then(alt.value(0.9)).otherwise(alt.value(0.12))
-    base = (
-        alt.Chart(ROWS)
-        .transform_filter(f"{test} && {shown(key, log)}")
-        .encode(x=x, y=y, color=size_colour(rows), opacity=faint)
-    )
-    lines = base.mark_line(strokeWidth=1.3).encode(detail="model:N", order=f"{along}:Q")
+    base = alt.Chart(ROWS).transform_filter(f"{test} && {shown(key, log)}").encode(x=x, y=y, opacity=faint)
+    # Lines take their colour from the stroke channel, without a legend: one for lines would list sizes, not shade them.
+    colour = size_colour(rows)
+    stroke = alt.Stroke("n_params:Q", scale=SIZE_SCALE, legend=None) if isinstance(colour, alt.Color) else colour
+    lines = base.mark_line(strokeWidth=1.3).encode(stroke=stroke, detail="model:N", order=f"{along}:Q")
     points = (
         base.mark_circle(size=45, stroke=OUTLINE, strokeWidth=0.6)
-        .encode(tooltip=tooltip(rows, key))
+        .encode(color=colour, tooltip=tooltip(rows, key))
         .add_params(SELECTED)
     )
     label = f"{MEASUREMENTS[key].property}: {MEASUREMENTS[key].label}" if key in MEASUREMENTS else "validation loss"

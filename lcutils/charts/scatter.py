@@ -22,6 +22,7 @@ TARGETS = {
     "val_accuracy": "validation accuracy",
     "perplexity": "validation perplexity",
 }
+SIZE_SCALE = alt.Scale(type="log", scheme=VIRIDIS)
 SELECTED = alt.selection_point(name="picked", fields=["model"], clear="dblclick")
 
 
@@ -54,7 +55,7 @@ def size_colour(rows: pd.DataFrame) -> Any:
     if "n_params" not in rows.columns or rows["n_params"].dropna().nunique() < 2:
         return alt.value("#21918c")
     legend = alt.Legend(title="parameters", format=".2~s", type="gradient", gradientLength=PANEL - 40)
-    return alt.Color("n_params:Q", scale=alt.Scale(type="log", scheme=VIRIDIS), legend=legend)
+    return alt.Color("n_params:Q", scale=SIZE_SCALE, legend=legend)
 
 
 def tooltip(rows: pd.DataFrame, *values: str) -> list[alt.Tooltip]:

@@ -77,7 +77,7 @@ def token_kinds(tokens: pd.DataFrame | None) -> Figure:
     bar = bars.mark_bar().encode(
         color=alt.Color("kind:N", scale=KIND_SCALE),
         fillOpacity=alt.FillOpacity(
-            "of:N", scale=alt.Scale(domain=["vocabulary", "data"], range=[0.45, 1]), title="share of"
+            "of:O", scale=alt.Scale(domain=["vocabulary", "data"], range=[0.45, 1]), title="share of"
         ),
     )
     words = (
