@@ -21,7 +21,7 @@ from torch import Tensor
 from lcutils.collapse.classes import SPLIT
 
 CPU_SCORES = 1 << 22  # scores held at a time: rows x K
-CUDA_ROWS = 1 << 15
+CUDA_ROWS = 1 << 17
 CLASS_BLOCK = 256  # a GPU's kernel scores as many classes at a time
 GATHERED = 1 << 22  # numbers gathered at a time for exact scores: pairs x D
 CROWD = 32  # candidates a row on average from which one full float64 product is the shorter way

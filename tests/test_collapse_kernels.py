@@ -1,0 +1,161 @@
+"""The CUDA paths against the CPU paths: on a GPU, or without one through Triton's interpreter.
+
+The interpreter runs the same kernels in NumPy, slowly, so sizes are small; `pip install triton` is enough for it.
+"""
+
+import os
+
+import numpy as np
+import pytest
+import torch
+
+CUDA = torch.cuda.is_available()
+if not CUDA:
+    os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported
+pytest.importorskip("triton", reason="Triton is not installed: the kernels of the CUDA path cannot run")
+
+from lcutils import statistics_kernels  # noqa: E402
+from lcutils.collapse import agreement, classifier_agreement, kernels, measure_collapse, pairs  # noqa: E402
+from lcutils.collapse.classes import keep_classes  # noqa: E402
+from lcutils.statistics import ClassStatistics  # noqa: E402
+
+DEVICE = "cuda" if CUDA else "cpu"
+
+
+def zipf(number, classes, seed):
+    weights = 1 / (np.arange(classes) + 1.7)
+    return torch.from_numpy(np.random.default_rng(seed).choice(classes, number, p=weights / weights.sum()))
+
+
+def add(stats, features, labels):
+    """One update by the kernels, whatever the device."""
+    sums = stats._counts, stats._pivots, stats._totals, stats._squares, stats._scatter
+    statistics_kernels.add_batch(features.to(DEVICE), labels.to(DEVICE), stats._largest, *sums)
+
+
+@pytest.mark.parametrize(
+    ("number", "dim", "classes", "dtype"),
+    [
+        (200, 5, 40, torch.float64),
+        (250, 64, 7, torch.float32),
+        (33, 8, 3, torch.float16),
+        (32, 8, 1, torch.float32),
+        (5, 3, 9, torch.bfloat16),
+    ],
+)
+def test_run_sums(number, dim, classes, dtype):
+    torch.manual_seed(number)
+    plain = ClassStatistics(classes, dim)
+    fast, again = ClassStatistics(classes, dim, device=DEVICE), ClassStatistics(classes, dim, device=DEVICE)
+    for seed in range(2):
+        features = (3 * torch.randn(number, dim) + 20).to(dtype)
+        labels = zipf(number, classes, seed)
+        labels[torch.rand(number) < 0.05] = -1
+        plain.update(features, labels)
+        for stats in (fast, again):
+            add(stats, features, labels)
+    assert fast.counts.tolist() == plain.counts.tolist()
+    torch.testing.assert_close(fast.means.cpu(), plain.means, rtol=1e-13, atol=1e-13)
+    torch.testing.assert_close(fast.variances.cpu(), plain.variances, rtol=1e-11, atol=1e-12)
+    torch.testing.assert_close(fast.covariance.cpu(), plain.covariance, rtol=1e-11, atol=1e-11)
+    for name in ("_totals", "_squares", "_counts"):  # no atomics: the same bits again
+        assert torch.equal(getattr(fast, name), getattr(again, name))
+
+
+def test_a_run_over_many_chunks():
+    plain, fast = ClassStatistics(4, 3), ClassStatistics(4, 3, device=DEVICE)
+    labels = torch.randint(0, 4, (900,))
+    labels[:700] = 2  # 22 chunks, more than are joined at once
+    features = torch.randn(900, 3)
+    plain.update(features, labels)
+    add(fast, features, labels)
+    assert fast.counts.tolist() == plain.counts.tolist()
+    torch.testing.assert_close(fast.means.cpu(), plain.means, rtol=1e-13, atol=1e-14)
+
+
+def test_a_label_out_of_range_is_found_and_not_written():
+    stats = ClassStatistics(3, 2, device=DEVICE)
+    add(stats, torch.ones(4, 2), torch.tensor([0, 1, 3, 2**40]))
+    assert stats._counts.tolist() == [1, 1, 0]
+    with pytest.raises(ValueError, match=f"label {2**40} is out of range"):
+        _ = stats.means
+
+
+def statistics(classes, dim, seed, duplicates):
+    torch.manual_seed(seed)
+    stats = ClassStatistics(classes, dim, device=DEVICE)
+    labels = torch.randint(0, classes, (3 * classes,))
+    features = torch.randn(classes, dim)[labels] + 0.1 * torch.randn(3 * classes, dim)
+    if duplicates:
+        features[labels == 7] = features[0].clone()
+        features[labels == 8] = features[0].clone()
+    for each in (features[: 2 * classes], features[2 * classes :]):
+        chosen = labels[: 2 * classes] if len(each) == 2 * classes else labels[2 * classes :]
+        (stats.update if CUDA else lambda x, y: add(stats, x, y))(each.to(DEVICE), chosen.to(DEVICE))
+    return stats
+
+
+@pytest.mark.parametrize(
+    ("classes", "dim", "tile", "riesz_s"), [(50, 4, 16, 1.0), (150, 8, 60, 2.3), (100, 1, 64, 1.0), (12, 30, 5, 1.0)]
+)
+def test_pair_sums(classes, dim, tile, riesz_s):
+    kept = keep_classes(statistics(classes, dim, 0, duplicates=classes > 20))
+    ingredients = pairs.Ingredients.of(kept)
+    sums, results = [], []
+    for fast in (False, True):
+        result = pairs.PairSums(0, dict.fromkeys(pairs.TERMS, 0))
+        exactly = pairs._Suspects(kept, result, riesz_s)
+        if fast:
+            sums.append(kernels.Strips(ingredients, riesz_s, tile, pairs.TRUSTED).finish(exactly.sum))
+        else:
+            sums.append(pairs._sum_tiles(ingredients, riesz_s, 64, exactly))
+        results.append(result)
+    torch.testing.assert_close(sums[0], sums[1], rtol=1e-10, atol=1e-10)
+    assert results[0] == results[1]
+    assert results[0].coincident == (classes > 20)
+
+
+def test_too_many_suspects_take_the_other_way(monkeypatch):
+    monkeypatch.setattr(kernels, "LIST", 4)
+    kept = keep_classes(statistics(30, 1, 1, duplicates=False))  # in one dimension half of all pairs are suspects
+    assert kernels.Strips(pairs.Ingredients.of(kept), 1.0, 32, pairs.TRUSTED).finish(lambda i, j: i) is None
+
+
+@pytest.mark.parametrize(("number", "classes", "dim"), [(100, 70, 32), (130, 300, 40)])
+def test_scores(number, classes, dim):
+    torch.manual_seed(dim)
+    filled = -(-classes // agreement.CLASS_BLOCK) * agreement.CLASS_BLOCK
+    features = torch.randn(number, dim, device=DEVICE).half()
+    rows, bias = torch.zeros(filled, dim, device=DEVICE).half(), torch.full((filled,), -torch.inf, device=DEVICE)
+    rows[:classes], bias[:classes] = torch.randn(classes, dim).half().to(DEVICE), torch.randn(classes).to(DEVICE)
+    rows[5], bias[5] = rows[3], bias[3]
+    scores = 0.5 * (features.double() @ rows[:classes].double().T) + bias[:classes]
+    best, which, second = kernels.best_two(features, rows, bias, 0.5)
+    expected = scores.topk(2, 1).values
+    torch.testing.assert_close(best.double(), expected[:, 0], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(second.double(), expected[:, 1], rtol=1e-5, atol=1e-5)
+    assert (which.long() == scores.argmax(1)).all()
+    cut = best - 0.7
+    row, candidate = kernels.list_candidates(features, rows, bias, 0.5, cut, classes)
+    found = set(zip(row.tolist(), candidate.tolist(), strict=True))
+    sure, maybe = ((scores >= (cut + shift)[:, None]).nonzero().tolist() for shift in (1e-4, -1e-4))
+    assert {tuple(pair) for pair in sure} <= found <= {tuple(pair) for pair in maybe}
+    assert len(found) == len(row)
+
+
+@pytest.mark.skipif(not CUDA, reason="needs an NVIDIA GPU: the whole path, not its kernels alone")
+@pytest.mark.parametrize(("classes", "dim"), [(2000, 64), (300, 256), (400, 1)])
+def test_whole_measurements_on_the_gpu(tmp_path, classes, dim):
+    stats = statistics(classes, dim, 3, duplicates=True)
+    stats.save(tmp_path / "s.safetensors")
+    head = torch.randn(classes, dim)
+    for options in ({}, {"min_count": 3, "riesz_s": 2.5, "tile": 100}):
+        fast = measure_collapse(stats, head.cuda(), **options)
+        plain = measure_collapse(ClassStatistics.load(tmp_path / "s.safetensors"), head, **options)
+        assert fast == pytest.approx(plain, rel=1e-8, abs=1e-7, nan_ok=True)
+    features, labels = torch.randn(5000, dim), torch.randint(0, classes, (5000,))
+    keep = stats.counts > 1
+    fast = classifier_agreement(features.cuda(), labels.cuda(), head.cuda(), stats.means, keep)
+    plain = classifier_agreement(features, labels, head, stats.means.cpu(), keep.cpu())
+    for a, b in zip(fast, plain, strict=True):
+        assert torch.equal(a.cpu(), b)
