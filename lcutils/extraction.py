@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from lcutils.collapse import AgreementCounter
 from lcutils.errors import UserError
-from lcutils.model import PRECISIONS, load_model, tf32
+from lcutils.model import PRECISIONS, count_parameters, load_model, tf32
 from lcutils.progress import Progress
 from lcutils.statistics import ClassStatistics
 
@@ -37,11 +37,13 @@ class FeatureModel:
         classifier: (V, D) rows w_c of the head. A head's bias, which some models have, is not in it: cosines and
             decisions are then those of the weights alone.
         identity: what was loaded and how, so that a resumed extraction is not continued with another model.
+        n_params: of the whole model, tied weights counted once; 0 if unknown.
     """
 
     features: Callable[[Tensor], Tensor]
     classifier: Tensor
     identity: str = ""
+    n_params: int = 0
 
 
 def load_feature_model(
@@ -67,7 +69,8 @@ def load_feature_model(
             model = load_model(name, device)
         except UserError:  # a GPT-Neo of another layout, or a broken one: transformers knows
             return _load_any(name, precision, device, identity)
-        return FeatureModel(lambda tokens: model.features(tokens, precision), model.head.detach(), identity)
+        size = count_parameters(model.architecture)
+        return FeatureModel(lambda tokens: model.features(tokens, precision), model.head.detach(), identity, size)
     return _load_any(name, precision, device, identity)
 
 
@@ -122,7 +125,7 @@ def _load_any(name: str, precision: str, device: torch.device, identity: str) ->
             return reached.features.float()
         raise UserError(f"{name}: {type(model).__name__} does not call its output embedding; features cannot be taken")
 
-    return FeatureModel(features, head.weight.detach(), identity)
+    return FeatureModel(features, head.weight.detach(), identity, model.num_parameters())
 
 
 def _batches(

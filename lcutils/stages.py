@@ -231,12 +231,28 @@ def extract_point(work: Workspace, model: str, checkpoint: int) -> Extracted:
                 arrays["ood_mean"] = extract_mean(feature_model, open_blocks(work.data, "ood"), **common).cpu().numpy()
             np.savez(aside / "agreement.npz", **arrays)  # type: ignore[arg-type]  # numpy's stub mistakes the names
             if run.pretrained:
-                write_json(aside / "evaluation.json", evaluate(feature_model, data.validation, **common))
+                exact = load_feature_model(source, precision="fp32", device=device)
+                scores = evaluate(
+                    exact.features,
+                    exact.classifier,
+                    data.validation,
+                    batch_size=settings.blocks_per_batch,
+                    device=device,
+                )
+                known = {"n_params": exact.n_params, "width": exact.classifier.shape[1], "depth": _depth(source)}
+                write_json(aside / "evaluation.json", scores | known)
             speed = data.train.size / (time.monotonic() - began)
             write_manifest(aside, parameters, inputs, began, {"device": str(device), "tokens_per_second": speed})
         shutil.rmtree(resume)
     with np.load(folder / "agreement.npz") as arrays:
         return Extracted(folder, ClassStatistics.load(folder / "statistics.safetensors"), dict(arrays))
+
+
+def _depth(name: str) -> int:
+    """Number of layers of a Hugging Face model, which every configuration names alike."""
+    from transformers import AutoConfig
+
+    return int(AutoConfig.from_pretrained(name).num_hidden_layers)
 
 
 # ------------------------------------------------------------------------------------------------------- 4 measure

@@ -119,8 +119,10 @@ def describe_outcome(work: Workspace, model: str | None = None) -> str:
     if model:
         rows = [work.measurements(model, k) / "row.json" for k in work.study.run(model).checkpoints]
         return "\n".join(f"measurements   {work.shown(path)}" for path in rows)
-    figures = sorted((work.analysis / "figures").glob("*.svg"))
-    lines = [f"figure         {work.shown(path)} (and .html, .png)" for path in figures]
+    figures = work.analysis / "figures"
+    lines = [f"figure         {work.shown(figures / f'figure_{number}.svg')} (and .html, .png)" for number in (1, 2, 3)]
+    others = len(list(figures.glob("*.svg"))) - len(lines)
+    lines += [f"more figures   {work.shown(figures)}: {others} more"]
     lines += [
         f"results table  {work.shown(work.results)}",
         f"report         {work.shown(work.analysis / 'report.html')}",

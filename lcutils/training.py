@@ -14,7 +14,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from lcutils.artifacts import atomic_folder, write_json
 from lcutils.errors import UserError
@@ -133,16 +134,24 @@ def train(
         return finished
 
 
-def evaluate(model: GPTNeo, blocks: np.ndarray, *, batch_size: int, device: torch.device | str) -> dict[str, float]:
+def evaluate(
+    features: Callable[[Tensor], Tensor],
+    head: Tensor,
+    blocks: np.ndarray,
+    *,
+    batch_size: int,
+    device: torch.device | str,
+) -> dict[str, float]:
     """Validation loss (mean over all predictions, in nats), accuracy and perplexity.
 
-    Computed from the fp32 weights without autocast and without TF32, as the paper's losses were.
+    The paper's losses were computed from fp32 weights without autocast: give features of that precision.
 
     Args:
-        model: on `device`.
+        features: (B, S) tokens -> (B, S, D) float32, what the head multiplies; on `device`.
+        head: (V, D).
         blocks: (n, S) tokens; a block gives S - 1 predictions.
         batch_size: blocks at a time.
-        device: where the model is.
+        device: where both are.
     """
     if not len(blocks):
         raise UserError("validation: no blocks to evaluate on; give more validation text or a smaller block_size")
@@ -157,7 +166,7 @@ def evaluate(model: GPTNeo, blocks: np.ndarray, *, batch_size: int, device: torc
             if missing and on.type == "cuda":  # another shape would be compiled anew
                 tokens = torch.nn.functional.pad(tokens, (0, 0, 0, missing))
                 labels = torch.nn.functional.pad(labels, (0, 0, 0, missing), value=-1)
-            sums = prediction_loss(model.features(tokens, "fp32").flatten(0, 1), model.head, labels.flatten())
+            sums = prediction_loss(features(tokens).flatten(0, 1), head, labels.flatten())
             loss += sums[0]
             right += sums[1]
     predictions = len(blocks) * (blocks.shape[1] - 1)
@@ -283,7 +292,8 @@ class _Run:
     def _keep(self, epoch: int) -> None:
         """Evaluate, and write the epoch's checkpoint with the evaluation in it."""
         batch = max(1, min(self.recipe.batch_size, len(self.validation_blocks)))
-        scores = evaluate(self.model, self.validation_blocks, batch_size=batch, device=self.device)
+        model = self.model  # in fp32, without autocast
+        scores = evaluate(model.features, model.head, self.validation_blocks, batch_size=batch, device=self.device)
         record = {
             "checkpoint": epoch,
             "steps": self.done,
