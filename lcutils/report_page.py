@@ -301,7 +301,12 @@ def explorer_html(tokens: dict[str, pd.DataFrame]) -> str:
     columns = {
         name: list(words) for name, words in TOKEN_COLUMNS.items() if name in next(iter(tokens.values())).columns
     }
-    index = {"columns": columns, "limit": ROW_LIMIT, "most": HITS_LISTED, "colours": [OKABE_ITO[0], OKABE_ITO[5]]}
+    index = {
+        "columns": columns,
+        "limit": ROW_LIMIT,
+        "most": HITS_LISTED,
+        "colours": [OKABE_ITO[0], OKABE_ITO[5], OKABE_ITO[4]],
+    }
     axes = [(name, TOKEN_COLUMNS[name][0]) for name in columns]
     numbers = {label: str(i) for i, label in enumerate(packed)}
     models = _select("model", [(number, label) for label, number in numbers.items()], "0")

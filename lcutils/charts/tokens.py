@@ -133,7 +133,9 @@ def _drawable(tokens: pd.DataFrame, column: str) -> pd.Series:
 def _tokens_panel(tokens: pd.DataFrame, x: str, y: str, picked: Any, found: str) -> Any:
     kept = tokens[_drawable(tokens, x) & _drawable(tokens, y)]
     across, up = (
-        value_axis(words, padded(kept[column], log), log) for column in (x, y) for words, log in [TOKEN_COLUMNS[column]]
+        value_axis(words, padded(kept[column], log), log, letters=52)
+        for column in (x, y)
+        for words, log in [TOKEN_COLUMNS[column]]
     )
     tips: list[Any] = ["text:N", *(alt.Tooltip(f"{c}:Q", format=".4g") for c in TOKEN_COLUMNS if c in kept.columns)]
     tips += ["nearest:N"] if "nearest" in kept.columns else []

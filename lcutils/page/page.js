@@ -168,7 +168,9 @@
     const most = index.most;
     let table = null, chosen = -1, view = null, order = [];
     const part = (name) => place.querySelector(`[data-part=${name}]`);
-    const show = (text) => make("span", { className: "token mono", textContent: text });
+    // A token of blanks alone would be invisible.
+    const seen = (text) => text.trim() ? text : text.replaceAll(" ", "␣").replaceAll("\n", "⏎");
+    const show = (text) => make("span", { className: "token mono", textContent: seen(text) });
     const format = (value) => value === null || value === undefined ? "not known"
       : Number.isInteger(value) ? value.toLocaleString("en") : Number(value.toPrecision(4)).toString();
 
@@ -189,7 +191,7 @@
       const hits = { same: [], starts: [], holds: [] };
       for (const i of order) { // most frequent first
         const text = table.find[i];
-        if (text === wanted) hits.same.push(i);
+        if (wanted && text === wanted) hits.same.push(i);
         else if (wanted && text.startsWith(wanted)) hits.starts.push(i);
         else if (text.includes(wanted)) hits.holds.push(i);
       }
@@ -252,7 +254,7 @@
       const spec = {
         width: 380, height: 300,
         layer: [
-          { data: { name: "cloud", values: cloud.map(row) }, mark: { type: "circle", size: 16, opacity: 0.45, color: index.colours[0] }, encoding: { ...both, tooltip } },
+          { data: { name: "cloud", values: cloud.map(row) }, mark: { type: "circle", size: 16, opacity: 0.45, color: index.colours[ground === "dark" ? 2 : 0] }, encoding: { ...both, tooltip } },
           { data: { name: "chosen", values: chosen < 0 ? [] : [row(chosen)] }, mark: { type: "circle", size: 130, opacity: 1, color: index.colours[1] }, encoding: { ...both, tooltip } },
           { data: { name: "chosen" }, mark: { type: "text", align: "left", dx: 9, fontSize: 13, color: ground === "dark" ? "#e8eaed" : "#1f2328" }, encoding: { ...both, text: { field: "text" } } },
         ],
