@@ -78,12 +78,13 @@ def measure_collapse(
         raise ValueError(f"riesz_s must be above 0, not {riesz_s}: the kernel is ||u - u'||^-s")
     classes = keep_classes(stats, min_count)
     head = kept_head(classifier, stats, classes)
+    counts, covariance = stats.counts, stats.covariance
+    total_within = (stats.variances * counts).sum() / counts.sum()
+    # Reading `stats` waits for the GPU, so it comes first: the rest is handed over while the sweep runs.
     sweep = PairSweep(classes, riesz_s, tile)
     between = gram(classes.centred)  # (D, D)
-    counts = stats.counts
-    total_within = (stats.variances * counts).sum() / counts.sum()
     scalars = {
-        **covariance_ratios(classes, stats.covariance, total_within, between),
+        **covariance_ratios(classes, covariance, total_within, between),
         **equal_norms(classes),
         **equal_angles(classes),
         **etf_error(classes, between),
@@ -91,7 +92,6 @@ def measure_collapse(
         "n_classes": counts.new_tensor(classes.number),
         "central_classes": classes.central.sum(),
     }
-    # A GPU has been given all its work by now; reading the results is what waits for it.
     values = dict(zip(scalars, torch.stack([value.double() for value in scalars.values()]).tolist(), strict=True))
     pairs = sweep.finish()
     values |= {

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from lcutils.collapse.pairs import Ingredients
 
 LIST = 1 << 22  # suspects or candidates that a list holds; with more, the caller takes another way
-BLOCK, WARPS = 256, 4
+BLOCK, WARPS = 256, 8
 MOST_CLASSES = 1000 * BLOCK  # a lane then multiplies at most 1000 mantissas below 2: no overflow
 
 

@@ -1,0 +1,285 @@
+"""Extraction against plain loops over the features, over many kinds of model, and under kill signals."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import naive_collapse as naive
+import numpy as np
+import pytest
+import torch
+
+from lcutils import extraction
+from lcutils.collapse import classifier_agreement
+from lcutils.errors import UserError
+from lcutils.extraction import (
+    FeatureModel,
+    extract_agreement,
+    extract_mean,
+    extract_statistics,
+    load_feature_model,
+)
+from lcutils.model import Architecture, GPTNeo, save_model
+from lcutils.statistics import ClassStatistics
+
+VOCABULARY, LENGTH = 60, 16
+
+
+@pytest.fixture(scope="module")
+def blocks():
+    return np.random.default_rng(0).integers(0, VOCABULARY - 5, (23, LENGTH)).astype(np.uint16)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("neo") / "checkpoint-0"
+    save_model(GPTNeo(Architecture(2, 32, VOCABULARY, window=4), 0), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(checkpoint):
+    return load_feature_model(checkpoint)
+
+
+def features_and_labels(model, blocks):
+    tokens = torch.from_numpy(blocks.astype(np.int64))
+    with torch.no_grad():
+        features = model.features(tokens)
+    return features[:, :-1].reshape(-1, features.shape[2]), tokens[:, 1:].flatten()
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 23, 100])
+def test_statistics_are_those_of_all_features_but_the_last_of_each_block(model, blocks, batch_size):
+    stats = extract_statistics(model, blocks, batch_size=batch_size)
+    features, labels = features_and_labels(model, blocks)
+    counts, means, variances, covariance = naive.class_statistics(features.numpy(), labels.numpy(), VOCABULARY)
+    assert stats.counts.tolist() == counts.tolist()
+    assert counts.sum() == 23 * (LENGTH - 1)
+    np.testing.assert_allclose(stats.means.numpy(), means, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(stats.variances.numpy(), variances, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(stats.covariance.numpy(), covariance, rtol=1e-4, atol=1e-5)
+
+
+def test_agreement_is_that_of_the_same_features(model, blocks):
+    stats = extract_statistics(model, blocks, batch_size=8, covariance=False)
+    assert stats.covariance is None
+    keep = stats.counts > 3
+    hits, totals = extract_agreement(model, blocks[:9], stats.means, keep, batch_size=4)
+    features, labels = features_and_labels(model, blocks[:9])
+    expected = classifier_agreement(features, labels, model.classifier, stats.means, keep)
+    assert torch.equal(hits, expected[0])
+    assert torch.equal(totals, expected[1])
+    assert 0 < totals.sum() < len(labels)
+
+
+def test_mean_feature_is_over_every_position(model, blocks):
+    with torch.no_grad():
+        expected = model.features(torch.from_numpy(blocks.astype(np.int64))).double().mean((0, 1))
+    torch.testing.assert_close(extract_mean(model, blocks, batch_size=7), expected, rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match="no text"):
+        extract_mean(model, blocks[:0], batch_size=7)
+
+
+# -------------------------------------------------------------------------------------------------- loading models
+
+
+def test_gpt_neo_gives_transformers_features(checkpoint, model, blocks):
+    from transformers import AutoModelForCausalLM
+
+    theirs = AutoModelForCausalLM.from_pretrained(checkpoint).eval()
+    tokens = torch.from_numpy(blocks[:3].astype(np.int64))
+    with torch.no_grad():
+        hidden = theirs(tokens, output_hidden_states=True).hidden_states[-1]
+        torch.testing.assert_close(model.features(tokens), hidden, rtol=1e-4, atol=1e-5)
+    assert torch.equal(model.classifier, theirs.get_output_embeddings().weight)
+
+
+def tiny(kind):
+    import transformers as hf
+
+    torch.manual_seed(0)
+    sizes = {"vocab_size": VOCABULARY, "bos_token_id": None, "eos_token_id": None}
+    if kind == "gpt2":
+        return hf.GPT2LMHeadModel(hf.GPT2Config(n_embd=16, n_layer=2, n_head=2, n_positions=32, **sizes))
+    if kind == "llama":
+        config = hf.LlamaConfig(
+            hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
+            max_position_embeddings=32, tie_word_embeddings=False, **sizes,
+        )  # fmt: skip
+        return hf.LlamaForCausalLM(config)
+    if kind == "neo-other-layout":  # two local layers: not what lcutils.model computes
+        config = hf.GPTNeoConfig(
+            hidden_size=16, num_layers=2, num_heads=2, attention_types=[[["local"], 2]], window_size=3,
+            max_position_embeddings=32, **sizes,
+        )  # fmt: skip
+        return hf.GPTNeoForCausalLM(config)
+    config = hf.GPTJConfig(n_embd=16, n_layer=1, n_head=2, n_positions=32, rotary_dim=4, **sizes)
+    return hf.GPTJForCausalLM(config)  # its head has a bias
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "neo-other-layout"])
+def test_any_causal_model_features_are_what_its_head_multiplies(kind, tmp_path, blocks):
+    theirs = tiny(kind).eval()
+    theirs.save_pretrained(tmp_path)
+    loaded = load_feature_model(str(tmp_path))
+    tokens = torch.from_numpy(blocks[:4].astype(np.int32))
+    with torch.no_grad():
+        features = loaded.features(tokens)
+        logits = theirs(tokens.long()).logits
+    assert features.dtype == torch.float32
+    assert features.shape == (4, LENGTH, 16)
+    torch.testing.assert_close(features @ loaded.classifier.T, logits, rtol=1e-4, atol=1e-5)
+    stats = extract_statistics(loaded, blocks, batch_size=5)
+    assert stats.counts.sum() == 23 * (LENGTH - 1)
+
+
+def test_a_head_with_a_bias_is_told(tmp_path, blocks):
+    theirs = tiny("gptj").eval()
+    torch.nn.init.normal_(theirs.lm_head.bias)
+    theirs.save_pretrained(tmp_path)
+    with pytest.warns(UserWarning, match="the head has a bias; measurements use its weights alone"):
+        loaded = load_feature_model(str(tmp_path))
+    tokens = torch.from_numpy(blocks[:2].astype(np.int64))
+    with torch.no_grad():
+        logits = theirs(tokens).logits
+        ours = loaded.features(tokens) @ loaded.classifier.T + theirs.lm_head.bias
+    torch.testing.assert_close(ours, logits, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["neo", "gpt2"])
+def test_lower_precision_is_near_and_leaves_float32(kind, checkpoint, tmp_path, blocks):
+    folder = checkpoint
+    if kind == "gpt2":
+        tiny("gpt2").save_pretrained(tmp_path)
+        folder = tmp_path
+    tokens = torch.from_numpy(blocks[:2].astype(np.int64))
+    with torch.no_grad():
+        full = load_feature_model(folder, precision="fp32").features(tokens)
+        half = load_feature_model(folder, precision="bf16").features(tokens)
+    assert half.dtype == torch.float32
+    difference = ((half - full).norm() / full.norm()).item()
+    assert 1e-6 < difference < 0.05
+
+
+@pytest.mark.parametrize("name", ["./no/such/folder", "/no/such/folder", "empty", "no-such-model-anywhere"])
+def test_what_is_no_checkpoint_is_told_in_one_line(name, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    folder = str(tmp_path) if name == "empty" else name
+    with pytest.raises(UserError, match="no such folder|no checkpoint can be loaded") as caught:
+        load_feature_model(folder)
+    assert folder in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_precision_is_told(checkpoint):
+    with pytest.raises(UserError, match="precision: 'fp8' is unknown; choose one of fp32"):
+        load_feature_model(checkpoint, precision="fp8")
+
+
+# -------------------------------------------------------------------------------------------------------- resuming
+
+
+class Interrupted(Exception):  # noqa: N818 - stands for a power cut
+    pass
+
+
+def interrupted_after(model, batches):
+    """The same model, cut off after some batches."""
+    calls = iter(range(10**9))
+
+    def features(tokens):
+        if next(calls) >= batches:
+            raise Interrupted
+        return model.features(tokens)
+
+    return FeatureModel(features, model.classifier, model.identity)
+
+
+@pytest.mark.parametrize("second_batch", [4, 7])
+def test_resumed_is_the_same(model, blocks, tmp_path, monkeypatch, second_batch):
+    monkeypatch.setattr(extraction, "SECONDS_BETWEEN_STATES", 0.0)
+    whole = extract_statistics(model, blocks, batch_size=4)
+    with pytest.raises(Interrupted):
+        extract_statistics(interrupted_after(model, 3), blocks, batch_size=4, resume=tmp_path)
+    left = interrupted_after(model, 100)
+    fed = []
+    watched = FeatureModel(lambda t: fed.append(len(t)) or left.features(t), model.classifier, model.identity)
+    again = extract_statistics(watched, blocks, batch_size=second_batch, resume=tmp_path)
+    assert sum(fed) == 23 - 12  # the first three batches are not done again
+    assert torch.equal(whole.counts, again.counts)
+    if second_batch == 4:
+        assert torch.equal(whole.means, again.means)
+        assert torch.equal(whole.variances, again.variances)
+        assert torch.equal(whole.covariance, again.covariance)
+    else:
+        torch.testing.assert_close(again.means, whole.means, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(again.variances, whole.variances, rtol=1e-6, atol=1e-6)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_state_of_something_else_is_not_continued(model, blocks, tmp_path, checkpoint):
+    extract_statistics(model, blocks, batch_size=4, resume=tmp_path)
+    other = FeatureModel(model.features, model.classifier + 1, model.identity)
+    stats = extract_statistics(other, blocks, batch_size=4, resume=tmp_path)
+    assert stats.counts.sum() == 23 * (LENGTH - 1)
+    fewer = extract_statistics(model, blocks[:5], batch_size=4, resume=tmp_path)
+    assert fewer.counts.sum() == 5 * (LENGTH - 1)
+
+
+CHILD = """
+import sys, time
+import numpy as np, torch
+from lcutils import extraction
+extraction.SECONDS_BETWEEN_STATES = 0.02
+model = extraction.load_feature_model(sys.argv[1])
+def slowly(tokens):
+    time.sleep(0.01)
+    return model.features(tokens)
+blocks = np.load(sys.argv[2])
+slow = extraction.FeatureModel(slowly, model.classifier, model.identity)
+from pathlib import Path
+print("ready", flush=True)
+stats = extraction.extract_statistics(slow, blocks, batch_size=int(sys.argv[5]), resume=Path(sys.argv[3]))
+stats.save(sys.argv[4])
+"""
+
+
+@pytest.mark.parametrize("last_batch", [3, 5])
+def test_killed_at_random_moments(model, checkpoint, tmp_path, last_batch):
+    """SIGKILL while it works and saves, again and again; then the end, by the same or another batch size."""
+    many = np.random.default_rng(1).integers(0, VOCABULARY, (240, LENGTH)).astype(np.uint16)
+    np.save(tmp_path / "blocks.npy", many)
+    resume, result = tmp_path / "resume", tmp_path / "result.safetensors"
+    words = [sys.executable, "-c", CHILD, str(checkpoint), str(tmp_path / "blocks.npy"), str(resume), str(result)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(extraction.__file__).parents[1])}
+    moments = random.Random(last_batch)
+    kills = 0
+    for _ in range(3):
+        child = subprocess.Popen([*words, "3"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment)
+        assert child.stdout.readline() == b"ready\n"
+        time.sleep(moments.uniform(0.1, 0.35))
+        child.send_signal(signal.SIGKILL)
+        kills += child.wait() == -signal.SIGKILL
+        child.stdout.close()
+        if result.exists():
+            break
+    assert kills
+    assert list(resume.glob("statistics-*.safetensors"))
+    done = subprocess.run([*words, str(last_batch)], env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    killed, whole = ClassStatistics.load(result), extract_statistics(model, many, batch_size=3)
+    assert torch.equal(killed.counts, whole.counts)
+    if last_batch == 3:
+        assert torch.equal(killed.means, whole.means)
+        assert torch.equal(killed.variances, whole.variances)
+        assert torch.equal(killed.covariance, whole.covariance)
+    else:
+        torch.testing.assert_close(killed.means, whole.means, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(killed.variances, whole.variances, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(killed.covariance, whole.covariance, rtol=1e-6, atol=1e-6)
+    assert len(list(resume.iterdir())) == 1  # no half-written state is left behind
