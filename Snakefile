@@ -15,6 +15,7 @@ from lcutils.workspace import fingerprint, open_study
 
 work = open_study(config["study"], config["outputs"], config.get("overrides"))
 study = work.study
+GPUS = 0 if study.device == "cpu" else 1  # a job asks for; on a cluster Slurm assigns it
 
 def quoted(text):
     """Text as one word of a shell command of Snakemake's, which reads braces as wildcards."""
@@ -81,7 +82,7 @@ rule train:
     params: notebook="02_train", job="02_train_{run}", reads=reads("train")
     priority: 1  # before the short jobs, so that no long one is left for the end
     threads: study.threads
-    resources: gpu=1
+    resources: gpu=GPUS
     shell: PAPERMILL + " -p model {wildcards.run}" + END
 
 
@@ -90,7 +91,7 @@ rule extract:
     output: "statistics/{run}@{checkpoint}/manifest.json"
     params: notebook="03_extract", job="03_extract_{run}@{checkpoint}", reads=reads("extract")
     threads: study.threads
-    resources: gpu=1
+    resources: gpu=GPUS
     shell: PAPERMILL + " -p model {wildcards.run} -p checkpoint {wildcards.checkpoint}" + END
 
 
@@ -99,5 +100,5 @@ rule measure:
     output: "measurements/{run}@{checkpoint}/manifest.json"
     params: notebook="04_measure", job="04_measure_{run}@{checkpoint}", reads=reads("measure")
     threads: study.threads
-    resources: gpu=1
+    resources: gpu=GPUS
     shell: PAPERMILL + " -p model {wildcards.run} -p checkpoint {wildcards.checkpoint}" + END

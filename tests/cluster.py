@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+# Jobs look here: Snakemake's plugin clears SLURM_CONF, with all of Slurm's variables, inside them.
+SYSTEM_CONFIGURATION = Path("/etc/slurm/slurm.conf")
 NEEDED = ("munged", "slurmctld", "slurmd", "sbatch", "squeue")
 
 CONFIGURATION = """
@@ -34,7 +36,7 @@ AccountingStorageType=accounting_storage/none
 JobAcctGatherType=jobacct_gather/none
 MpiDefault=none
 ReturnToService=2
-NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} RealMemory=4000 State=UNKNOWN
+NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} RealMemory={memory} State=UNKNOWN
 PartitionName=test Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
 
@@ -44,6 +46,8 @@ def missing() -> str:
     absent = [name for name in NEEDED if shutil.which(name) is None]
     if absent:
         return f"Slurm is not installed ({', '.join(absent)})"
+    if SYSTEM_CONFIGURATION.exists():
+        return f"this machine is part of a cluster already ({SYSTEM_CONFIGURATION})"
     return "" if os.geteuid() == 0 else "starting Slurm's daemons needs root"
 
 
@@ -55,9 +59,12 @@ def one_node_slurm(folder: Path) -> Iterator[dict[str, str]]:
     key = folder / "munge" / "key"
     key.write_bytes(os.urandom(1024))
     key.chmod(0o600)
-    text = CONFIGURATION.format(host=socket.gethostname(), folder=folder, cpus=os.cpu_count())
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2**20  # MiB
+    text = CONFIGURATION.format(host=socket.gethostname(), folder=folder, cpus=os.cpu_count(), memory=memory)
     (folder / "slurm.conf").write_text(text)
-    environment = os.environ | {"SLURM_CONF": str(folder / "slurm.conf")}
+    SYSTEM_CONFIGURATION.parent.mkdir(exist_ok=True)
+    SYSTEM_CONFIGURATION.symlink_to(folder / "slurm.conf")
+    environment = dict(os.environ)
     munge = folder / "munge"
     daemons = [
         ["munged", "--foreground", "--force", f"--key-file={key}", f"--socket={munge / 'socket'}"]
@@ -80,3 +87,4 @@ def one_node_slurm(folder: Path) -> Iterator[dict[str, str]]:
         for process in reversed(running):
             process.terminate()
             process.wait(timeout=30)
+        SYSTEM_CONFIGURATION.unlink()
