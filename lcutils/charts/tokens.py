@@ -52,7 +52,7 @@ def token_kinds(tokens: pd.DataFrame | None) -> Figure:
     drawn, notice = sample_rows(kinds)
     picked = alt.selection_point(name="kind", fields=["kind"], bind="legend")
     dots = (
-        alt.Chart(slim(drawn, ["token_id", "text", "count", "kind"]))
+        alt.Chart(ROWS)
         .mark_circle(size=14)
         .encode(
             x=alt.X("token_id:Q", title="token id", scale=alt.Scale(nice=False)),
@@ -91,7 +91,8 @@ def token_kinds(tokens: pd.DataFrame | None) -> Figure:
         "decoding and stripping.",
         notice,
     )
-    return Figure(name, title, caption, alt.hconcat(dots, right, spacing=30))
+    data = slim(drawn, ["token_id", "text", "count", "kind"])
+    return Figure(name, title, caption, alt.hconcat(dots, right, spacing=30), rows=data)
 
 
 def token_explorer(tokens: pd.DataFrame | None, model: str = "") -> Figure:
