@@ -51,9 +51,7 @@ class ClassStatistics:
         [[0.6666666666666666, 0.0], [0.0, 0.0]]
     """
 
-    def __init__(
-        self, num_classes: int, dim: int, covariance: bool = True, device: str | torch.device = "cpu"
-    ) -> None:
+    def __init__(self, num_classes: int, dim: int, covariance: bool = True, device: str | torch.device = "cpu") -> None:
         if num_classes < 1 or dim < 1:
             raise ValueError(f"num_classes and dim must be at least 1, not {num_classes} and {dim}")
         self.num_classes, self.dim = num_classes, dim

@@ -87,9 +87,7 @@ def _sum_runs(
                         part_total, part_square, part_count, chunk, column, inside, total, tl.sum(square, 0), count, D
                     )
                 elif current >= 0:
-                    _add_to_class(
-                        counts, totals, squares, current, column, inside, total, tl.sum(square, 0), count, D
-                    )
+                    _add_to_class(counts, totals, squares, current, column, inside, total, tl.sum(square, 0), count, D)
                 goes_on = tl.zeros([], tl.int32)
                 current = label
                 pivot = tl.load(pivots + current * D + column, mask=inside & (current >= 0), other=0.0)

@@ -11,7 +11,7 @@ import torch
 
 import lcutils.collapse
 import lcutils.collapse.duality
-from lcutils.collapse import measure_collapse, ood_deviation
+from lcutils.collapse import KEYS, measure_collapse, ood_deviation
 from lcutils.statistics import ClassStatistics
 
 
@@ -33,6 +33,7 @@ def compare(features, labels, head, rtol=1e-6, same=0.0, **options):
             *naive.class_statistics(features, np.asarray(labels), len(head)), head, same=same, **options
         )
     assert measured.keys() == expected.keys()
+    assert tuple(measured) == KEYS
     for key, value in expected.items():
         assert isinstance(measured[key], float)
         assert measured[key] == pytest.approx(value, rel=rtol, abs=1e-7 if abs(value) < 1e-6 else 0, nan_ok=True), key

@@ -17,7 +17,18 @@ from lcutils.collapse.tokens import measure_tokens
 from lcutils.collapse.variability import covariance_ratios, distance_normalised_variance
 from lcutils.statistics import ClassStatistics
 
-__all__ = ["AgreementCounter", "classifier_agreement", "measure_collapse", "measure_tokens", "ood_deviation"]
+__all__ = ["KEYS", "AgreementCounter", "classifier_agreement", "measure_collapse", "measure_tokens", "ood_deviation"]
+
+KEYS = (
+    "nc1_cdnv", "nc1_cdnv_log", "nc1_cdnv_galanti", "nc1_pinv", "nc1_quotient",
+    "nc2_norm_cov", "nc2_log_norm_cov", "nc2_log_norm_std",
+    "nc2_cosine_mean", "nc2_cosine_std", "nc2_cosine_cov", "nc2_coherence", "nc2_etf_error",
+    "gnc2_log_mean", "gnc2_log_std", "gnc2_log_cov",
+    "gnc2_log_uncentred_mean", "gnc2_log_uncentred_std", "gnc2_log_uncentred_cov",
+    "gnc2_riesz_mean", "gnc2_riesz_std", "gnc2_riesz_cov",
+    "nc3_cosine_mean", "nc3_duality_error", "unc3_cosine_cov",
+    "n_classes", "nc1_zero_pairs", "coincident_pairs", "central_classes",
+)  # fmt: skip
 
 
 def measure_collapse(
@@ -28,7 +39,9 @@ def measure_collapse(
     riesz_s: float = 1.0,
     tile: int | None = None,
 ) -> dict[str, float]:
-    """Every measurement of neural collapse that needs no text (Wu & Papyan 2024, section 3), in float64.
+    """Every measurement of neural collapse that needs no text (Wu & Papyan 2024, section 3), in the order of `KEYS`.
+
+    All work is in float64, on the device of the statistics.
 
     With mu_c the mean of class c, mu_bar the unweighted mean of the kept means, u_c the direction of mu_c - mu_bar,
     sigma_c² the class variance, w_c row c of the head, pairs c < c' of kept classes, CoV = std / mean:
@@ -100,6 +113,7 @@ def measure_collapse(
         **uniformity(pairs, riesz_s),
         "coincident_pairs": float(pairs.coincident),
     }
+    values = {key: values[key] for key in KEYS if key in values}
     for key, value in values.items():
         if math.isnan(value):
             warnings.warn(
