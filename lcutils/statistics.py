@@ -95,7 +95,8 @@ class ClassStatistics:
             from lcutils.statistics_kernels import add_batch
 
             sums = self._counts, self._pivots, self._totals, self._squares, self._scatter
-            add_batch(features, labels, self._largest, *sums)
+            with torch.cuda.device(self.device):  # Triton launches on the current GPU
+                add_batch(features, labels, self._largest, *sums)
             return
         labels = labels.long()
         torch.maximum(self._largest, labels.max(), out=self._largest)

@@ -13,6 +13,7 @@ exact float64 scores of just those.
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -127,7 +128,8 @@ class AgreementCounter:
             y = y.clamp(0, len(self.keep) - 1)
             counted = inside & self.keep[y]
             x = _Rounded.of(some.detach().to(self.device), self.origin, self.linear.fast_rows.dtype)
-            alike = decide(x, self.linear) == decide(x, self.nearest)
+            with torch.cuda.device(self.device) if x.fast.is_cuda else nullcontext():  # for Triton's launches
+                alike = decide(x, self.linear) == decide(x, self.nearest)
             self.hits.index_add_(0, y, (alike & counted).long())
             self.totals.index_add_(0, y, counted.long())
 

@@ -83,7 +83,8 @@ class PairSweep:
         if classes.means.is_cuda:
             from lcutils.collapse.kernels import Strips
 
-            self.strips = Strips(Ingredients.of(classes), riesz_s, tile or CUDA_ROWS, TRUSTED)
+            with torch.cuda.device(classes.means.device):  # Triton launches on the current GPU
+                self.strips = Strips(Ingredients.of(classes), riesz_s, tile or CUDA_ROWS, TRUSTED)
 
     def finish(self) -> PairSums:
         """The sums, suspects included."""
