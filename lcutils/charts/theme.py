@@ -9,10 +9,8 @@ from __future__ import annotations
 import base64
 import json
 import math
-import struct
 import textwrap
 import warnings
-import zlib
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -21,6 +19,8 @@ import altair as alt
 import numpy as np
 import pandas as pd
 import vl_convert
+
+from lcutils.charts.png import indexed, squeezed
 
 ROW_LIMIT = 5_000
 DIGITS = 7  # significant digits kept of every number in a figure
@@ -120,28 +120,9 @@ class Figure:
             return {"text/markdown": f"**{self.title}.** {self.missing}", "text/plain": f"{self.title}. {self.missing}"}
         return {
             JUPYTER_MIMETYPE: {**self.spec, "$schema": JUPYTER_SCHEMA},
-            "image/png": base64.b64encode(self.png()).decode(),
+            "image/png": base64.b64encode(indexed(self.png())).decode(),
             "text/plain": f"{self.title}. {self.caption}",
         }
-
-
-def squeezed(png: bytes) -> bytes:
-    """Return the same picture in about a third of the bytes: vl-convert packs its PNGs fast, not small.
-
-    A PNG is a signature and chunks (length, type, data, check sum); the IDAT chunks together hold one zlib stream.
-    """
-    before, after, packed = [png[:8]], list[bytes](), b""
-    at = 8
-    while at < len(png):
-        length, kind = struct.unpack(">I4s", png[at : at + 8])
-        if kind == b"IDAT":
-            packed += png[at + 8 : at + 8 + length]
-        else:
-            (after if packed else before).append(png[at : at + 12 + length])
-        at += 12 + length
-    body = b"IDAT" + zlib.compress(zlib.decompress(packed), 9)
-    chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
-    return b"".join([*before, chunk, *after])
 
 
 def together(charts: list[Any], columns: int, controls: list[Any] | None = None, spacing: int = 34) -> Any:
