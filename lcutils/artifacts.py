@@ -10,8 +10,8 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from importlib.metadata import version
+from contextlib import contextmanager, suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -100,11 +100,16 @@ def write_manifest(
         "seconds": round(time.monotonic() - began, 3),
         "written": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "commit": git_commit(),
-        "versions": {"python": platform.python_version()}
-        | {name: version(name) for name in ("torch", "transformers", "numpy", "datasets", "tokenizers")},
+        "versions": {"python": platform.python_version()} | dict(_installed_versions()),
     }
     write_json(folder / MANIFEST, manifest)
     return manifest
+
+
+def _installed_versions() -> Iterator[tuple[str, str]]:
+    for name in ("torch", "transformers", "numpy", "datasets", "tokenizers"):
+        with suppress(PackageNotFoundError):  # later stages run without `datasets`
+            yield name, version(name)
 
 
 def git_commit() -> str | None:

@@ -83,7 +83,7 @@ def prepare_corpus(settings: CorpusSettings, folder: Path, *, log: Path | None =
     Out-of-distribution text is packed without loss whatever `packing` says: it is never trained on.
 
     Returns:
-        The summary: source, tokenizer, packing, block_size, vocab_size, dtype, end_of_text; for each split its
+        The summary: packing, block_size, vocab_size, dtype, end_of_text; for each split its
         stories, tokens, blocks, predictions and dropped_tokens; `label_types`, the number of token types among
         the train labels; `unigram_entropy` in nats, the entropy of the validation labels' own distribution, which
         is the lowest validation loss that a model without context can reach.
@@ -135,8 +135,6 @@ def prepare_corpus(settings: CorpusSettings, folder: Path, *, log: Path | None =
     tokenizer.save_pretrained(str(folder / "tokenizer"))
     np.save(folder / "counts.npy", np.stack((counts["train"], counts["validation"])))
     summary: dict[str, Any] = {
-        "source": settings.source,
-        "tokenizer": settings.tokenizer,
         "packing": settings.packing,
         "block_size": settings.block_size,
         "vocab_size": vocab_size,
