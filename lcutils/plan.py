@@ -6,9 +6,9 @@ import json
 
 import numpy as np
 
+from lcutils.corpus.tokenization import bpe_size
 from lcutils.model import Architecture, count_parameters
 from lcutils.parameters import Run
-from lcutils.corpus.tokenization import bpe_size
 from lcutils.workspace import Workspace
 
 # Blocks of the paper's packing (paper, Appendix A): known before the text is there.
@@ -37,7 +37,7 @@ def describe_plan(work: Workspace) -> str:
     statistics = sum(_statistics_bytes(run, vocabulary) * len(run.checkpoints) for run in trained)
     resume = max((12 * size for size in sizes.values()), default=0)
     data = 0 if blocks is None else blocks * study.corpus.block_size * (2 if vocabulary <= 65_535 else 4)
-    fate = "deleted one by one as they are measured" if study.drop_checkpoints else "kept; drop_checkpoints=true deletes them"
+    fate = "deleted once measured" if study.drop_checkpoints else "kept; drop_checkpoints=true deletes them"
     lines += [
         f"disk: {_gigabytes(weights)} of checkpoints ({fate}), {_gigabytes(statistics)} of class statistics at most, "
         f"{_gigabytes(data)} of token blocks, {_gigabytes(resume)} for the largest run's resume state",

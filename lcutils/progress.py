@@ -17,7 +17,8 @@ class Progress:
     """A bar where somebody watches, a line every few seconds where a log is read.
 
     A terminal or a notebook gets a tqdm bar. The log file, and standard error where nobody watches (a batch job,
-    which the sweep marks with TQDM_DISABLE), get lines such as `02x0064_01d  40% 120,000/300,000 tok  81,920 tok/s  0:02 left  loss 4.31`.
+    which the sweep marks with TQDM_DISABLE), get lines such as
+    `02x0064_01d  40% 120,000/300,000 tok  81,920 tok/s  0:02 left  loss 4.31`.
 
     Args:
         title: what is being done, the first word of every line.
@@ -34,8 +35,8 @@ class Progress:
         self.figures: dict[str, float] = {}
         somebody = sys.stderr.isatty() or "ipykernel" in sys.modules
         self.watched = somebody and not os.environ.get("TQDM_DISABLE")
-        quiet = not self.watched
-        self.bar = tqdm(total=total, initial=start, desc=title, unit=unit, unit_scale=True, disable=quiet, mininterval=0.5)
+        looks = {"unit": unit, "unit_scale": True, "mininterval": 0.5, "disable": not self.watched}
+        self.bar = tqdm(total=total, initial=start, desc=title, **looks)
 
     def __enter__(self) -> Progress:
         return self

@@ -14,7 +14,9 @@ SHARED = ROOT.parent / "shared"  # published tables, text samples, a tokenizer: 
 # Two models of one layer, one epoch, on a few dozen stories: a whole study in seconds of computing.
 TINY = """
 title: Tiny
-corpus: {source: built-in, max_stories: 60, max_validation_stories: 20, tokenizer: "bpe:300", block_size: 32, packing: lossless}
+corpus:
+  {source: built-in, max_stories: 60, max_validation_stories: 20, tokenizer: "bpe:300", block_size: 32,
+   packing: lossless}
 training: {learning_rate: 3.0e-3, batch_size: 8}
 extraction: {blocks_per_batch: 32}
 analysis: {permutations: 200}

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lcutils import analysis, definitions, inference, word_kinds
-from lcutils.analysis import MEASUREMENTS, Missing
+from lcutils import analysis
+from lcutils.analysis import MEASUREMENTS, Missing, definitions, inference, word_kinds
 
 
 def whole(rows=12):

@@ -5,14 +5,14 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from lcutils.conditional import (
+from lcutils.analysis.conditional import (
     influence,
     partial_correlations,
     sensitivity_correlations,
     within_architecture,
 )
-from lcutils.definitions import MEASUREMENTS, Missing
-from lcutils.inference import holm
+from lcutils.analysis.definitions import MEASUREMENTS, Missing
+from lcutils.analysis.inference import holm
 
 
 def invented(rows=60, seed=0, link=0.0):

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lcutils.definitions import (
+from lcutils.analysis.definitions import (
     MEASUREMENTS,
     Missing,
     in_display_order,

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from lcutils.inference import (
+from lcutils.analysis.inference import (
     bootstrap_interval,
     holm,
     independent_columns,
@@ -125,7 +125,7 @@ def test_permutation_counts_do_not_depend_on_chunks(monkeypatch):
     random = np.random.default_rng(8)
     x, y = random.normal(size=10), random.normal(size=10)
     whole = permutation_test(x, y, 1_000, seed=2)
-    monkeypatch.setattr("lcutils.inference._CHUNK", 70)
+    monkeypatch.setattr("lcutils.analysis.inference._CHUNK", 70)
     assert permutation_test(x, y, 1_000, seed=2) == whole
 
 

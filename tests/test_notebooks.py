@@ -21,8 +21,9 @@ def test_there_are_five():
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_notebook_reproduces_its_outputs(demo, stage):
     began = time.monotonic()
-    command = [sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-kernel-name", "python3", "--nbval-cell-timeout", "120"]
-    command += ["--nbval-sanitize-with", "tests/nbval_sanitize.cfg", "-p", "no:cacheprovider", f"notebooks/{stage}.ipynb"]
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"notebooks/{stage}.ipynb", "--nbval-lax"]
+    command += ["--nbval-kernel-name", "python3", "--nbval-cell-timeout", "120"]
+    command += ["--nbval-sanitize-with", "tests/nbval_sanitize.cfg"]
     outcome = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert outcome.returncode == 0, outcome.stdout[-4000:]
     assert re.search(r"\d+ passed", outcome.stdout)
@@ -37,7 +38,7 @@ def test_a_committed_notebook_is_tidy(stage):
     nbformat.validate(notebook)
     assert path.stat().st_size < 1_500_000
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    assert [cell.metadata.get("tags") for cell in code][0] == ["parameters"]
+    assert code[0].metadata.get("tags") == ["parameters"]
     assert any("NBVAL_CHECK_OUTPUT" in cell.source for cell in code)
     for cell in code:
         assert len(cell.source.splitlines()) <= 15

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lcutils.definitions import MEASUREMENTS
+from lcutils.analysis.definitions import MEASUREMENTS
 from lcutils.errors import UserError
 from lcutils.published import BATCH_SIZES, load_published
 

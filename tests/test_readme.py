@@ -123,7 +123,8 @@ def test_a_model_of_your_own(tmp_path):
     tokenizer = train_bpe(iter([[story] * 50]), 280)
     model = tmp_path / "gpt2"
     tokenizer.save_pretrained(model)
-    GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), n_positions=32, n_embd=16, n_layer=1, n_head=2)).save_pretrained(model)
+    settings = GPT2Config(vocab_size=len(tokenizer), n_positions=32, n_embd=16, n_layer=1, n_head=2)
+    GPT2LMHeadModel(settings).save_pretrained(model)
     text = re.search(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
     assert text
     values = yaml.safe_load(text[1].replace("path/to", str(tmp_path)).replace("path/or/hub-name", str(model)))

@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from lcutils.definitions import MEASUREMENTS, Missing
-from lcutils.inference import holm, permutation_test
+from lcutils.analysis.definitions import MEASUREMENTS, Missing
+from lcutils.analysis.inference import holm, permutation_test
+from lcutils.analysis.relations import correlations, seed_groups, seed_rows, table_1
 from lcutils.published import load_published
-from lcutils.relations import correlations, seed_groups, seed_rows, table_1
 
 PUBLISHED = Path(__file__).resolve().parents[2] / "shared" / "published"
 

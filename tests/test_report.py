@@ -16,9 +16,9 @@ from analysis_samples import made_results, made_sensitivity, made_tokens
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lcutils import analysis, report_page
-from lcutils.page_parts import data_json, number_words, packed_json, row_anchor, shown_table, table_html
-from lcutils.report import best_first, write_analysis
+from lcutils import analysis
+from lcutils.report import best_first, body, write_analysis
+from lcutils.report.parts import data_json, number_words, packed_json, row_anchor, shown_table, table_html
 
 RESULTS = made_results()
 FEW = RESULTS[[*RESULTS.columns[:14], "nc1_cdnv", "gnc2_log_cov", "unc3_cosine_cov", "nc4_agreement"]]
@@ -92,10 +92,10 @@ def test_the_page_needs_no_network(text):
 
 
 def test_every_link_within_the_page_has_its_target(text):
-    body = text[: text.index("<noscript>")]
-    ids = re.findall(r'\bid="([^"]+)"', body)
+    visible = text[: text.index("<noscript>")]
+    ids = re.findall(r'\bid="([^"]+)"', visible)
     assert len(ids) == len(set(ids))
-    targets = set(re.findall(r'href="#([^"]+)"', body))
+    targets = set(re.findall(r'href="#([^"]+)"', visible))
     assert targets - set(ids) == set()
     for row in FEW.itertuples():
         assert row_anchor(row.model, row.checkpoint) in ids
@@ -121,8 +121,8 @@ def test_the_report_says_where_it_comes_from(text):
 
 
 def test_figures_carry_strict_json(text):
-    for body in re.findall(r'<script type="application/json" id="[^"]+">(.*?)</script>', text, re.DOTALL):
-        json.loads(body, parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
+    for script in re.findall(r'<script type="application/json" id="[^"]+">(.*?)</script>', text, re.DOTALL):
+        json.loads(script, parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
 
 
 def test_the_explorer_carries_the_best_models_first(text):
@@ -136,8 +136,8 @@ def test_the_explorer_carries_the_best_models_first(text):
 
 
 def test_the_explorer_leaves_out_what_is_too_much_and_says_so(monkeypatch):
-    monkeypatch.setattr(report_page, "TOKEN_BUDGET", 15_000)
-    page = report_page.explorer_html({str(i): made_tokens(200) for i in range(5)})
+    monkeypatch.setattr(body, "TOKEN_BUDGET", 15_000)
+    page = body.explorer_html({str(i): made_tokens(200) for i in range(5)})
     kept = len(re.findall(r'id="tokens-\d+"', page))
     assert 1 <= kept < 5
     assert f"Carried in this page: {kept} of 5 token tables" in page

@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lcutils.definitions import Missing
-from lcutils.tables import (
+from lcutils.analysis.definitions import Missing
+from lcutils.analysis.tables import (
     CONFIGURATION,
     beside_published,
     by_width,

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lcutils.definitions import Missing
-from lcutils.word_kinds import TOKEN_KINDS, kind_shares, token_kind, with_kinds
+from lcutils.analysis.definitions import Missing
+from lcutils.analysis.word_kinds import TOKEN_KINDS, kind_shares, token_kind, with_kinds
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ def packed_json(value: Any) -> str:
 
 def page(title: str, body: str) -> str:
     """Return the whole HTML page around `body`."""
-    folder = files("lcutils") / "page"
+    folder = files("lcutils.report") / "page"
     template = Template((folder / "page.html").read_text(encoding="utf-8"))
     return template.substitute(
         title=html.escape(title),

@@ -1,7 +1,7 @@
 """What remains of a relation once size and training are accounted for, one model is left out, or rare classes
 are.
 
-`results` as in `lcutils.relations`.
+`results` as in `lcutils.analysis.relations`.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from scipy import stats
 from statsmodels.regression.linear_model import OLS
 from statsmodels.tools import add_constant
 
-from lcutils.definitions import Missing, in_display_order
-from lcutils.inference import FEWEST_ROWS, Vector, holm, independent_columns, is_constant, partial_correlation
-from lcutils.relations import WORDS, finite_rows, no_relation, usable_pairs, words_of
+from lcutils.analysis.definitions import Missing, in_display_order
+from lcutils.analysis.inference import FEWEST_ROWS, Vector, holm, independent_columns, is_constant, partial_correlation
+from lcutils.analysis.relations import WORDS, finite_rows, no_relation, usable_pairs, words_of
 
 CONTROLS = ("depth", "width", "epochs", "weight_decay", "steps")  # beside log parameters
 

@@ -19,7 +19,7 @@ from lcutils.charts import Figure
 from lcutils.charts.paper import FIGURE_1
 from lcutils.charts.theme import OKABE_ITO, ROW_LIMIT
 from lcutils.charts.tokens import TOKEN_COLUMNS
-from lcutils.page_parts import data_json, facts_html, figure_html, packed_json, row_anchor, switched_html, table_html
+from lcutils.report.parts import data_json, facts_html, figure_html, packed_json, row_anchor, switched_html, table_html
 
 PAPER = (
     "R. Wu and V. Papyan, Linguistic Collapse: Neural Collapse in (Large) Language Models, NeurIPS 2024, "

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from lcutils.definitions import MEASUREMENTS, Missing, in_display_order, measurements_in
+from lcutils.analysis.definitions import MEASUREMENTS, Missing, in_display_order, measurements_in
 from lcutils.parameters import AnalysisSettings
 from lcutils.published import BATCH_SIZES
 

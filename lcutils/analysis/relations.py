@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from lcutils.definitions import MEASUREMENTS, Missing, measurements_in
-from lcutils.inference import (
+from lcutils.analysis.definitions import MEASUREMENTS, Missing, measurements_in
+from lcutils.analysis.inference import (
     FEWEST_ROWS,
     Permutation,
     Vector,

@@ -10,10 +10,10 @@ import pandas as pd
 
 from lcutils import analysis, charts
 from lcutils.analysis import MEASUREMENTS, Missing, measurements_in
+from lcutils.analysis.tables import FIRST_NAMES
 from lcutils.artifacts import atomic_path
-from lcutils.page_parts import figure_html, page, switched_html
-from lcutils.report_page import Contents, Table, report_body
-from lcutils.tables import FIRST_NAMES
+from lcutils.report.body import Contents, Table, report_body
+from lcutils.report.parts import figure_html, page, switched_html
 
 
 def write_analysis(

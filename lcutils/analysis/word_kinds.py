@@ -6,7 +6,7 @@ import re
 
 import pandas as pd
 
-from lcutils.definitions import Missing
+from lcutils.analysis.definitions import Missing
 
 TOKEN_KINDS = ("lowercase", "start-word or proper noun", "punctuation", "special")
 _NON_WORD = re.compile(r"\W+")

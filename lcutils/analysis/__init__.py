@@ -4,8 +4,8 @@ Every function takes a results table (the columns of `results.csv`, ours or `loa
 tokens, and returns a new DataFrame, or `Missing` with a plain sentence where there is nothing to compute.
 """
 
-from lcutils.conditional import influence, partial_correlations, sensitivity_correlations, within_architecture
-from lcutils.definitions import (
+from lcutils.analysis.conditional import influence, partial_correlations, sensitivity_correlations, within_architecture
+from lcutils.analysis.definitions import (
     MEASUREMENTS,
     Measurement,
     Missing,
@@ -14,10 +14,10 @@ from lcutils.definitions import (
     simplex_cosine,
     uniform_sphere_log_kernel,
 )
-from lcutils.inference import Permutation, permutation_test
-from lcutils.relations import correlations, seed_groups, seed_rows, table_1
-from lcutils.tables import beside_published, by_width, sensitivity, table_2, table_3, table_5, trajectories
-from lcutils.word_kinds import TOKEN_KINDS, kind_shares, token_kind, with_kinds
+from lcutils.analysis.inference import Permutation, permutation_test
+from lcutils.analysis.relations import correlations, seed_groups, seed_rows, table_1
+from lcutils.analysis.tables import beside_published, by_width, sensitivity, table_2, table_3, table_5, trajectories
+from lcutils.analysis.word_kinds import TOKEN_KINDS, kind_shares, token_kind, with_kinds
 
 __all__ = [
     "MEASUREMENTS",
