@@ -1,0 +1,85 @@
+"""GPU-hours to train the paper's 230 points, from measured tokens/s.
+
+The study: 30 architectures, each with runs of 1, 1, 3, 10 and 10 epochs, and 20 more seeds of 2x768 for one epoch;
+an epoch is 229,367 blocks of 2048 tokens. Where an architecture (depth L, width D) was not measured, the seconds a
+token takes are estimated as a + b L + c D + d L D + e L D^2 with coefficients that are not negative, fitted to the
+measured ones by relative error: the loss moves logits (a) and multiplies by the head (c), a layer's attention has 16
+heads at every width (b), its elementwise work grows with D, its matrix products with D^2.
+"""
+
+import numpy as np
+from scipy.optimize import nnls
+
+DEPTHS, WIDTHS = (1, 2, 4, 8, 12), (64, 128, 256, 512, 768, 1024)
+EPOCH_TOKENS = 229_367 * 2048
+EPOCHS, SEED_RUNS = 1 + 1 + 3 + 10 + 10, 20
+# Where a figure is from: the benchmark; the sample study's last epochs, in batches of 8; the fit.
+MARKS = {"rows": "", "study": "°", "fit": "*"}
+
+
+def _terms(shapes: list[tuple[int, int]]) -> np.ndarray:
+    """(n, 5) what each coefficient multiplies."""
+    return np.array([[1, depth, width, depth * width, depth * width**2] for depth, width in shapes], dtype=float)
+
+
+def _fit(times: dict[tuple[int, int], float], shapes: list[tuple[int, int]]) -> np.ndarray:
+    """(n,) seconds a token at `shapes`, from measured ones."""
+    seconds = np.array(list(times.values()))
+    design = _terms(list(times)) / seconds[:, None]
+    size = design.max(0)  # columns of one size, for the solver
+    coefficients, _ = nnls(design / size, np.ones(len(seconds)))
+    return _terms(shapes) @ (coefficients / size)
+
+
+def seconds_per_token(lines: list[dict], side: str) -> tuple[dict[tuple[int, int], float], dict[tuple[int, int], str]]:
+    """Seconds a token of all 30 architectures by (depth, width), and where each is from: a key of `MARKS`."""
+    times: dict[tuple[int, int], float] = {}
+    source: dict[tuple[int, int], str] = {}
+    for part in ("study", "rows"):  # the benchmark's own figure is the one kept
+        for line in lines:
+            if line["part"] == part and line["side"] == side:
+                depth, width = map(int, line["model"].split("x"))
+                times[depth, width], source[depth, width] = 1 / line["tokens_per_second"], part
+    grid = [(depth, width) for depth in DEPTHS for width in WIDTHS]
+    for shape, fitted in zip(grid, _fit(dict(times), grid), strict=True):
+        if shape not in times:
+            times[shape], source[shape] = float(fitted), "fit"
+    return times, source
+
+
+def fit_errors(lines: list[dict], side: str) -> dict[tuple[int, int], float]:
+    """What the fit says of each measured architecture when that one is left out: relative error."""
+    times, source = seconds_per_token(lines, side)
+    measured = {shape: times[shape] for shape, part in source.items() if part != "fit"}
+    errors = {}
+    for shape, seconds in measured.items():
+        others = {other: t for other, t in measured.items() if other != shape}
+        errors[shape] = float(_fit(others, [shape])[0]) / seconds - 1
+    return errors
+
+
+def study_hours(times: dict[tuple[int, int], float]) -> float:
+    """GPU-hours of the whole study."""
+    epochs = sum(EPOCHS * times[depth, width] for depth in DEPTHS for width in WIDTHS) + SEED_RUNS * times[2, 768]
+    return epochs * EPOCH_TOKENS / 3600
+
+
+def cost_table(lines: list[dict]) -> str:
+    """Hours of each architecture's five runs, marked by `MARKS`, and of the study; ours and the Trainer's."""
+    text = []
+    for side in ("ours", "trainer"):
+        times, source = seconds_per_token(lines, side)
+        text += [f"| {side}: hours | " + " | ".join(map(str, WIDTHS)) + " |", "|---" * (len(WIDTHS) + 1) + "|"]
+        for depth in DEPTHS:
+            cells = []
+            for width in WIDTHS:
+                hours = EPOCHS * times[depth, width] * EPOCH_TOKENS / 3600
+                cells.append(f"{hours:.2f}{MARKS[source[depth, width]]}")
+            text.append(f"| {depth} | " + " | ".join(cells) + " |")
+        share = sum(times[s] for s in source if source[s] == "fit") / sum(times.values())
+        worst = ", ".join(f"{d}x{w} {error:+.0%}" for (d, w), error in fit_errors(lines, side).items())
+        text += [
+            f"\nWith the 20 seeds of 2x768: {study_hours(times):.1f} GPU-hours, {share:.0%} of it fitted. "
+            f"A measured one left out of the fit: {worst}.\n"
+        ]
+    return "\n".join(text)
