@@ -15,10 +15,12 @@ from lcutils.workspace import Workspace
 KNOWN_BLOCKS = {("roneneldan/TinyStories", "paper", 2048): 229_367}
 KNOWN_VOCABULARIES = {"EleutherAI/gpt-neo-125M": 50_257}
 
-# Tokens a second on one H200, blocks of 2048, 50,257 tokens, the paper's batch sizes (tests/benchmarks/README.md).
-DEPTHS, WIDTHS = (1, 4, 12), (64, 256, 768, 1024)
-TRAINING_SPEED: np.ndarray | None = None
-EXTRACTION_SPEED: np.ndarray | None = None
+# Seconds a token takes on one H200 at blocks of 2048, 50,257 tokens and the paper's batch sizes, as a sum of terms in
+# depth L and width D: L, D, L D and L D² when training; 1 and L D when extracting in fp16 with the covariance. Fitted
+# to the measured speeds of tests/benchmarks/README.md.
+TRAINING_SECONDS = (5.83e-8, 5.43e-10, 5.28e-12, 1.51e-13)
+EXTRACTION_SECONDS = (8.63e-9, 6.38e-11)
+FITTED_VOCABULARY = 50_257
 
 
 def describe_plan(work: Workspace) -> str:
@@ -47,8 +49,24 @@ def describe_plan(work: Workspace) -> str:
     tokens = blocks * study.corpus.block_size
     training = sum(tokens * (run.epochs or 0) for run in trained)
     extraction = sum(tokens * len(run.checkpoints) for run in trained)
-    lines += [f"work: {training / 1e9:,.1f} G tokens of training, {extraction / 1e9:,.1f} G tokens of extraction"]
+    lines += [f"work: {_tokens(training)} of training, {_tokens(extraction)} of extraction"]
+    if vocabulary == FITTED_VOCABULARY:
+        hours = [tokens * sum(seconds) / 3600 for seconds in zip(*map(_seconds_of_epochs, trained), strict=True)]
+        lines += [f"time on one H200, from measured speeds: {hours[0]:,.0f} h training, {hours[1]:,.1f} h extraction"]
+    else:
+        lines += ["time: the log of a first model says its tokens/s"]
     return "\n".join(lines)
+
+
+def _seconds_of_epochs(run: Run) -> tuple[float, float]:
+    """Seconds that a run's training and extraction take, for each token of an epoch."""
+    assert run.depth is not None
+    assert run.width is not None
+    assert run.epochs is not None
+    L, D = run.depth, run.width
+    training = np.dot(TRAINING_SECONDS, (L, D, L * D, L * D * D))
+    extraction = np.dot(EXTRACTION_SECONDS, (1, L * D))
+    return float(training) * run.epochs, float(extraction) * len(run.checkpoints)
 
 
 def _blocks_and_vocabulary(work: Workspace) -> tuple[int | None, int | None]:
@@ -73,6 +91,10 @@ def _statistics_bytes(run: Run, vocabulary: int) -> int:
     """Upper bound of a statistics file: pivots in fp32 and sums in fp64 for every class, and the scatter matrix."""
     assert run.width is not None
     return 12 * vocabulary * run.width + 8 * run.width**2
+
+
+def _tokens(number: int) -> str:
+    return f"{number / 1e9:,.1f} G tokens" if number >= 1e9 else f"{number / 1e6:,.1f} M tokens"
 
 
 def _gigabytes(size: float) -> str:

@@ -29,6 +29,7 @@ ELSEWHERE = {
     "conda env create -f environment.yml && conda activate lcutils": "test_conda_installs_what_make_installs, below",
     "make sweep STUDY=paper PROFILE=gpus": "test_profiles, below: a dry run",
     "make sweep STUDY=paper PROFILE=slurm": "test_slurm.py runs a small study on a one-node cluster",
+    "torchrun --nproc-per-node 2 -m lcutils train paper 12x1024_10L": "test_stages.py: two processes, a tiny model",
     "make sweep STUDY=paper DRY=1": "test_the_paper_dry_run, below",
 }
 TINY_FORMS = ("papermill notebooks/0", "make sweep STUDY=demo", "make sweep STUDY=sample", "make plan")
