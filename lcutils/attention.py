@@ -67,6 +67,6 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Any) -> Tensor:
 
         # fp32 products at full precision unless the caller asked for TF32: Triton's own default would be TF32.
         precision = "tf32" if torch.backends.cuda.matmul.allow_tf32 else "ieee"
-        options = {"FLOAT32_PRECISION": f"'{precision}'"} if q.dtype == torch.float32 else None
+        options: Any = {"FLOAT32_PRECISION": f"'{precision}'"} if q.dtype == torch.float32 else None
         out = flex_attention(q, k, v, block_mask=mask, scale=1.0, kernel_options=options)
     return out.transpose(1, 2)  # (B, S, H, E)

@@ -8,11 +8,11 @@ section 3). The modules only hold parameters; `lcutils.trunk` computes.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -107,9 +107,19 @@ class Block(nn.Module):
         """This layer's weights as `lcutils.trunk` takes them, matrices and biases cast to `dtype`."""
         attention, fc, proj = self.attn.attention, self.mlp.c_fc, self.mlp.c_proj
         kvq = torch.cat([attention.k_proj.weight, attention.v_proj.weight, attention.q_proj.weight])
-        cast = [t.to(dtype) for t in (kvq, attention.out_proj.weight, attention.out_proj.bias)]
-        mlp = [t.to(dtype) for t in (fc.weight, fc.bias, proj.weight, proj.bias)]
-        return BlockWeights(self.ln_1.weight, self.ln_1.bias, *cast, self.ln_2.weight, self.ln_2.bias, *mlp)
+        return BlockWeights(
+            ln_1_weight=self.ln_1.weight,
+            ln_1_bias=self.ln_1.bias,
+            kvq=kvq.to(dtype),
+            out=attention.out_proj.weight.to(dtype),
+            out_bias=attention.out_proj.bias.to(dtype),
+            ln_2_weight=self.ln_2.weight,
+            ln_2_bias=self.ln_2.bias,
+            fc=fc.weight.to(dtype),
+            fc_bias=fc.bias.to(dtype),
+            proj=proj.weight.to(dtype),
+            proj_bias=proj.bias.to(dtype),
+        )
 
 
 class Transformer(nn.Module):
@@ -124,7 +134,8 @@ class Transformer(nn.Module):
 
     def weights(self, dtype: torch.dtype) -> TrunkWeights:
         """All layers' weights as `lcutils.trunk` takes them."""
-        return TrunkWeights([block.weights(dtype) for block in self.h], self.ln_f.weight, self.ln_f.bias)
+        blocks = cast(Iterable[Block], self.h)
+        return TrunkWeights([block.weights(dtype) for block in blocks], self.ln_f.weight, self.ln_f.bias)
 
 
 class GPTNeo(nn.Module):
@@ -133,8 +144,7 @@ class GPTNeo(nn.Module):
 
     Args:
         architecture: depth, width and the rest.
-        init_seed: seed of the initial weights; None draws from torch's global generator. Matrices and
-        embeddings are
+        init_seed: seed of the initial weights; None draws from torch's global generator. Matrices and embeddings are
             normal with standard deviation 0.02, biases 0, LayerNorms 1, as Hugging Face initialises GPT-Neo.
     """
 
@@ -174,8 +184,7 @@ class GPTNeo(nn.Module):
 
         Args:
             tokens: (B, S) integers.
-            precision: of the matrix products: "fp32", "tf32" (fp32 on the CPU), "fp16" or "bf16".
-            The residual
+            precision: of the matrix products: "fp32", "tf32" (fp32 on the CPU), "fp16" or "bf16". The residual
                 stream, the LayerNorms and the result are fp32 whatever it is.
 
         Returns:
@@ -246,8 +255,7 @@ def _architecture(config: dict[str, Any], source: str) -> Architecture:
         "activation_function": "gelu_new",
         "layer_norm_epsilon": LAYER_NORM_EPS,
         "intermediate_size": (None, 4 * config.get("hidden_size", 0)),
-        "attention_layers": ["local" if layer % 2 else "global" for layer in
-        range(config.get("num_layers", 0))],
+        "attention_layers": ["local" if layer % 2 else "global" for layer in range(config.get("num_layers", 0))],
     }
     for key, value in expected.items():
         allowed = value if isinstance(value, tuple) else (value,)
