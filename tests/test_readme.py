@@ -61,9 +61,9 @@ def test_plan():
     assert "GB" in outcome.stdout
 
 
-def test_sweeps_of_one_model(demo):
+def test_sweeps_of_one_model(demo, tmp_path):
     for command in [c for c in COMMANDS if c.startswith("make sweep STUDY=demo")]:
-        outcome = run_make_line(command, "--dry-run")
+        outcome = run_make_line(command.replace("outputs/faster", str(tmp_path)), "--dry-run")
         assert outcome.returncode == 0, outcome.stderr
         assert ("train" in outcome.stdout + outcome.stderr) == ("OUTPUTS" in command)  # the demo has it already
 
