@@ -1,0 +1,200 @@
+"""GPT-Neo against Hugging Face's eager model: logits, gradients, checkpoints both ways, counts."""
+
+import json
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, GPTNeoConfig, GPTNeoForCausalLM
+
+from lcutils.errors import UserError
+from lcutils.model import (
+    INITIAL_STD,
+    Architecture,
+    GPTNeo,
+    count_parameters,
+    load_model,
+    save_model,
+    training_flops_per_token,
+)
+
+VOCABULARY = 97
+
+
+def stirred(architecture, seed=1):
+    """A model none of whose parameters is at its initial value, with attention far from uniform."""
+    model = GPTNeo(architecture, seed)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            scale = 0.3 if parameter.ndim == 2 and "attn" in name else 0.1
+            parameter.add_(scale * torch.randn(parameter.shape, generator=generator) / max(1, parameter.ndim - 1))
+    return model
+
+
+def theirs(model, folder):
+    save_model(model, folder)
+    return AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager", dtype=torch.float32)
+
+
+def tokens(length, batch=2, vocabulary=VOCABULARY):
+    return torch.randint(0, vocabulary, (batch, length), generator=torch.Generator().manual_seed(length))
+
+
+@pytest.mark.parametrize("width", [64, 128, 256, 512, 768, 1024])
+@pytest.mark.parametrize("depth", [1, 2])
+def test_logits_of_every_width(tmp_path, depth, width):
+    model = GPTNeo(Architecture(depth, width, VOCABULARY, positions=64, window=16), 3)
+    rival, x = theirs(model, tmp_path / "model"), tokens(45)
+    with torch.no_grad():
+        torch.testing.assert_close(model.logits(x), rival(x).logits, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3, 4, 8, 12])
+def test_logits_of_every_depth(tmp_path, depth):
+    model = stirred(Architecture(depth, 32, VOCABULARY, heads=4, positions=64, window=7))
+    rival, x = theirs(model, tmp_path / "model"), tokens(40)
+    with torch.no_grad():
+        torch.testing.assert_close(model.logits(x), rival(x).logits, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("length", [1, 2, 7, 8, 9, 33, 64])
+def test_lengths_around_the_window(tmp_path, length):
+    model = stirred(Architecture(2, 32, VOCABULARY, heads=4, positions=64, window=8))
+    rival, x = theirs(model, tmp_path / "model"), tokens(length)
+    with torch.no_grad():
+        torch.testing.assert_close(model.logits(x), rival(x).logits, atol=1e-4, rtol=0)
+
+
+def test_the_papers_window_hides_keys(tmp_path):
+    architecture = Architecture(2, 64, VOCABULARY, positions=512)
+    model = stirred(architecture)
+    rival, x = theirs(model, tmp_path / "model"), tokens(401, batch=1)
+    with torch.no_grad():
+        logits = model.logits(x)
+        torch.testing.assert_close(logits, rival(x).logits, atol=1e-4, rtol=0)
+        wide = GPTNeo(Architecture(2, 64, VOCABULARY, positions=512, window=512))
+        wide.load_state_dict(model.state_dict())
+        seen = (wide.logits(x) - logits).abs().amax(-1)[0]
+    assert seen[:256].max() < 1e-5 < 1e-3 < seen[256:].max()
+
+
+def test_gradients(tmp_path):
+    model = stirred(Architecture(3, 32, VOCABULARY, heads=4, positions=64, window=8))
+    rival, x = theirs(model, tmp_path / "model"), tokens(20)
+    torch.nn.functional.cross_entropy(model.logits(x)[:, :-1].flatten(0, 1), x[:, 1:].flatten()).backward()
+    rival(input_ids=x, labels=x).loss.backward()
+    other = dict(rival.named_parameters())
+    for name, parameter in model.named_parameters():
+        expected = other[name].grad
+        assert (parameter.grad - expected).norm() < 1e-5 * expected.norm(), name
+
+
+@pytest.mark.parametrize("depth", [1, 2, 5])
+def test_checkpoints_go_both_ways(tmp_path, depth):
+    model = stirred(Architecture(depth, 32, VOCABULARY, heads=4, positions=64, window=8))
+    rival = theirs(model, tmp_path / "ours")
+    assert rival.lm_head.weight.data_ptr() == rival.transformer.wte.weight.data_ptr()
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(rival.state_dict()[name], tensor), name
+    rival.save_pretrained(tmp_path / "theirs")
+    again = load_model(tmp_path / "theirs")
+    assert again.architecture == model.architecture
+    assert all(torch.equal(a, b) for a, b in zip(again.state_dict().values(), model.state_dict().values(), strict=True))
+    assert not any(parameter.requires_grad for parameter in again.parameters())
+
+
+def test_a_checkpoint_of_transformers_alone(tmp_path):
+    config = GPTNeoConfig(
+        vocab_size=VOCABULARY, hidden_size=32, num_layers=3, num_heads=4, max_position_embeddings=48, window_size=6,
+        attention_types=[[["global", "local"], 1], [["global"], 1]],
+    )  # fmt: skip
+    rival = GPTNeoForCausalLM(config).eval()
+    rival.save_pretrained(tmp_path / "model")
+    model, x = load_model(tmp_path / "model"), tokens(31)
+    with torch.no_grad():
+        torch.testing.assert_close(model.logits(x), rival(x).logits, atol=1e-4, rtol=0)
+
+
+def test_what_cannot_be_loaded(tmp_path):
+    model = GPTNeo(Architecture(2, 32, VOCABULARY, heads=4), 1)
+    save_model(model, tmp_path / "model")
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    for key, value in {
+        "attention_layers": ["local", "global"],
+        "activation_function": "relu",
+        "model_type": "gpt2",
+    }.items():
+        (tmp_path / "model" / "config.json").write_text(json.dumps(config | {key: value}))
+        with pytest.raises(UserError, match=key):
+            load_model(tmp_path / "model")
+    with pytest.raises(UserError, match="no model there"):
+        load_model(tmp_path / "nothing")
+
+
+def test_initial_weights():
+    one, same, other = (GPTNeo(Architecture(2, 64, 999), seed) for seed in (5, 5, 6))
+    assert torch.equal(one.head, same.head)
+    assert not torch.equal(one.head, other.head)
+    for name, parameter in one.state_dict().items():
+        if parameter.ndim == 2:
+            assert parameter.std() == pytest.approx(INITIAL_STD, rel=0.03), name
+            assert abs(parameter.mean()) < 0.002, name
+        else:
+            wanted = 1.0 if "ln_" in name and name.endswith("weight") else 0.0
+            assert (parameter == wanted).all(), name
+
+
+@pytest.mark.parametrize(("depth", "width", "count"), [(1, 64, 3_397_440), (12, 1024, 204_680_192)])
+def test_counts_of_the_paper(depth, width, count):
+    assert count_parameters(Architecture(depth, width, 50257)) == count
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_count_is_that_of_the_model(depth):
+    architecture = Architecture(depth, 48, 101, heads=4, positions=30)
+    assert count_parameters(architecture) == sum(p.numel() for p in GPTNeo(architecture).parameters())
+
+
+@pytest.mark.parametrize("length", [5, 12, 40])
+def test_operations_by_counting(length):
+    a = Architecture(3, 32, 101, heads=4, window=12)
+    products = 0
+    for layer in range(a.depth):
+        for query in range(length):
+            keys = min(query + 1, a.window) if layer % 2 else query + 1
+            products += 2 * keys * a.width  # a score and a weighted value for each key
+        products += length * 12 * a.width**2
+    products += length * a.width * a.vocab_size
+    assert training_flops_per_token(a, length) == pytest.approx(3 * 2 * products / length)
+
+
+@pytest.mark.parametrize(("precision", "error"), [("tf32", 0.0), ("fp16", 4e-3), ("bf16", 4e-2)])
+def test_precisions(precision, error):
+    model = GPTNeo(Architecture(3, 64, VOCABULARY), 2).requires_grad_(False)
+    x = tokens(50)
+    exact, features = model.features(x), model.features(x, precision)
+    assert features.dtype == torch.float32
+    difference = (features - exact).abs().max()
+    assert difference <= error
+    assert (difference > 0) == (error > 0)
+
+
+def test_features_follow_the_weights_of_a_frozen_model():
+    model = GPTNeo(Architecture(2, 32, VOCABULARY, heads=4), 2).requires_grad_(False)
+    x = tokens(9)
+    before = model.features(x, "bf16")
+    assert torch.equal(model.features(x, "bf16"), before)
+    model.transformer.h[1].mlp.c_fc.weight.mul_(2.0)
+    assert not torch.equal(model.features(x, "bf16"), before)
+
+
+def test_mistakes():
+    with pytest.raises(UserError, match="width: 50"):
+        Architecture(1, 50, VOCABULARY)
+    with pytest.raises(UserError, match="depth: 0"):
+        Architecture(0, 64, VOCABULARY)
+    model = GPTNeo(Architecture(1, 32, VOCABULARY, heads=4, positions=8), 1)
+    with pytest.raises(UserError, match="precision: 'fp8'"):
+        model.features(tokens(4), "fp8")
+    with pytest.raises(UserError, match="9 tokens exceed the model's 8 positions"):
+        model.features(tokens(9))
