@@ -38,6 +38,7 @@ from lcutils.step import TrainingStep, next_tokens, resident, widen
 SECONDS_BETWEEN_SAVES = 180.0
 SAVE_SHARE = 0.01  # of the time at most
 COUNTED = ("done", "seconds", "epoch_seconds", "epoch_loss")  # what the host counts, saved with the state
+LOG_EVERY_AT_LEAST = {"cpu": 8, "cuda": 32}  # steps between lines: each makes the host wait for the device
 LOG_LINES = 1000  # of a run, about; each is the mean of the steps since the last
 
 
@@ -194,7 +195,7 @@ class _Run:
         self.blocks, self.block_size = train_blocks.shape
         self.steps_per_epoch = -(-self.blocks // recipe.batch_size)
         self.total_steps = recipe.epochs * self.steps_per_epoch
-        self.log_every = max(8 if device.type == "cpu" else 32, self.total_steps // LOG_LINES)
+        self.log_every = max(LOG_EVERY_AT_LEAST[device.type], self.total_steps // LOG_LINES)
         self.model = GPTNeo(architecture, recipe.init_seed)
         self.parameters = FlatParameters(self.model, device, PRECISIONS[recipe.precision])
         self.step = TrainingStep(

@@ -1,0 +1,23 @@
+"""A model, data and recipe small enough to train in a second; subprocesses of tests import them too."""
+
+import numpy as np
+
+from lcutils.model import Architecture
+from lcutils.training import Recipe
+
+SMALL = Architecture(2, 32, 101, heads=4, positions=32, window=8)
+
+
+def blocks(number, length=16, vocabulary=101, seed=0):
+    """(number, length) uint16 tokens in which the next depends on the last, so that there is something to learn."""
+    rng = np.random.default_rng(seed)
+    out = rng.zipf(1.3, (number, length)) % vocabulary
+    repeat = rng.random((number, length)) < 0.5
+    for t in range(1, length):
+        out[:, t] = np.where(repeat[:, t], (3 * out[:, t - 1] + 1) % vocabulary, out[:, t])
+    return out.astype(np.uint16)
+
+
+def recipe(**changes):
+    settings = {"epochs": 3, "batch_size": 4, "learning_rate": 3e-3, "precision": "fp32", "keep": (2,)}
+    return Recipe(**settings | changes)
