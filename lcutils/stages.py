@@ -28,6 +28,7 @@ from lcutils.artifacts import (
 from lcutils.collapse import measure_collapse, measure_tokens, ood_deviation
 from lcutils.corpus import open_blocks, prepare_corpus, source_digest
 from lcutils.devices import reserved_device
+from lcutils.errors import UserError
 from lcutils.extraction import extract_agreement, extract_mean, extract_statistics, load_feature_model
 from lcutils.model import Architecture, count_parameters
 from lcutils.parameters import Run, Study
@@ -143,7 +144,7 @@ def train_run(work: Workspace, model: str) -> TrainedRun:
     """Stage 2: train one run and keep its checkpoints under `runs/<run>/`; a killed one continues."""
     study, run, folder = work.study, work.study.run(model), work.run_folder(model)
     if run.pretrained:
-        raise ValueError(f"{model} is pretrained ({run.pretrained}): there is nothing to train, go on with 03_extract")
+        raise UserError(f"model: {model} is pretrained: there is nothing to train; go on with 03_extract")
     parameters, inputs = study.stage_parameters("train", run), {"data": work.content(work.data, "01_data")}
     data = prepare_data(work)
     architecture = architecture_of(study, run, data.summary["vocab_size"])
@@ -373,7 +374,6 @@ def analyze_study(work: Workspace, published: str | list[str] | None = None) -> 
     import pandas as pd
 
     from lcutils.analysis import MEASUREMENTS
-    from lcutils.errors import UserError
     from lcutils.published import load_published
     from lcutils.report import write_analysis
 
