@@ -6,8 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from lcutils.parameters import ROOT
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # kernels run in Triton's interpreter; read when Triton is first imported
 
 SHARED = ROOT.parent / "shared"  # published tables, text samples, a tokenizer: tests that read them skip without
 
