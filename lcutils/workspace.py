@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -187,6 +188,8 @@ def open_study(
     Raises:
         UserError: one line that names the file or key and the mend.
     """
+    if namespace is not None:  # transformers' bars look for widgets, which a notebook here does without
+        warnings.filterwarnings("ignore", message="IProgress not found")
     pairs = parse_overrides(overrides) | parse_overrides(injected_parameters(namespace or {}))
     loaded = load_study(study, pairs)
     return Workspace(loaded, (ROOT / outputs / loaded.name).resolve(), pairs)
