@@ -222,9 +222,7 @@ class Study(_Section):
             if self.training.batch_size == "paper":
                 for depth, width in product(entry.depth, entry.width):
                     if depth not in PAPER_BATCH_SIZES or width not in PAPER_WIDTHS:
-                        raise ValueError(
-                            f"training.batch_size: the paper has none for {depth}x{width}; give a number"
-                        )
+                        raise ValueError(f"training.batch_size: the paper has none for {depth}x{width}; give a number")
         for name in self.pretrained:
             if not re.fullmatch(r"[\w.-]+", name):
                 raise ValueError(f"pretrained.{name}: use letters, digits, dots and dashes; the name becomes a folder")
