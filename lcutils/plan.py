@@ -16,9 +16,9 @@ KNOWN_BLOCKS = {("roneneldan/TinyStories", "paper", 2048): 229_367}
 KNOWN_VOCABULARIES = {"EleutherAI/gpt-neo-125M": 50_257}
 
 # Seconds a token takes on one H200 at blocks of 2048, 50,257 tokens and the paper's batch sizes, as a sum of terms in
-# depth L and width D: L, D, L D and L D² when training; 1 and L D when extracting in fp16 with the covariance. Fitted
+# depth L and width D: 1, L, D, L D and L D² in training; 1 and L D in extracting (fp16, covariance). Fitted
 # to the measured speeds of tests/benchmarks/README.md.
-TRAINING_SECONDS = (5.83e-8, 5.43e-10, 5.28e-12, 1.51e-13)
+TRAINING_SECONDS = (1.28e-8, 3.79e-8, 6.65e-10, 2.87e-11, 1.30e-13)
 EXTRACTION_SECONDS = (8.63e-9, 6.38e-11)
 FITTED_VOCABULARY = 50_257
 
@@ -64,7 +64,7 @@ def _seconds_of_epochs(run: Run) -> tuple[float, float]:
     assert run.width is not None
     assert run.epochs is not None
     L, D = run.depth, run.width
-    training = np.dot(TRAINING_SECONDS, (L, D, L * D, L * D * D))
+    training = np.dot(TRAINING_SECONDS, (1, L, D, L * D, L * D * D))
     extraction = np.dot(EXTRACTION_SECONDS, (1, L * D))
     return float(training) * run.epochs, float(extraction) * len(run.checkpoints)
 

@@ -11,7 +11,7 @@ if not CUDA:
     os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported
 pytest.importorskip("triton", reason="Triton is not installed: the kernels of the CUDA path cannot run")
 
-from lcutils import kernels  # noqa: E402
+from lcutils import loss_kernels as kernels  # noqa: E402
 from lcutils.loss import padded_vocabulary  # noqa: E402
 
 DEVICE = "cuda" if CUDA else "cpu"
