@@ -32,7 +32,7 @@ def token_frequencies(counts: np.ndarray) -> Figure:
             x=alt.X("rank:Q", title="rank of the token, log scale", scale=alt.Scale(type="log")),
             y=alt.Y("count:Q", title="times it is the next token, log scale", scale=alt.Scale(type="log")),
             color=alt.Color("split:N", title=None, scale=_two_colours("train", "validation")),
-            strokeDash=alt.StrokeDash("split:N", title=None),
+            strokeDash=alt.StrokeDash("split:N", legend=None),
             tooltip=["split:N", alt.Tooltip("rank:Q", format=","), alt.Tooltip("count:Q", format=",")],
         )
         .properties(width=WIDE, height=TALL)
@@ -138,12 +138,12 @@ def agreement_by_count(counts: np.ndarray, hits: np.ndarray, totals: np.ndarray)
     steps = table.groupby("power", as_index=False).sum()
     steps = steps[steps["totals"] > 0]
     steps["agreement"] = steps["hits"] / steps["totals"]
-    steps["samples"] = [f"{10 ** int(p):,} to {10 ** int(p + 1) - 1:,}" for p in steps["power"]]
+    steps["samples"] = [f"≥ {10 ** int(p):,}" for p in steps["power"]]
     chart = (
         alt.Chart(steps)
         .mark_bar(color=OKABE_ITO[2])
         .encode(
-            x=alt.X("samples:N", title="training samples of the class", sort=None, axis=alt.Axis(labelAngle=0)),
+            x=alt.X("samples:N", title="training samples of the class, in steps of ten", sort=None, axis=alt.Axis(labelAngle=0)),
             y=alt.Y("agreement:Q", title="share of validation tokens", axis=alt.Axis(format="%")),
             tooltip=[
                 "samples:N",
