@@ -143,7 +143,12 @@ def agreement_by_count(counts: np.ndarray, hits: np.ndarray, totals: np.ndarray)
         alt.Chart(steps)
         .mark_bar(color=OKABE_ITO[2])
         .encode(
-            x=alt.X("samples:N", title="training samples of the class, in steps of ten", sort=None, axis=alt.Axis(labelAngle=0)),
+            x=alt.X(
+                "samples:N",
+                title="training samples of the class, in steps of ten",
+                sort=None,
+                axis=alt.Axis(labelAngle=0),
+            ),
             y=alt.Y("agreement:Q", title="share of validation tokens", axis=alt.Axis(format="%")),
             tooltip=[
                 "samples:N",
