@@ -7,7 +7,7 @@ OUTPUTS ?= outputs
 READY  := $(VENV)/.ready
 
 .DELETE_ON_ERROR:
-.PHONY: demo test lab sweep plan check notebooks clean-venv
+.PHONY: demo test lab sweep plan check notebooks
 
 demo: $(READY)
 	$(RUN) -m lcutils sweep demo --outputs $(OUTPUTS)
