@@ -15,47 +15,72 @@ import torch.nn.functional as F
 from torch import Tensor
 
 FLEX_MIN_HEAD = 16  # FlexAttention's smallest head size; smaller heads are padded with zeros, which is exact
-FLEX_BLOCK = 128  # side of the tiles that FlexAttention may skip
+FLEX_MIN_LENGTH = 128  # for shorter sequences it would take a kernel for decoding, which failed our tests on an H200
+# Causal, and whole blocks: every row sees a key, and the blocks it sees lie side by side. Neither holds in a window.
+WHOLE_CAUSAL = {"ROWS_GUARANTEED_SAFE": True, "BLOCKS_ARE_CONTIGUOUS": True}
+# Tiles of the kernels for 16-bit data, the fastest tried on an H200.
+SMALL_HEAD_TILES = {"bwd_BLOCK_M1": 32, "bwd_BLOCK_N1": 128, "bwd_BLOCK_M2": 128, "bwd_BLOCK_N2": 32}
+WINDOW_TILES = {
+    **{"fwd_BLOCK_M": 64, "fwd_BLOCK_N": 64},
+    **{"bwd_BLOCK_M1": 32, "bwd_BLOCK_N1": 64, "bwd_BLOCK_M2": 64, "bwd_BLOCK_N2": 32},
+}
+PIPELINE = {"num_warps": 4, "num_stages": 3}
+
+
+def flex_block(head_size: int, window: int | None, device: torch.device, dtype: torch.dtype) -> int | None:
+    """Side of the squares of scores that FlexAttention skips as a whole where all are hidden; None: do not use it.
+
+    On the CPU FlexAttention would need torch.compile. On CUDA it is the only one that skips what a window hides, the
+    faster one for small heads, and the only fast one that is deterministic; cuDNN wins for large global heads.
+    """
+    if device.type != "cuda":
+        return None
+    half = dtype != torch.float32
+    if window is None and half and head_size > FLEX_MIN_HEAD and not torch.are_deterministic_algorithms_enabled():
+        return None
+    # Small squares waste less at a window's edges. PyTorch takes them only where its own tiles are as small.
+    small = window is not None and half and head_size < 64 and torch.cuda.get_device_capability(device) == (9, 0)
+    return 64 if small else 128
+
+
+def flex_options(shape: torch.Size, windowed: bool, dtype: torch.dtype) -> dict[str, Any]:
+    """FlexAttention's kernel options for queries of a shape, (B, H, S, E)."""
+    if dtype == torch.float32:
+        # Products at full precision unless the caller asked for TF32: Triton's own default would be TF32.
+        precision = "tf32" if torch.backends.cuda.matmul.allow_tf32 else "ieee"
+        return {"FLOAT32_PRECISION": f"'{precision}'"}
+    if windowed:
+        return WINDOW_TILES | PIPELINE
+    tiles = SMALL_HEAD_TILES | PIPELINE if shape[3] <= FLEX_MIN_HEAD else {}
+    return tiles | (WHOLE_CAUSAL if shape[2] % 128 == 0 else {})
 
 
 @lru_cache(maxsize=32)
-def attention_mask(length: int, window: int | None, device: torch.device, flex: bool) -> Any:
-    """What `attention` needs to know beyond causality: a FlexAttention block mask, a (S, S) bool band, or
-    None.
+def attention_mask(length: int, window: int | None, device: torch.device, block: int | None) -> Any:
+    """What `attention` needs to know beyond causality: FlexAttention's mask, a (S, S) bool band, or None.
 
-    None means plain causal attention. A window that no query can leave is no window.
+    None means plain causal attention. A window that no query can leave is no window. `block` is from `flex_block`.
     """
     if window is not None and window >= length:
         window = None
-    if flex:
+    if block:
         from torch.nn.attention.flex_attention import create_block_mask
 
         def sees(_b: Tensor, _h: Tensor, query: Tensor, key: Tensor) -> Tensor:
             return query >= key if window is None else (query >= key) & (query - key < window)
 
-        return create_block_mask(sees, None, None, length, length, device=device, BLOCK_SIZE=FLEX_BLOCK)
+        return create_block_mask(sees, None, None, length, length, device=device, BLOCK_SIZE=block)
     if window is None:
         return None
     distance = torch.arange(length, device=device)[:, None] - torch.arange(length, device=device)
     return (distance >= 0) & (distance < window)
 
 
-def uses_flex(head_size: int, window: int | None, device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether FlexAttention computes this layer; otherwise PyTorch's scaled_dot_product_attention does.
+def attention(q: Tensor, k: Tensor, v: Tensor, mask: Any, windowed: bool) -> Tensor:
+    """softmax(q k^T over the keys that each query sees) v, all (B, S, H, E).
 
-    On the CPU FlexAttention would need torch.compile. On CUDA it is the only one that skips what a window
-    hides, the faster one for small heads, and the only fast one that is deterministic; cuDNN wins for
-    large global heads.
+    `mask` is from `attention_mask`, of a layer that is `windowed` or not.
     """
-    if device.type != "cuda":
-        return False
-    if window is not None or head_size <= FLEX_MIN_HEAD or dtype == torch.float32:
-        return True
-    return torch.are_deterministic_algorithms_enabled()
-
-
-def attention(q: Tensor, k: Tensor, v: Tensor, mask: Any) -> Tensor:
-    """softmax(q k^T over the keys that each query sees) v, all (B, S, H, E); `mask` from `attention_mask`."""
     q, k, v = (t.transpose(1, 2) for t in (q, k, v))  # (B, H, S, E)
     if mask is None and q.is_cuda:
         # PyTorch's own choice would be its flash kernel, which is slower for large heads.
@@ -65,8 +90,6 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Any) -> Tensor:
     else:
         from torch.nn.attention.flex_attention import flex_attention
 
-        # fp32 products at full precision unless the caller asked for TF32: Triton's own default would be TF32.
-        precision = "tf32" if torch.backends.cuda.matmul.allow_tf32 else "ieee"
-        options: Any = {"FLOAT32_PRECISION": f"'{precision}'"} if q.dtype == torch.float32 else None
+        options: Any = flex_options(q.shape, windowed, q.dtype)
         out = flex_attention(q, k, v, block_mask=mask, scale=1.0, kernel_options=options)
     return out.transpose(1, 2)  # (B, S, H, E)

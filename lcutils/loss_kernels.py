@@ -24,7 +24,12 @@ BACKWARD_TILES = {16: (64, 128, 4, 3), 32: (64, 128, 4, 3), 64: (64, 128, 4, 3),
 
 @triton.jit
 def _in_place_kernel(logits, labels, losses, scale, V, P, BLOCK: tl.constexpr):
-    """Overwrite a row of logits with its gradient: scale (softmax - one-hot); write its unscaled loss."""
+    """Overwrite a row of logits with its gradient: scale (softmax - one-hot); write its unscaled loss.
+
+    Sums of exp(logit - label's logit) need no maximum: they are at least 1, and their logarithm is the loss. Only a
+    loss beyond 88 nats overflows them; then the maximum is found after all. A row is read twice, the second time from
+    the cache: a program is as wide as possible so that few rows are in flight.
+    """
     row = tl.program_id(0).to(tl.int64)
     label = tl.load(labels + row)
     start, column = logits + row * P, tl.arange(0, BLOCK)
@@ -34,21 +39,38 @@ def _in_place_kernel(logits, labels, losses, scale, V, P, BLOCK: tl.constexpr):
         tl.store(losses + row, 0.0)
     else:
         at_label = tl.load(start + label).to(tl.float32)
-        highest, total = float("-inf"), 0.0
-        for begin in range(0, V, BLOCK):
-            x = tl.load(start + begin + column, mask=begin + column < V, other=float("-inf")).to(tl.float32)
-            higher = tl.maximum(highest, tl.max(x, 0))
-            total = total * tl.exp2((highest - higher) * LOG2_E) + tl.sum(tl.exp2((x - higher) * LOG2_E), 0)
-            highest = higher
-        log_sum = highest + tl.log(total)
-        tl.store(losses + row, log_sum - at_label)
+        shift = at_label * LOG2_E
+        whole = V // BLOCK * BLOCK  # what follows is read with a mask
+        rest = whole + column
+        sums = tl.zeros([BLOCK], tl.float32)
+        for begin in range(0, whole, BLOCK):
+            x = tl.load(start + begin + column, eviction_policy="evict_last").to(tl.float32)
+            sums += tl.exp2(x * LOG2_E - shift)
+        x = tl.load(start + rest, mask=rest < V, other=float("-inf")).to(tl.float32)
+        total = tl.sum(sums + tl.exp2(x * LOG2_E - shift), 0)
+        if total == float("inf"):
+            highest = tl.max(x, 0)
+            for begin in range(0, whole, BLOCK):
+                highest = tl.maximum(highest, tl.max(tl.load(start + begin + column).to(tl.float32), 0))
+            shift = highest * LOG2_E
+            sums = tl.exp2(x * LOG2_E - shift)
+            for begin in range(0, whole, BLOCK):
+                sums += tl.exp2(tl.load(start + begin + column).to(tl.float32) * LOG2_E - shift)
+            total = tl.sum(sums, 0)
+        shift += tl.log2(total)  # now the log-sum-exp
+        tl.store(losses + row, shift / LOG2_E - at_label)
         factor = tl.load(scale)
         tl.debug_barrier()  # the label's logit is read by all before one of them overwrites it
-        for begin in range(0, P, BLOCK):
-            x = tl.load(start + begin + column, mask=begin + column < V, other=float("-inf")).to(tl.float32)
-            gradient = tl.exp2((x - log_sum) * LOG2_E)
-            gradient = tl.where(begin + column == label, gradient - 1.0, gradient) * factor
-            tl.store(start + begin + column, gradient.to(logits.dtype.element_ty), mask=begin + column < P)
+        for begin in range(0, whole, BLOCK):
+            x = tl.load(start + begin + column, eviction_policy="evict_first").to(tl.float32)
+            gradient = tl.exp2(x * LOG2_E - shift) * factor
+            tl.store(start + begin + column, gradient.to(logits.dtype.element_ty))
+        x = tl.load(start + rest, mask=rest < V, other=float("-inf")).to(tl.float32)
+        gradient = tl.exp2(x * LOG2_E - shift) * factor
+        tl.store(start + rest, gradient.to(logits.dtype.element_ty), mask=rest < P)
+        tl.debug_barrier()  # the label's place is written last
+        gradient_at_label = (tl.exp2(at_label * LOG2_E - shift) - 1.0) * factor
+        tl.store(start + label, gradient_at_label.to(logits.dtype.element_ty))
 
 
 def in_place_head_loss(
@@ -58,7 +80,7 @@ def in_place_head_loss(
     P = len(head)
     logits = h @ head.T  # (N, P)
     losses = torch.empty(len(h), device=h.device)
-    _in_place_kernel[(len(h),)](logits, labels, losses, scale, vocab_size, P, BLOCK=8192, num_warps=16)
+    _in_place_kernel[(len(h),)](logits, labels, losses, scale, vocab_size, P, BLOCK=8192, num_warps=32)
     torch.mm(logits.T, h, out_dtype=torch.float32, out=grad_head)
     return losses.sum() * scale, logits @ head
 

@@ -53,16 +53,17 @@ class FlatParameters:
         self.compute = self.values if dtype == torch.float32 else self.values.to(dtype)
         self.head_shape = (padded_vocabulary(self.vocab_size), model.architecture.width)
 
-    def _view(self, flat: Tensor, name: str) -> Tensor:
+    def view(self, flat: Tensor, name: str) -> Tensor:
+        """A parameter's part of one of the flat tensors; the token embedding has P rows."""
         return flat[self.spans[name]].view(-1, *self.shapes[name][1:])
 
     def head(self, flat: Tensor) -> Tensor:
         """(P, D): the token embedding's part of one of the flat tensors."""
-        return self._view(flat, "transformer.wte.weight")
+        return self.view(flat, "transformer.wte.weight")
 
     def positions(self, flat: Tensor) -> Tensor:
         """(positions, D): the position embedding's part of one of the flat tensors."""
-        return self._view(flat, "transformer.wpe.weight")
+        return self.view(flat, "transformer.wpe.weight")
 
     def trunk_leaves(self) -> tuple[TrunkWeights, list[Tensor], list[Tensor]]:
         """The trunk's weights as leaves of autograd, the leaves as a list, and the views that their gradients go to.

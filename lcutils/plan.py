@@ -18,7 +18,7 @@ KNOWN_VOCABULARIES = {"EleutherAI/gpt-neo-125M": 50_257}
 # Seconds a token takes on one H200 at blocks of 2048, 50,257 tokens and the paper's batch sizes, as a sum of terms in
 # depth L and width D: 1, L, D, L D and L D² in training; 1 and L D in extracting (fp16, covariance). Fitted
 # to the measured speeds of tests/benchmarks/README.md.
-TRAINING_SECONDS = (1.28e-8, 3.79e-8, 6.65e-10, 2.87e-11, 1.30e-13)
+TRAINING_SECONDS = (1.55e-8, 3.83e-8, 5.18e-10, 4.44e-11, 1.127e-13)
 EXTRACTION_SECONDS = (8.63e-9, 6.38e-11)
 FITTED_VOCABULARY = 50_257
 

@@ -184,7 +184,10 @@ class TrainingStep:
         # The token embedding is the head too: its gradient as an embedding is added to that as a head.
         flat.head(flat.grads).index_add_(0, tokens.flatten(), grads[0].flatten(0, 1))
         torch.sum(grads[0], 0, out=flat.positions(flat.grads)[: tokens.shape[1]])
-        torch._foreach_copy_(self.targets, list(grads[1:]))
+        # One kernel copies many tensors only if their dtypes agree.
+        for dtype in {gradient.dtype for gradient in grads}:
+            of_one = [(t, g) for t, g in zip(self.targets, grads[1:], strict=True) if g.dtype == dtype]
+            torch._foreach_copy_([t for t, _ in of_one], [g for _, g in of_one])
 
     def _reduce(self) -> None:
         if self.world > 1:

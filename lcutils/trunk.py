@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lcutils.attention import FLEX_MIN_HEAD, attention, attention_mask, uses_flex
+from lcutils.attention import FLEX_MIN_HEAD, FLEX_MIN_LENGTH, attention, attention_mask, flex_block
 
 LAYER_NORM_EPS = 1e-5
 
@@ -48,7 +48,9 @@ class TrunkWeights(NamedTuple):
     ln_f_bias: Tensor  # (D,)
 
 
-def _block(x: Tensor, update: Tensor | None, w: BlockWeights, heads: int, mask: Any) -> tuple[Tensor, Tensor]:
+def _block(
+    x: Tensor, update: Tensor | None, w: BlockWeights, heads: int, mask: Any, windowed: bool
+) -> tuple[Tensor, Tensor]:
     B, S, D = x.shape
     dtype, head_size = w.kvq.dtype, D // heads
     kvq_weight, out_weight, padded = w.kvq, w.out, head_size
@@ -62,7 +64,7 @@ def _block(x: Tensor, update: Tensor | None, w: BlockWeights, heads: int, mask: 
         x = x + update
     h = F.layer_norm(x, (D,), w.ln_1_weight, w.ln_1_bias, LAYER_NORM_EPS).to(dtype)
     k, v, q = F.linear(h, kvq_weight).view(B, S, 3, heads, padded).unbind(2)
-    x = x + F.linear(attention(q, k, v, mask).reshape(B, S, -1), out_weight, w.out_bias)
+    x = x + F.linear(attention(q, k, v, mask, windowed).reshape(B, S, -1), out_weight, w.out_bias)
     h = F.layer_norm(x, (D,), w.ln_2_weight, w.ln_2_bias, LAYER_NORM_EPS).to(dtype)
     h = F.gelu(F.linear(h, w.fc, w.fc_bias), approximate="tanh")
     return x, F.linear(h, w.proj, w.proj_bias)
@@ -94,12 +96,16 @@ def run_trunk(x: Tensor, weights: TrunkWeights, heads: int, window: int, dtype: 
     Returns:
         (B, S, D): the output of the final LayerNorm.
     """
-    cuda, length, head_size = x.is_cuda, x.shape[1], x.shape[2] // heads
+    cuda, given, head_size = x.is_cuda, x.shape[1], x.shape[2] // heads
+    if cuda and given < FLEX_MIN_LENGTH:  # positions behind the last change nothing before it
+        x = F.pad(x, (0, 0, 0, FLEX_MIN_LENGTH - given))
+    length = x.shape[1]
     block, final_norm = (compiled(_block), compiled(_final_norm)) if cuda else (_block, _final_norm)
     update: Tensor | None = None
     for layer, w in enumerate(weights.blocks):
         seen = window if layer % 2 else None
-        flex = uses_flex(head_size, seen, x.device, w.kvq.dtype)
-        x, update = block(x, update, w, heads, attention_mask(length, seen, x.device, flex))
+        tile = flex_block(head_size, seen, x.device, w.kvq.dtype)
+        mask = attention_mask(length, seen, x.device, tile)
+        x, update = block(x, update, w, heads, mask, seen is not None)
     assert update is not None
-    return final_norm(x, update, weights.ln_f_weight, weights.ln_f_bias, dtype)
+    return final_norm(x, update, weights.ln_f_weight, weights.ln_f_bias, dtype)[:, :given]

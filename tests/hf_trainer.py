@@ -107,6 +107,8 @@ def trainer(
         report_to=[],
         disable_tqdm=True,
     )
+    if settings.n_gpu > 1:
+        settings._n_gpu = 1  # it would spread the batch over all GPUs that it sees
     return OurTrainer(
         recipe.seed,
         model=model,

@@ -1,5 +1,6 @@
 """The cost of the study that the training benchmark states."""
 
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -9,14 +10,14 @@ import pytest
 BENCHMARKS = Path(__file__).parent / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
-from study_cost import DEPTHS, WIDTHS, cost_table, seconds_per_token, study_hours  # noqa: E402
+from study_cost import DEPTHS, WIDTHS, cost_table, measured_seconds, seconds_per_token, study_hours  # noqa: E402
 
 
-def rows(shapes, part="rows"):
+def rows(shapes):
     """Measured rows whose seconds a token follow the fit's form exactly."""
     for L, D in shapes:
         seconds = 1e-7 + 2e-8 * L + 1e-10 * D + 3e-13 * L * D * D
-        yield {"part": part, "side": "ours", "model": f"{L}x{D}", "tokens_per_second": 1 / seconds}
+        yield {"part": "rows", "side": "ours", "model": f"{L}x{D}", "tokens_per_second": 1 / seconds}
 
 
 def test_hours_of_the_whole_study():
@@ -26,14 +27,12 @@ def test_hours_of_the_whole_study():
 
 def test_the_fit_finds_what_was_not_measured():
     lines = list(rows([(1, 64), (1, 128), (4, 256), (2, 768), (12, 1024), (4, 64)]))
-    lines += rows([(1, 1024)], part="study")
-    lines.append({"part": "study", "side": "ours", "model": "1x64", "tokens_per_second": 1.0})
-    times, source = seconds_per_token(lines, "ours")
-    exact = {tuple(map(int, r["model"].split("x"))): 1 / r["tokens_per_second"] for r in rows(times)}
-    assert times == pytest.approx(exact, rel=1e-6)
-    assert source[1, 64] == "rows"  # the benchmark's own figure goes before the study's
-    assert source[1, 1024] == "study"
-    assert source[8, 512] == "fit"
+    lines += [{"part": "ranks", "model": "1x64"}, lines[0] | {"side": "trainer"}]
+    measured = measured_seconds(lines, "ours")
+    assert len(measured) == 6
+    exact = measured_seconds(list(rows(itertools.product(DEPTHS, WIDTHS))), "ours")
+    assert seconds_per_token(measured) == pytest.approx(exact, rel=1e-6)
+    assert seconds_per_token(measured | {(1, 1024): 1.0})[1, 1024] == 1.0  # what was measured stays
 
 
 def test_the_readme_states_what_the_kept_results_give():
@@ -42,6 +41,6 @@ def test_the_readme_states_what_the_kept_results_give():
     table = [line for line in cost_table(lines).splitlines() if line.startswith("| ") and "hours" not in line]
     assert len(table) == 10
     assert all(line in readme for line in table)
-    for side, words, hours in (("ours", "about 83 GPU-hours", 83), ("trainer", "the Trainer about 870", 870)):
+    for side, words, hours in (("ours", "77.6 GPU-hours", 77.6), ("trainer", "the Trainer 865", 865)):
         assert words in readme
-        assert study_hours(seconds_per_token(lines, side)[0]) == pytest.approx(hours, rel=0.01)
+        assert study_hours(seconds_per_token(measured_seconds(lines, side))) == pytest.approx(hours, rel=0.001)
