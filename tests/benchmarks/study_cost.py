@@ -13,8 +13,6 @@ from scipy.optimize import nnls
 DEPTHS, WIDTHS = (1, 2, 4, 8, 12), (64, 128, 256, 512, 768, 1024)
 EPOCH_TOKENS = 229_367 * 2048
 EPOCHS, SEED_RUNS = 1 + 1 + 3 + 10 + 10, 20
-# Where a figure is from: the benchmark; the sample study's last epochs, in batches of 8; the fit.
-MARKS = {"rows": "", "study": "°", "fit": "*"}
 
 
 def _terms(shapes: list[tuple[int, int]]) -> np.ndarray:
@@ -31,26 +29,21 @@ def _fit(times: dict[tuple[int, int], float], shapes: list[tuple[int, int]]) -> 
     return _terms(shapes) @ (coefficients / size)
 
 
-def seconds_per_token(lines: list[dict], side: str) -> tuple[dict[tuple[int, int], float], dict[tuple[int, int], str]]:
-    """Seconds a token of all 30 architectures by (depth, width), and where each is from: a key of `MARKS`."""
-    times: dict[tuple[int, int], float] = {}
-    source: dict[tuple[int, int], str] = {}
-    for part in ("study", "rows"):  # the benchmark's own figure is the one kept
-        for line in lines:
-            if line["part"] == part and line["side"] == side:
-                depth, width = map(int, line["model"].split("x"))
-                times[depth, width], source[depth, width] = 1 / line["tokens_per_second"], part
+def measured_seconds(lines: list[dict], side: str) -> dict[tuple[int, int], float]:
+    """Seconds a token of the measured architectures, by (depth, width)."""
+    rows = [line for line in lines if line["part"] == "rows" and line["side"] == side]
+    return {tuple(map(int, row["model"].split("x"))): 1 / row["tokens_per_second"] for row in rows}  # type: ignore[misc]
+
+
+def seconds_per_token(measured: dict[tuple[int, int], float]) -> dict[tuple[int, int], float]:
+    """Seconds a token of all 30 architectures: as measured, else fitted."""
     grid = [(depth, width) for depth in DEPTHS for width in WIDTHS]
-    for shape, fitted in zip(grid, _fit(dict(times), grid), strict=True):
-        if shape not in times:
-            times[shape], source[shape] = float(fitted), "fit"
-    return times, source
+    fitted = dict(zip(grid, map(float, _fit(measured, grid)), strict=True))
+    return fitted | measured
 
 
-def fit_errors(lines: list[dict], side: str) -> dict[tuple[int, int], float]:
+def fit_errors(measured: dict[tuple[int, int], float]) -> dict[tuple[int, int], float]:
     """What the fit says of each measured architecture when that one is left out: relative error."""
-    times, source = seconds_per_token(lines, side)
-    measured = {shape: times[shape] for shape, part in source.items() if part != "fit"}
     errors = {}
     for shape, seconds in measured.items():
         others = {other: t for other, t in measured.items() if other != shape}
@@ -65,19 +58,20 @@ def study_hours(times: dict[tuple[int, int], float]) -> float:
 
 
 def cost_table(lines: list[dict]) -> str:
-    """Hours of each architecture's five runs, marked by `MARKS`, and of the study; ours and the Trainer's."""
+    """Hours of each architecture's five runs, * where fitted, and of the study; ours and the Trainer's."""
     text = []
     for side in ("ours", "trainer"):
-        times, source = seconds_per_token(lines, side)
+        measured = measured_seconds(lines, side)
+        times = seconds_per_token(measured)
         text += [f"| {side}: hours | " + " | ".join(map(str, WIDTHS)) + " |", "|---" * (len(WIDTHS) + 1) + "|"]
         for depth in DEPTHS:
             cells = []
             for width in WIDTHS:
                 hours = EPOCHS * times[depth, width] * EPOCH_TOKENS / 3600
-                cells.append(f"{hours:.2f}{MARKS[source[depth, width]]}")
+                cells.append(f"{hours:.2f}{'' if (depth, width) in measured else '*'}")
             text.append(f"| {depth} | " + " | ".join(cells) + " |")
-        share = sum(times[s] for s in source if source[s] == "fit") / sum(times.values())
-        worst = ", ".join(f"{d}x{w} {error:+.0%}" for (d, w), error in fit_errors(lines, side).items())
+        share = 1 - sum(measured.values()) / sum(times.values())
+        worst = ", ".join(f"{d}x{w} {error:+.0%}" for (d, w), error in fit_errors(measured).items())
         text += [
             f"\nWith the 20 seeds of 2x768: {study_hours(times):.1f} GPU-hours, {share:.0%} of it fitted. "
             f"A measured one left out of the fit: {worst}.\n"
