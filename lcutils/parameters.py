@@ -189,7 +189,7 @@ class Study(_Section):
     grid: tuple[GridEntry, ...] = ()
     pretrained: dict[str, str] = {}  # name -> checkpoint folder or hub name of a model to measure as it is
     device: str = "auto"  # "auto" is cuda if there is one, else cpu; not a reason to run anything again
-    jobs_per_gpu: int = Field(1, gt=0)  # jobs that share a GPU; small models leave room for several
+    jobs_per_gpu: int = Field(1, gt=0)  # jobs that share a GPU; short runs leave room for several
     threads: int = Field(1, gt=0)  # CPU threads of a job
     drop_checkpoints: bool = False  # delete a checkpoint's weights once it is measured
 
