@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
@@ -10,8 +11,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-from filelock import FileLock, Timeout
 
 from lcutils.corpus import source_digest
 from lcutils.devices import choose_device
@@ -74,18 +73,20 @@ def run_sweep(
     command = snakemake_command(work, model=model, profile=profile, cores=cores, dry_run=dry_run)
     for name in ("notebooks", "logs"):  # papermill does not make the folder it writes to
         (work.folder / name).mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(work.folder / ".sweep.lock", timeout=0):
-            # We hold the lock, so no sweep is alive: a Snakemake lock that lies here was left by a killed one.
-            locks = work.folder / ".snakemake" / "locks"
-            if locks.is_dir() and any(locks.iterdir()):
-                subprocess.run([*command, "--unlock"], check=True, capture_output=True)
-            with shown_logs(work.folder / "logs"):
-                status = subprocess.run(command, cwd=ROOT).returncode
-    except Timeout:
-        raise UserError(
-            f"{work.shown(work.folder)}: a sweep is running there; wait for it, or name other outputs"
-        ) from None
+    with (work.folder / ".sweep.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"{work.shown(work.folder)}: a sweep is running there; wait for it, or name other outputs"
+            ) from None
+        # We hold the lock, so no sweep is alive: a Snakemake lock that lies here was left by a killed one.
+        locks = work.folder / ".snakemake" / "locks"
+        if locks.is_dir() and any(locks.iterdir()):
+            subprocess.run([*command, "--unlock"], check=True, capture_output=True)
+        with shown_logs(work.folder / "logs"):
+            # Snakemake holds the lock too, and goes on holding it should this process alone be killed.
+            status = subprocess.run(command, cwd=ROOT, pass_fds=[lock.fileno()]).returncode
     if status == 0 and not dry_run:
         print(describe_outcome(work, model))
     return status

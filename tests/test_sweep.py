@@ -122,8 +122,12 @@ def test_a_killed_sweep_goes_on_to_the_same_numbers(swept, tmp_path):
     while not (tmp_path / "tiny/data/manifest.json").exists() and time.monotonic() < deadline:
         time.sleep(0.2)
     time.sleep(4)  # now in the middle of training
-    os.killpg(process.pid, signal.SIGKILL)
+    process.kill()  # this one alone: Snakemake lives on
     process.wait()
+    outcome = lcutils_command("sweep", study, "--outputs", tmp_path)
+    assert outcome.returncode == 2, outcome.stderr
+    assert "a sweep is running there" in outcome.stderr
+    os.killpg(process.pid, signal.SIGKILL)  # Snakemake and its jobs
     sweep(Path(study))
     once, again = (pd.read_csv(folder / "tiny/results.csv") for folder in (swept.parent, tmp_path))
     pd.testing.assert_frame_equal(once, again, check_exact=True)

@@ -422,7 +422,8 @@ def main() -> None:
     if given.curves:
         compare_curves(report, tokens, names or list(CURVES), given.steps, given.device)
     if given.share:
-        share_a_gpu(report, tokens, (names or ["1x64"])[0])
+        for name in names or ["1x64", "12x64"]:
+            share_a_gpu(report, tokens, name)
     if given.ranks:
         time_ranks(report, tokens, names or ["2x768", "12x1024"])
     if given.resume:
