@@ -16,7 +16,10 @@ from torch import Tensor
 
 FLEX_MIN_HEAD = 16  # FlexAttention's smallest head size; smaller heads are padded with zeros, which is exact
 FLEX_MIN_LENGTH = 128  # for shorter sequences it would take a kernel for decoding, which failed our tests on an H200
-# Causal, and whole blocks: every row sees a key, and the blocks it sees lie side by side. Neither holds in a window.
+FLEX_BLOCK = 128  # side of the squares of scores that it skips as a whole where all are hidden
+SMALL_BLOCK = 64
+# Causal, and whole blocks: a row sees a key in the first block it meets, and its blocks lie side by side. In a window
+# neither holds, and the first promise would give NaN.
 WHOLE_CAUSAL = {"ROWS_GUARANTEED_SAFE": True, "BLOCKS_ARE_CONTIGUOUS": True}
 # Tiles of the kernels for 16-bit data, the fastest tried on an H200.
 SMALL_HEAD_TILES = {"bwd_BLOCK_M1": 32, "bwd_BLOCK_N1": 128, "bwd_BLOCK_M2": 128, "bwd_BLOCK_N2": 32}
@@ -28,19 +31,21 @@ PIPELINE = {"num_warps": 4, "num_stages": 3}
 
 
 def flex_block(head_size: int, window: int | None, device: torch.device, dtype: torch.dtype) -> int | None:
-    """Side of the squares of scores that FlexAttention skips as a whole where all are hidden; None: do not use it.
+    """FlexAttention's block for a layer; None if another kernel computes it.
 
     On the CPU FlexAttention would need torch.compile. On CUDA it is the only one that skips what a window hides, the
     faster one for small heads, and the only fast one that is deterministic; cuDNN wins for large global heads.
     """
     if device.type != "cuda":
         return None
-    half = dtype != torch.float32
-    if window is None and half and head_size > FLEX_MIN_HEAD and not torch.are_deterministic_algorithms_enabled():
-        return None
-    # Small squares waste less at a window's edges. PyTorch takes them only where its own tiles are as small.
-    small = window is not None and half and head_size < 64 and torch.cuda.get_device_capability(device) == (9, 0)
-    return 64 if small else 128
+    if dtype == torch.float32:
+        return FLEX_BLOCK
+    if window is None:
+        slow = head_size > FLEX_MIN_HEAD and not torch.are_deterministic_algorithms_enabled()
+        return None if slow else FLEX_BLOCK
+    # Small blocks waste less at the window's edges; PyTorch takes them only where its own tiles are as small.
+    small = head_size < 64 and torch.cuda.get_device_capability(device) == (9, 0)
+    return SMALL_BLOCK if small else FLEX_BLOCK
 
 
 def flex_options(shape: torch.Size, windowed: bool, dtype: torch.dtype) -> dict[str, Any]:
@@ -52,7 +57,7 @@ def flex_options(shape: torch.Size, windowed: bool, dtype: torch.dtype) -> dict[
     if windowed:
         return WINDOW_TILES | PIPELINE
     tiles = SMALL_HEAD_TILES | PIPELINE if shape[3] <= FLEX_MIN_HEAD else {}
-    return tiles | (WHOLE_CAUSAL if shape[2] % 128 == 0 else {})
+    return tiles | (WHOLE_CAUSAL if shape[2] % FLEX_BLOCK == 0 else {})
 
 
 @lru_cache(maxsize=32)

@@ -186,8 +186,8 @@ class TrainingStep:
         torch.sum(grads[0], 0, out=flat.positions(flat.grads)[: tokens.shape[1]])
         # One kernel copies many tensors only if their dtypes agree.
         for dtype in {gradient.dtype for gradient in grads}:
-            of_one = [(t, g) for t, g in zip(self.targets, grads[1:], strict=True) if g.dtype == dtype]
-            torch._foreach_copy_([t for t, _ in of_one], [g for _, g in of_one])
+            pairs = [(target, g) for target, g in zip(self.targets, grads[1:], strict=True) if g.dtype == dtype]
+            torch._foreach_copy_([target for target, _ in pairs], [g for _, g in pairs])
 
     def _reduce(self) -> None:
         if self.world > 1:
