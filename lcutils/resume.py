@@ -11,7 +11,7 @@ import json
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from safetensors import safe_open
@@ -21,9 +21,7 @@ from lcutils.artifacts import atomic_path, write_json
 from lcutils.errors import UserError
 from lcutils.model import Architecture
 from lcutils.optimizer import FlatParameters
-
-if TYPE_CHECKING:
-    from lcutils.training import Recipe
+from lcutils.recipe import Recipe
 
 STATE_TENSORS = ("values", "first", "second")
 

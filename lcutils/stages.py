@@ -32,8 +32,9 @@ from lcutils.errors import UserError
 from lcutils.extraction import extract_agreement, extract_mean, extract_statistics, load_feature_model
 from lcutils.model import Architecture, count_parameters
 from lcutils.parameters import Run, Study
+from lcutils.recipe import Recipe
 from lcutils.statistics import ClassStatistics
-from lcutils.training import Recipe, evaluate, train
+from lcutils.training import evaluate, train
 from lcutils.workspace import Workspace, is_complete, open_study
 
 if TYPE_CHECKING:

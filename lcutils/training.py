@@ -1,8 +1,6 @@
 """Train one GPT-Neo by the paper's recipe, evaluate it, and survive being killed.
 
-The recipe (Wu & Papyan 2024, appendix; the released code ran Hugging Face's Trainer): AdamW, a learning rate that
-falls linearly to 0 over all epochs without warm-up, gradients clipped to a norm of 1, every epoch in a new order, the
-last partial batch kept. `train` follows it step for step. Under `torchrun` the ranks share each batch of one model.
+`lcutils.recipe` says what is done, `lcutils.step` does one step of it. Under `torchrun` the ranks share each batch.
 
 Shapes: B sequences a batch, S tokens a block, D width, V vocabulary.
 """
@@ -16,7 +14,6 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -32,6 +29,7 @@ from lcutils.loss import prediction_loss
 from lcutils.model import PRECISIONS, Architecture, GPTNeo, write_model
 from lcutils.optimizer import ClippedAdamW, FlatParameters
 from lcutils.progress import Progress
+from lcutils.recipe import Recipe, epoch_order
 from lcutils.resume import claim_folder, cut_log, load_state, run_identity, save_state
 from lcutils.step import TrainingStep, next_tokens, resident, widen
 
@@ -40,49 +38,6 @@ SAVE_SHARE = 0.01  # of the time at most
 COUNTED = ("done", "seconds", "epoch_seconds", "epoch_loss")  # what the host counts, saved with the state
 LOG_EVERY_AT_LEAST = {"cpu": 8, "cuda": 32}  # steps between lines: each makes the host wait for the device
 LOG_LINES = 1000  # of a run, about; each is the mean of the steps since the last
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a model is trained; the defaults are the paper's.
-
-    Attributes:
-        epochs: passes over the train blocks.
-        batch_size: sequences a step, over all GPUs together.
-        learning_rate: of the first step.
-        weight_decay: 5e-4 for runs named `d`, 0.1 for `L`; not on biases and LayerNorms.
-        betas, eps: of AdamW.
-        clip_norm: largest norm of the gradient.
-        seed: of the order of the data.
-        init_seed: of the initial weights.
-        precision: of matrix products, "bf16" (as under autocast; the weights stay fp32) or "fp32".
-        keep: 0-based epochs after which a checkpoint is kept.
-    """
-
-    epochs: int
-    batch_size: int
-    learning_rate: float = 5e-5
-    weight_decay: float = 5e-4
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
-    clip_norm: float = 1.0
-    seed: int = 42
-    init_seed: int = 42
-    precision: str = "bf16"
-    keep: tuple[int, ...] = (0,)
-
-    def __post_init__(self) -> None:
-        if self.precision not in ("bf16", "fp32"):
-            raise UserError(f"precision: {self.precision!r} is no precision to train in; choose bf16 or fp32")
-        if not self.keep or not all(0 <= k < self.epochs for k in self.keep):
-            raise UserError(f"keep: {self.keep} must name epochs from 0 to {self.epochs - 1}; correct the list")
-        if self.batch_size < 1:
-            raise UserError(f"batch_size: {self.batch_size} is less than 1; give a positive number")
-
-
-def epoch_order(seed: int, epoch: int, blocks: int) -> np.ndarray:
-    """(blocks,) the order in which an epoch visits the train blocks: a permutation drawn from (seed, epoch)."""
-    return np.random.default_rng((seed, epoch)).permutation(blocks)
 
 
 def train(

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, Trainin
 from transformers.utils import logging
 
 from lcutils.model import GPTNeo, save_model
-from lcutils.training import Recipe, epoch_order
+from lcutils.recipe import Recipe, epoch_order
 
 logging.set_verbosity_error()
 logging.disable_progress_bar()

@@ -15,7 +15,7 @@ if not CUDA:
 pytest.importorskip("triton", reason="Triton is not installed: the kernels of the CUDA path cannot run")
 
 from lcutils import statistics_kernels  # noqa: E402
-from lcutils.collapse import agreement, classifier_agreement, kernels, measure_collapse, pairs  # noqa: E402
+from lcutils.collapse import classifier_agreement, kernels, measure_collapse, pairs  # noqa: E402
 from lcutils.collapse.classes import keep_classes  # noqa: E402
 from lcutils.statistics import ClassStatistics  # noqa: E402
 
@@ -124,7 +124,7 @@ def test_too_many_suspects_take_the_other_way(monkeypatch):
 @pytest.mark.parametrize(("number", "classes", "dim"), [(100, 70, 32), (130, 300, 40)])
 def test_scores(number, classes, dim):
     torch.manual_seed(dim)
-    filled = -(-classes // agreement.CLASS_BLOCK) * agreement.CLASS_BLOCK
+    filled = -(-classes // kernels.CLASS_BLOCK) * kernels.CLASS_BLOCK
     features = torch.randn(number, dim, device=DEVICE).half()
     rows, bias = torch.zeros(filled, dim, device=DEVICE).half(), torch.full((filled,), -torch.inf, device=DEVICE)
     rows[:classes], bias[:classes] = torch.randn(classes, dim).half().to(DEVICE), torch.randn(classes).to(DEVICE)

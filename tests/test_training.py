@@ -23,8 +23,9 @@ from lcutils.errors import UserError
 from lcutils.loss import head_loss, padded_vocabulary, prediction_loss
 from lcutils.model import Architecture, GPTNeo, load_model
 from lcutils.optimizer import FlatParameters
+from lcutils.recipe import epoch_order
 from lcutils.step import next_tokens
-from lcutils.training import epoch_order, evaluate, train
+from lcutils.training import evaluate, train
 
 
 def weights(folder, checkpoint=2):

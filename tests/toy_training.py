@@ -3,7 +3,7 @@
 import numpy as np
 
 from lcutils.model import Architecture
-from lcutils.training import Recipe
+from lcutils.recipe import Recipe
 
 SMALL = Architecture(2, 32, 101, heads=4, positions=32, window=8)
 

@@ -23,7 +23,6 @@ from lcutils.collapse.classes import SPLIT
 
 CPU_SCORES = 1 << 22  # scores held at a time: rows x K
 CUDA_ROWS = 1 << 17
-CLASS_BLOCK = 256  # a GPU's kernel scores as many classes at a time
 GATHERED = 1 << 22  # numbers gathered at a time for exact scores: pairs x D
 CROWD = 32  # candidates a row on average from which one full float64 product is the shorter way
 
@@ -48,7 +47,11 @@ class _Scores:
         if offset is not None:
             largest += float(offset.abs().max())
         scale = 2.0 ** math.floor(math.log2(16 / largest)) if fast == torch.float16 and largest > 0 else 1.0
-        filled = -(-len(rows) // CLASS_BLOCK) * CLASS_BLOCK if rows.is_cuda else len(rows)
+        filled = len(rows)
+        if rows.is_cuda:
+            from lcutils.collapse.kernels import CLASS_BLOCK
+
+            filled = -(-filled // CLASS_BLOCK) * CLASS_BLOCK
         fast_rows = torch.zeros(filled, rows.shape[1], dtype=fast, device=rows.device)
         fast_bias = torch.full((filled,), -torch.inf, device=rows.device)
         fast_bias[: len(rows)] = bias

@@ -54,6 +54,33 @@ class KeptClasses:
             raise ValueError(f"the features of {int(broken.sum())} classes are not finite, class {first} first")
 
 
+@dataclass
+class Ingredients:
+    """What the sweep over pairs reads: one number a class; the reciprocals are 0 where a direction means nothing."""
+
+    padded: Tensor  # (K', D) centred means and rows of zeros
+    squares: Tensor  # (K,) n²
+    norms: Tensor  # (K,) n
+    offsets: Tensor  # (K,) e
+    inverse: Tensor  # (K,) 1 / (n sqrt 2)
+    raw_inverse: Tensor  # (K,) 1 / (||mu|| sqrt 2)
+    half_variances: Tensor  # (K,)
+
+    @classmethod
+    def of(cls, classes: KeptClasses) -> Ingredients:
+        """From the kept classes."""
+        root = 2**-0.5
+        return cls(
+            padded=classes.padded,
+            squares=classes.norms.square(),
+            norms=classes.norms,
+            offsets=classes.norm_offsets,
+            inverse=torch.where(classes.central, 0.0, root / classes.norms),
+            raw_inverse=torch.where(classes.raw_norms > 0, root / classes.raw_norms, 0.0),
+            half_variances=classes.variances / 2,
+        )
+
+
 def keep_classes(stats: ClassStatistics, min_count: int = 1) -> KeptClasses:
     """Choose the classes with at least `min_count` samples and centre their means.
 

@@ -6,20 +6,17 @@ Shapes: K classes, N features, D dimensions; ten sums in the order of `lcutils.c
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from lcutils.collapse.agreement import CLASS_BLOCK
-
-if TYPE_CHECKING:
-    from lcutils.collapse.pairs import Ingredients
+from lcutils.collapse.classes import Ingredients
 
 LIST = 1 << 22  # suspects or candidates that a list holds; with more, the caller takes another way
 BLOCK, WARPS = 256, 8
+CLASS_BLOCK = 256  # classes that the scoring kernels take at a time
 MOST_CLASSES = 1000 * BLOCK  # a lane then multiplies at most 1000 mantissas below 2: no overflow
 
 

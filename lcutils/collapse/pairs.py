@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from lcutils.collapse.classes import ROUNDING, KeptClasses
+from lcutils.collapse.classes import ROUNDING, Ingredients, KeptClasses
 
 # A difference is trusted down to this share of what it is taken from: 1e-6 leaves about nine digits of float64.
 TRUSTED = 1e-6
@@ -101,33 +101,6 @@ class PairSweep:
             sums = _sum_tiles(Ingredients.of(self.classes), self.riesz_s, self.tile or CPU_ROWS, suspects)
         result.sums = dict(zip(TERMS, sums.tolist(), strict=True))
         return result
-
-
-@dataclass
-class Ingredients:
-    """One number a class, as the tiles need them; the reciprocals are 0 where a direction means nothing."""
-
-    padded: Tensor  # (K', D) centred means and rows of zeros
-    squares: Tensor  # (K,) n²
-    norms: Tensor  # (K,) n
-    offsets: Tensor  # (K,) e
-    inverse: Tensor  # (K,) 1 / (n sqrt 2)
-    raw_inverse: Tensor  # (K,) 1 / (||mu|| sqrt 2)
-    half_variances: Tensor  # (K,)
-
-    @classmethod
-    def of(cls, classes: KeptClasses) -> Ingredients:
-        """From the kept classes."""
-        root = 2**-0.5
-        return cls(
-            padded=classes.padded,
-            squares=classes.norms.square(),
-            norms=classes.norms,
-            offsets=classes.norm_offsets,
-            inverse=torch.where(classes.central, 0.0, root / classes.norms),
-            raw_inverse=torch.where(classes.raw_norms > 0, root / classes.raw_norms, 0.0),
-            half_variances=classes.variances / 2,
-        )
 
 
 def _sum_tiles(x: Ingredients, riesz_s: float, rows: int, suspects: _Suspects) -> Tensor:

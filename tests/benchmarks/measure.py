@@ -238,7 +238,8 @@ def memory(report: Report, device: str) -> None:
 def extraction(report: Report, device: str, theirs: bool, tokens: np.ndarray | None, models: list[str]) -> None:
     """Extraction end to end at each precision, and what each does to the measurements of a trained model."""
     from lcutils.model import Architecture
-    from lcutils.training import Recipe, train
+    from lcutils.recipe import Recipe
+    from lcutils.training import train
 
     if tokens is None:
         return

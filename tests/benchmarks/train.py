@@ -35,8 +35,9 @@ import torch
 
 from lcutils.model import PRECISIONS, Architecture, GPTNeo, training_flops_per_token
 from lcutils.optimizer import ClippedAdamW, FlatParameters
+from lcutils.recipe import Recipe, epoch_order
 from lcutils.step import TrainingStep, resident
-from lcutils.training import Recipe, epoch_order, train
+from lcutils.training import train
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from study_cost import cost_table
