@@ -51,7 +51,6 @@ class FlatParameters:
             view.copy_(parameter.detach())
             parameter.data = view
         self.compute = self.values if dtype == torch.float32 else self.values.to(dtype)
-        self.head_shape = (padded_vocabulary(self.vocab_size), model.architecture.width)
 
     def view(self, flat: Tensor, name: str) -> Tensor:
         """A parameter's part of one of the flat tensors; the token embedding has P rows."""
