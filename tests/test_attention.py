@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lcutils.attention import attention_mask, flex_block, flex_options
+from lcutils.attention import FLEX_MIN_HEAD, attention_mask, flex_block, flex_options
 
 HOPPER, AMPERE = (9, 0), (8, 0)
 
@@ -23,7 +23,8 @@ def test_options_are_true_of_the_mask(monkeypatch, capability, dtype, head_size,
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     block = flex_block(head_size, window, torch.device("cuda"), dtype)
     if block is None:
-        assert window is None and head_size > 16 and dtype == torch.bfloat16  # noqa: PT018
+        assert (window, dtype) == (None, torch.bfloat16)
+        assert head_size > FLEX_MIN_HEAD
         return
     options = flex_options(torch.Size((2, 16, length, head_size)), window is not None, dtype)
     mask = attention_mask(length, window, torch.device("cpu"), block)
@@ -43,8 +44,8 @@ def test_options_are_true_of_the_mask(monkeypatch, capability, dtype, head_size,
     assert block == 128 or (capability == HOPPER and head_size < 64)
 
 
-def test_ragged_ends_are_not_promised_whole():
-    """Where the last block is not full, columns have gaps: the test above would not notice a mask that has none."""
+def test_gaps_are_noticed():
+    """Masks that have gaps are seen to have them, or the test above could not fail."""
     mask = attention_mask(300, None, torch.device("cpu"), 128)
     assert not side_by_side(mask.q_num_blocks, mask.q_indices)
     mask = attention_mask(1024, 256, torch.device("cpu"), 128)

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from lcutils import plan
+
 BENCHMARKS = Path(__file__).parent / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
-from study_cost import DEPTHS, WIDTHS, cost_table, measured_seconds, seconds_per_token, study_hours  # noqa: E402
+from study_cost import DEPTHS, WIDTHS, cost_table, fit, measured_seconds, seconds_per_token, study_hours, terms  # noqa: E402
 
 
 def rows(shapes):
@@ -33,6 +35,14 @@ def test_the_fit_finds_what_was_not_measured():
     exact = measured_seconds(list(rows(itertools.product(DEPTHS, WIDTHS))), "ours")
     assert seconds_per_token(measured) == pytest.approx(exact, rel=1e-6)
     assert seconds_per_token(measured | {(1, 1024): 1.0})[1, 1024] == 1.0  # what was measured stays
+
+
+def test_the_plan_counts_with_the_same_fit():
+    lines = [json.loads(line) for line in (BENCHMARKS / "train-h200.jsonl").open()]
+    shapes = list(itertools.product(DEPTHS, WIDTHS))
+    assert terms(shapes) @ plan.TRAINING_SECONDS == pytest.approx(
+        fit(measured_seconds(lines, "ours"), shapes), rel=0.01
+    )
 
 
 def test_the_readme_states_what_the_kept_results_give():

@@ -15,18 +15,18 @@ EPOCH_TOKENS = 229_367 * 2048
 EPOCHS, SEED_RUNS = 1 + 1 + 3 + 10 + 10, 20
 
 
-def _terms(shapes: list[tuple[int, int]]) -> np.ndarray:
+def terms(shapes: list[tuple[int, int]]) -> np.ndarray:
     """(n, 5) what each coefficient multiplies."""
     return np.array([[1, depth, width, depth * width, depth * width**2] for depth, width in shapes], dtype=float)
 
 
-def _fit(times: dict[tuple[int, int], float], shapes: list[tuple[int, int]]) -> np.ndarray:
+def fit(times: dict[tuple[int, int], float], shapes: list[tuple[int, int]]) -> np.ndarray:
     """(n,) seconds a token at `shapes`, from measured ones."""
     seconds = np.array(list(times.values()))
-    design = _terms(list(times)) / seconds[:, None]
+    design = terms(list(times)) / seconds[:, None]
     size = design.max(0)  # columns of one size, for the solver
     coefficients, _ = nnls(design / size, np.ones(len(seconds)))
-    return _terms(shapes) @ (coefficients / size)
+    return terms(shapes) @ (coefficients / size)
 
 
 def measured_seconds(lines: list[dict], side: str) -> dict[tuple[int, int], float]:
@@ -38,7 +38,7 @@ def measured_seconds(lines: list[dict], side: str) -> dict[tuple[int, int], floa
 def seconds_per_token(measured: dict[tuple[int, int], float]) -> dict[tuple[int, int], float]:
     """Seconds a token of all 30 architectures: as measured, else fitted."""
     grid = [(depth, width) for depth in DEPTHS for width in WIDTHS]
-    fitted = dict(zip(grid, map(float, _fit(measured, grid)), strict=True))
+    fitted = dict(zip(grid, map(float, fit(measured, grid)), strict=True))
     return fitted | measured
 
 
@@ -47,7 +47,7 @@ def fit_errors(measured: dict[tuple[int, int], float]) -> dict[tuple[int, int], 
     errors = {}
     for shape, seconds in measured.items():
         others = {other: t for other, t in measured.items() if other != shape}
-        errors[shape] = float(_fit(others, [shape])[0]) / seconds - 1
+        errors[shape] = float(fit(others, [shape])[0]) / seconds - 1
     return errors
 
 
