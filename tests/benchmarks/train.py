@@ -1,7 +1,7 @@
-"""Speed of training beside `transformers.Trainer`, loss curves of both, models sharing a GPU, resuming on CUDA.
+"""Speed of training beside `transformers.Trainer`, loss curves of both, models sharing a GPU, GPUs sharing a model.
 
     python tests/benchmarks/train.py [--only 1x64,2x768] [--sides ours,trainer] [--tokens npy] --out FILE [--have FILE]
-    python tests/benchmarks/train.py --curves | --share | --resume | --cpu      (each with --out FILE)
+    python tests/benchmarks/train.py --curves | --share | --cpu                 (each with --out FILE)
     torchrun --nproc-per-node 2 tests/benchmarks/train.py --ranks --out FILE
     python tests/benchmarks/train.py --cost FILE [FILE ...]                     (a table of GPU-hours from kept results)
 
@@ -15,12 +15,10 @@ tokens are drawn from Zipf's law. Ours is timed through `TrainingStep`, as `lcut
 
 import argparse
 import gc
-import hashlib
 import itertools
 import json
 import os
 import platform
-import random
 import statistics
 import subprocess
 import sys
@@ -37,7 +35,6 @@ from lcutils.model import PRECISIONS, Architecture, GPTNeo, training_flops_per_t
 from lcutils.optimizer import ClippedAdamW, FlatParameters
 from lcutils.recipe import Recipe, epoch_order
 from lcutils.step import TrainingStep, resident
-from lcutils.training import train
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from study_cost import cost_table
@@ -196,20 +193,20 @@ def measure_rows(report: Report, tokens: np.ndarray, names: list[str], sides: li
         )
 
 
-def compare_curves(report: Report, tokens: np.ndarray, names: list[str], steps: int, device: str) -> None:
+def compare_curves(report: Report, tokens: np.ndarray, names: list[str], steps: int = 200) -> None:
     """Losses of both from the same weights, batch by batch."""
     from hf_trainer import hugging_face, trainer
 
     for name in names:
         a, batch = architecture(name)
         recipe, blocks = Recipe(1, batch), tokens[: steps * batch]
-        step = our_step(a, recipe, blocks, device, steps)
+        step = our_step(a, recipe, blocks, "cuda", steps)
         theirs = hugging_face(step.parameters.model)
         for _ in range(steps):
             step.run()
         ours = step.fetch()[:, 0]
         with tempfile.TemporaryDirectory() as folder:
-            rival = trainer(theirs, recipe, blocks, Path(folder), cpu=device == "cpu")
+            rival = trainer(theirs, recipe, blocks, Path(folder), cpu=False)
             rival.train()
         other = torch.stack(rival.losses).double().cpu().numpy()
         difference = ours - other
@@ -297,47 +294,6 @@ def work_beside_others(name: str, barrier: Path, seconds: float = 5.0) -> None:
     print(done * batch * BLOCK / elapsed)
 
 
-def train_for_resume(folder: Path) -> None:
-    """The run that `check_resume` kills, in PyTorch's deterministic mode."""
-    torch.use_deterministic_algorithms(True)
-    blocks = zipf(1600, BLOCK, VOCABULARY)
-    recipe = Recipe(3, 8, learning_rate=1e-3, keep=(2,))
-    train(
-        Architecture(2, 256, VOCABULARY), recipe, blocks, blocks[:16], folder, device="cuda", seconds_between_saves=0.2
-    )
-
-
-def check_resume(report: Report, kills: int = 2) -> None:
-    """Kill a run at random moments and continue it: are the last weights those of a run left alone?"""
-    environment = os.environ | {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
-    digests, killed = [], []
-    with tempfile.TemporaryDirectory() as parent:
-        for wanted in (0, kills):
-            folder = Path(parent) / f"run-{wanted}"
-            command = [sys.executable, __file__, "--resume-worker", str(folder)]
-            for attempt in range(wanted + 1):
-                worker = subprocess.Popen(command, env=environment)
-                state, seen = folder / "resume" / "state.safetensors", len(killed)
-                before = state.stat().st_mtime_ns if state.exists() else 0
-                while attempt < wanted and worker.poll() is None and len(killed) == seen:
-                    time.sleep(0.002)
-                    if state.exists() and state.stat().st_mtime_ns != before:  # this process has saved
-                        time.sleep(random.uniform(0, 0.3))
-                        worker.kill()
-                        lines = (folder / "log.jsonl").read_text().split("\n")  # a killed line has no end
-                        killed.append(json.loads(lines[-2])["step"])
-                worker.wait()
-            digests.append(hashlib.sha256((folder / "checkpoint-2/model.safetensors").read_bytes()).hexdigest())
-    report.add(
-        "resume",
-        model="2x256",
-        steps=600,
-        killed_after_step=killed,
-        same_weights=digests[0] == digests[1],
-        digests=digests,
-    )
-
-
 def compare_on_cpu(report: Report, rounds: int = 5) -> None:
     """A demo-size model on the CPU: steps of ours and of the Trainer in turn."""
     a, batch, length = Architecture(2, 64, 2048), 16, 128
@@ -388,7 +344,7 @@ def table(lines: list[dict]) -> str:
 def main() -> None:
     """Run the parts that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parts = ("curves", "share", "ranks", "resume", "cpu")
+    parts = ("curves", "share", "ranks", "cpu")
     for part in parts:
         parser.add_argument(f"--{part}", action="store_true")
     parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT", ".")) / "train.jsonl")
@@ -396,22 +352,16 @@ def main() -> None:
     parser.add_argument("--tokens", type=Path)
     parser.add_argument("--only", default=None, help="architectures, by commas")
     parser.add_argument("--sides", default="ours,trainer")
-    parser.add_argument("--steps", type=int, default=200, help="of a curve")
     parser.add_argument("--limit", type=float, default=float("inf"), help="seconds after which no new row begins")
-    parser.add_argument("--device", default="cuda")
     parser.add_argument("--cost", type=Path, nargs="+")
     parser.add_argument("--worker")
     parser.add_argument("--barrier", type=Path)
-    parser.add_argument("--resume-worker", type=Path)
     given = parser.parse_args()
     if given.cost:
         print(cost_table([json.loads(line) for file in given.cost for line in file.open()]))
         return
     if given.worker:
         work_beside_others(given.worker, given.barrier)
-        return
-    if given.resume_worker:
-        train_for_resume(given.resume_worker)
         return
     limit = time.perf_counter() + given.limit
     report = Report(given.out, given.have)
@@ -421,14 +371,12 @@ def main() -> None:
         report.add("machine", device=chip, torch=torch.__version__, python=platform.python_version())
     tokens = np.load(given.tokens) if given.tokens else zipf(200 * 16, BLOCK, VOCABULARY)
     if given.curves:
-        compare_curves(report, tokens, names or list(CURVES), given.steps, given.device)
+        compare_curves(report, tokens, names or list(CURVES))
     if given.share:
         for name in names or ["1x64", "12x64"]:
             share_a_gpu(report, tokens, name)
     if given.ranks:
         time_ranks(report, tokens, names or ["2x768", "12x1024"])
-    if given.resume:
-        check_resume(report)
     if given.cpu:
         compare_on_cpu(report)
     if not any(getattr(given, part) for part in parts):
