@@ -11,6 +11,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from lcutils.determinism import add_rows
+
 LOG2_E = tl.constexpr(1.4426950408889634)
 # If no |logit| log2(e) can exceed this, exp needs no subtracted maximum: sums stay within 2^±116, fp32's normal range.
 SAFE_EXPONENT = tl.constexpr(100.0)
@@ -179,5 +181,5 @@ def fused_head_loss(
         D=D, ROWS=rows, TILE=tile, num_warps=warps, num_stages=stages,
     )  # fmt: skip
     counted = labels >= 0
-    grad_head.index_add_(0, labels.clamp(min=0), h.float() * (counted * -scale)[:, None])
+    add_rows(grad_head, labels.clamp(min=0), h.float() * (counted * -scale)[:, None])
     return losses.sum() * scale, grad_h

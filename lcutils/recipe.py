@@ -28,6 +28,7 @@ class Recipe:
         seed: of the order of the data.
         init_seed: of the initial weights.
         precision: of matrix products, "bf16" (as under autocast; the weights stay fp32) or "fp32".
+        deterministic: on a GPU, take algorithms that give the same bits every time; the CPU always does.
         keep: 0-based epochs after which a checkpoint is kept.
     """
 
@@ -41,6 +42,7 @@ class Recipe:
     seed: int = 42
     init_seed: int = 42
     precision: str = "bf16"
+    deterministic: bool = False
     keep: tuple[int, ...] = (0,)
 
     def __post_init__(self) -> None:

@@ -137,6 +137,7 @@ def recipe_of(study: Study, run: Run, device: torch.device) -> Recipe:
         seed=run.seed,
         init_seed=settings.init_seed,
         precision=settings.autocast if device.type == "cuda" else "fp32",
+        deterministic=settings.deterministic,
         keep=run.checkpoints,
     )
 

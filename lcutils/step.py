@@ -17,6 +17,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
+from lcutils.determinism import add_rows
 from lcutils.loss import head_loss
 from lcutils.model import tf32
 from lcutils.optimizer import ClippedAdamW, FlatParameters
@@ -182,7 +183,7 @@ class TrainingStep:
             self.loss.copy_(loss)
             grads = torch.autograd.grad(h, [x, *self.leaves], grad_h.view_as(h))
         # The token embedding is the head too: its gradient as an embedding is added to that as a head.
-        flat.head(flat.grads).index_add_(0, tokens.flatten(), grads[0].flatten(0, 1))
+        add_rows(flat.head(flat.grads), tokens.flatten(), grads[0].flatten(0, 1))
         torch.sum(grads[0], 0, out=flat.positions(flat.grads)[: tokens.shape[1]])
         # One kernel copies many tensors only if their dtypes agree.
         for dtype in {gradient.dtype for gradient in grads}:

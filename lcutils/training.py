@@ -24,6 +24,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from lcutils.artifacts import atomic_folder, write_json
+from lcutils.determinism import deterministic
 from lcutils.errors import UserError
 from lcutils.loss import prediction_loss
 from lcutils.model import PRECISIONS, Architecture, GPTNeo, write_model
@@ -78,7 +79,8 @@ def train(
             f"block_size: {train_blocks.shape[1]} tokens exceed the model's {architecture.positions} positions; "
             "use shorter blocks"
         )
-    with _ranks(recipe, torch.device(device)) as (rank, world, on):
+    exactly = deterministic(recipe.deterministic and torch.device(device).type == "cuda")
+    with exactly, _ranks(recipe, torch.device(device)) as (rank, world, on):
         if rank == 0:
             claim_folder(folder, run_identity(architecture, recipe, train_blocks))
         _together()

@@ -5,6 +5,7 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from lcutils import plan
@@ -43,6 +44,15 @@ def test_the_plan_counts_with_the_same_fit():
     assert terms(shapes) @ plan.TRAINING_SECONDS == pytest.approx(
         fit(measured_seconds(lines, "ours"), shapes), rel=0.01
     )
+
+
+def test_the_plan_counts_with_the_measured_extraction():
+    rows = [json.loads(line) for line in (BENCHMARKS / "measure-h200.jsonl").open()]
+    rows = [row for row in rows if row["section"] == "extraction" and row.get("precision") == "fp16"]
+    assert {row["model"] for row in rows} == {"1x64", "2x768", "12x1024"}
+    for row in rows:
+        L, D = map(int, row["model"].split("x"))
+        assert plan.EXTRACTION_SECONDS @ np.array([1, L * D]) == pytest.approx(1 / row["with_covariance"], rel=0.02)
 
 
 def test_the_readme_states_what_the_kept_results_give():

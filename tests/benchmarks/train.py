@@ -7,7 +7,8 @@
 
 The first form measures tokens/s, model-FLOP utilisation and peak memory of each architecture in bf16, blocks of 2048,
 the paper's batch sizes, ours and the Trainer's (Hugging Face's eager GPT-Neo) in this one process; medians over steps,
-ours after the GPU has been busy for four seconds (`at_first`: before that).
+ours after the GPU has been busy for four seconds (`at_first`: before that). With `--sides ours,deterministic` ours is
+set beside itself in PyTorch's deterministic mode.
 Results are appended to `--out` as JSON lines, one as soon as it is known; what `--have` holds is not measured again, so
 that it may take several commands. `--tokens` is an .npy file, an (n, 2048) array of GPT-2 token ids; without it
 tokens are drawn from Zipf's law. Ours is timed through `TrainingStep`, as `lcutils.training.train` uses it.
@@ -31,6 +32,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from lcutils.determinism import deterministic
 from lcutils.model import PRECISIONS, Architecture, GPTNeo, training_flops_per_token
 from lcutils.optimizer import ClippedAdamW, FlatParameters
 from lcutils.recipe import Recipe, epoch_order
@@ -162,8 +164,10 @@ def time_trainer(
 def measure_rows(report: Report, tokens: np.ndarray, names: list[str], sides: list[str], limit: float) -> None:
     """Tokens/s of each architecture; no new row begins after `limit` seconds."""
     # A chip at its power limit slows down in the first seconds: ours is also timed after some, and that is what counts.
+    ours = partial(time_ours, busy=BUSY_SECONDS)
     timers: dict[str, tuple[Callable[..., list[float]], int, int]] = {
-        "ours": (partial(time_ours, busy=BUSY_SECONDS), 10, 60),
+        "ours": (ours, 10, 60),
+        "deterministic": (ours, 10, 60),
         "trainer": (time_trainer, 8, 12),
     }
     for name, side in itertools.product(names, sides):
@@ -175,7 +179,8 @@ def measure_rows(report: Report, tokens: np.ndarray, names: list[str], sides: li
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
         began = time.perf_counter()
-        times = timer(a, Recipe(1, batch), tokens[: batch * (warm + timed)], "cuda", warm, timed)
+        with deterministic(side == "deterministic"):
+            times = timer(a, Recipe(1, batch), tokens[: batch * (warm + timed)], "cuda", warm, timed)
         first, last = times[:timed], times[-timed:]
         rate = batch * BLOCK / statistics.median(last)
         report.add(
