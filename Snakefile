@@ -2,16 +2,15 @@
 #
 #   data ─> train <run> ─> extract <run>@<k> ─> measure <run>@<k> ─> analyze
 #
-# A job runs again when its manifest is missing, when the parameters that it reads (`params.reads`) changed, or when the
-# content of an input manifest changed. Only manifests are declared: Snakemake deletes a failed job's outputs, and what
-# a killed training or extraction needs to continue must stay.
+# `lcutils.sweep` leaves a stamp in `.current/` for every artifact that is complete and fits the study and its inputs'
+# content. Jobs without a stamp run, and those that follow from them; a job that finds nothing to do ends at once.
 import json
 import shlex
 import sys
 
-from lcutils.corpus import source_digest
 from lcutils.parameters import ROOT
-from lcutils.workspace import fingerprint, open_study
+from lcutils.sweep import STAMPS
+from lcutils.workspace import open_study
 
 work = open_study(config["study"], config["outputs"], config.get("overrides"))
 study = work.study
@@ -30,25 +29,17 @@ PAPERMILL = (
 )
 
 # papermill's own log is kept; of a failed job its end is shown, which says what was wrong.
-END = " 2> logs/{params.job}.papermill || {{ tail -n 3 logs/{params.job}.papermill >&2; exit 1; }}"
+END = " 2> logs/{params.job}.papermill || {{ tail -n 3 logs/{params.job}.papermill >&2; exit 1; }}; touch {output}"
 
 
-def reads(stage):
-    """The parameters that a job of this stage reads."""
-    def of(wildcards):
-        run = study.run(wildcards.run) if hasattr(wildcards, "run") else None
-        return fingerprint(study.stage_parameters(stage, run))
-    return of
+def trained(wildcards):
+    """The stamp of a point's run; none for a pretrained model."""
+    return [] if study.run(wildcards.run).pretrained else f"{STAMPS}/train/{wildcards.run}"
 
 
-def checkpoint_input(wildcards):
-    """A trained run's manifest; nothing for a pretrained model."""
-    return [] if study.run(wildcards.run).pretrained else f"runs/{wildcards.run}/manifest.json"
-
-
-def manifests(kind):
-    """The manifests of all points of a kind of artifact."""
-    return [f"{kind}/{run}@{checkpoint}/manifest.json" for run, checkpoint in study.points]
+def stamps(stage):
+    """The stamps of all points of a stage."""
+    return [f"{STAMPS}/{stage}/{run}@{checkpoint}" for run, checkpoint in study.points]
 
 
 localrules: all, analyze
@@ -57,29 +48,29 @@ localrules: all, analyze
 # Every artifact is asked for, not the last alone: one that was deleted is made again, with what follows from it.
 rule all:
     input:
-        "data/manifest.json", [f"runs/{run.name}/manifest.json" for run in study.runs.values() if not run.pretrained],
-        manifests("statistics"), manifests("measurements"), "analysis/manifest.json", "results.csv"
+        f"{STAMPS}/data", [f"{STAMPS}/train/{run.name}" for run in study.runs.values() if not run.pretrained],
+        stamps("extract"), stamps("measure"), f"{STAMPS}/analyze"
 
 
 rule analyze:
-    input: manifests("measurements")
-    output: "analysis/manifest.json", "results.csv"
-    params: notebook="05_analyze", job="05_analyze", reads=reads("analyze")
+    input: stamps("measure")
+    output: f"{STAMPS}/analyze"
+    params: notebook="05_analyze", job="05_analyze"
     threads: study.threads
     shell: PAPERMILL + END
 
 
 rule data:
-    output: "data/manifest.json"
-    params: notebook="01_data", job="01_data", reads=reads("data"), text=source_digest(work.corpus)
+    output: f"{STAMPS}/data"
+    params: notebook="01_data", job="01_data"
     threads: study.threads
     shell: PAPERMILL + END
 
 
 rule train:
-    input: "data/manifest.json"
-    output: "runs/{run}/manifest.json"
-    params: notebook="02_train", job="02_train_{run}", reads=reads("train")
+    input: f"{STAMPS}/data"
+    output: STAMPS + "/train/{run}"
+    params: notebook="02_train", job="02_train_{run}"
     priority: 1  # before the short jobs, so that no long one is left for the end
     threads: study.threads
     resources: gpu=GPUS
@@ -87,18 +78,18 @@ rule train:
 
 
 rule extract:
-    input: "data/manifest.json", checkpoint_input
-    output: "statistics/{run}@{checkpoint}/manifest.json"
-    params: notebook="03_extract", job="03_extract_{run}@{checkpoint}", reads=reads("extract")
+    input: f"{STAMPS}/data", trained
+    output: STAMPS + "/extract/{run}@{checkpoint}"
+    params: notebook="03_extract", job="03_extract_{run}@{checkpoint}"
     threads: study.threads
     resources: gpu=GPUS
     shell: PAPERMILL + " -p model {wildcards.run} -p checkpoint {wildcards.checkpoint}" + END
 
 
 rule measure:
-    input: "statistics/{run}@{checkpoint}/manifest.json"
-    output: "measurements/{run}@{checkpoint}/manifest.json"
-    params: notebook="04_measure", job="04_measure_{run}@{checkpoint}", reads=reads("measure")
+    input: STAMPS + "/extract/{run}@{checkpoint}"
+    output: STAMPS + "/measure/{run}@{checkpoint}"
+    params: notebook="04_measure", job="04_measure_{run}@{checkpoint}"
     threads: study.threads
     resources: gpu=GPUS
     shell: PAPERMILL + " -p model {wildcards.run} -p checkpoint {wildcards.checkpoint}" + END

@@ -23,7 +23,7 @@ def build_parser() -> argparse.ArgumentParser:
     sweep.add_argument("--model", help="only this run, to its measurements")
     sweep.add_argument("--profile", help="a folder of parameters/profiles, such as slurm")
     sweep.add_argument("--cores", type=int, help="CPU cores to use (default: all)")
-    sweep.add_argument("--dry-run", action="store_true", help="list the jobs, run none")
+    sweep.add_argument("--dry-run", action="store_true", help="count the jobs of each stage, run none")
     return parser
 
 

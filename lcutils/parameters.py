@@ -290,6 +290,8 @@ class Study(_Section):
             settings = {"min_count": self.measurement.min_count, "threads": self.threads}
             return self.extraction.model_dump(mode="json") | settings | source
         recipe = self.training.model_dump(mode="json", exclude={"decay", "batch_size"})
+        if not self.training.deterministic:  # models trained before there was a choice stay current
+            del recipe["deterministic"]
         chosen = {key: getattr(run, key) for key in ("depth", "width", "epochs", "weight_decay", "seed", "batch_size")}
         shared = self.architecture.model_dump(mode="json") | {"threads": self.threads}
         return recipe | shared | chosen | {"checkpoints": list(run.checkpoints)}

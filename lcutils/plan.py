@@ -7,8 +7,9 @@ import json
 import numpy as np
 
 from lcutils.corpus.tokenization import bpe_size
-from lcutils.model import Architecture, count_parameters
+from lcutils.model import count_parameters
 from lcutils.parameters import Run
+from lcutils.stages import architecture_of
 from lcutils.workspace import Workspace
 
 # Blocks of the paper's packing (paper, Appendix A): known before the text is there.
@@ -32,9 +33,11 @@ def describe_plan(work: Workspace) -> str:
         f"study {study.name}: {len(study.runs)} runs ({len(trained)} to train), {len(study.points)} points to measure",
         f"outputs: {work.shown(work.folder)}",
     ]
+    if not trained:
+        return "\n".join([*lines, "disk and time: nothing is trained; statistics take 12 bytes a class and dimension"])
     if vocabulary is None:
         return "\n".join([*lines, "disk and time: known once 01_data has run"])
-    sizes = {run.name: count_parameters(_architecture(work, run, vocabulary)) for run in trained}
+    sizes = {run.name: count_parameters(architecture_of(study, run, vocabulary)) for run in trained}
     weights = sum(4 * sizes[run.name] * len(run.checkpoints) for run in trained)
     statistics = sum(_statistics_bytes(run, vocabulary) * len(run.checkpoints) for run in trained)
     resume = max((12 * size for size in sizes.values()), default=0)
@@ -47,7 +50,7 @@ def describe_plan(work: Workspace) -> str:
     if blocks is None:
         return "\n".join([*lines, "time: known once 01_data has run"])
     tokens = blocks * study.corpus.block_size
-    training = sum(tokens * (run.epochs or 0) for run in trained)
+    training = sum(tokens * _epochs(run) for run in trained)
     extraction = sum(tokens * len(run.checkpoints) for run in trained)
     lines += [f"work: {_tokens(training)} of training, {_tokens(extraction)} of extraction"]
     if vocabulary == FITTED_VOCABULARY:
@@ -58,15 +61,19 @@ def describe_plan(work: Workspace) -> str:
     return "\n".join(lines)
 
 
+def _epochs(run: Run) -> int:
+    """Epochs that are trained: none after the last kept checkpoint."""
+    return max(run.checkpoints) + 1
+
+
 def _seconds_of_epochs(run: Run) -> tuple[float, float]:
     """Seconds that a run's training and extraction take, for each token of an epoch."""
     assert run.depth is not None
     assert run.width is not None
-    assert run.epochs is not None
     L, D = run.depth, run.width
     training = np.dot(TRAINING_SECONDS, (1, L, D, L * D, L * D * D))
     extraction = np.dot(EXTRACTION_SECONDS, (1, L * D))
-    return float(training) * run.epochs, float(extraction) * len(run.checkpoints)
+    return float(training) * _epochs(run), float(extraction) * len(run.checkpoints)
 
 
 def _blocks_and_vocabulary(work: Workspace) -> tuple[int | None, int | None]:
@@ -78,13 +85,6 @@ def _blocks_and_vocabulary(work: Workspace) -> tuple[int | None, int | None]:
     corpus = work.study.corpus
     blocks = None if corpus.max_stories else KNOWN_BLOCKS.get((corpus.source, corpus.packing, corpus.block_size))
     return blocks, KNOWN_VOCABULARIES.get(corpus.tokenizer) or bpe_size(corpus.tokenizer)
-
-
-def _architecture(work: Workspace, run: Run, vocabulary: int) -> Architecture:
-    assert run.depth is not None
-    assert run.width is not None
-    shared = work.study.architecture
-    return Architecture(run.depth, run.width, vocabulary, shared.heads, shared.positions, shared.window)
 
 
 def _statistics_bytes(run: Run, vocabulary: int) -> int:

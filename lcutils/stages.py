@@ -17,14 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from lcutils.artifacts import (
-    atomic_folder,
-    atomic_path,
-    content_digest,
-    read_manifest,
-    write_json,
-    write_manifest,
-)
+from lcutils.artifacts import Job, atomic_folder, atomic_path, content_digest, write_json, write_manifest
 from lcutils.collapse import measure_collapse, measure_tokens, ood_deviation
 from lcutils.corpus import open_blocks, prepare_corpus, source_digest
 from lcutils.devices import reserved_device
@@ -35,7 +28,7 @@ from lcutils.parameters import Run, Study
 from lcutils.recipe import Recipe
 from lcutils.statistics import ClassStatistics
 from lcutils.training import evaluate, train
-from lcutils.workspace import Workspace, is_complete, open_study
+from lcutils.workspace import Workspace, open_study
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -68,12 +61,19 @@ class Data:
 def prepare_data(work: Workspace) -> Data:
     """Stage 1: text to token blocks, tokenizer and token counts, under `data/`."""
     settings, folder = work.corpus, work.data
-    parameters, inputs = work.study.stage_parameters("data"), {"text": source_digest(settings)}
-    if work.needs_work(folder, parameters, inputs):
+    job = work.data_job()
+    if work.needs_work(job):
+        source_digest(settings)  # a text that is not there is told here
         began = time.monotonic()
         with atomic_folder(folder) as aside:
-            summary = prepare_corpus(settings, aside, log=work.log("data"))
-            write_manifest(aside, parameters, inputs, began, {"seed": settings.seed})
+            prepare_corpus(settings, aside, log=work.log("data"))
+            write_manifest(aside, job, began, {"seed": settings.seed})
+    return open_data(work)
+
+
+def open_data(work: Workspace) -> Data:
+    """What stage 1 has prepared."""
+    folder = work.data
     summary = json.loads((folder / "corpus.json").read_text())
     counts = np.load(folder / "counts.npy")
     return Data(folder, summary, open_blocks(folder, "train"), open_blocks(folder, "validation"), counts)
@@ -147,13 +147,14 @@ def train_run(work: Workspace, model: str) -> TrainedRun:
     study, run, folder = work.study, work.study.run(model), work.run_folder(model)
     if run.pretrained:
         raise UserError(f"model: {model} is pretrained: there is nothing to train; go on with 03_extract")
-    parameters, inputs = study.stage_parameters("train", run), {"data": work.content(work.data, "01_data")}
-    data = prepare_data(work)
+    job = work.train_job(model)
+    needs_work = work.needs_work(job)
+    data = open_data(work)
     architecture = architecture_of(study, run, data.summary["vocab_size"])
-    if work.needs_work(folder, parameters, inputs):
+    if needs_work:
         first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started, the one that keeps files
         if first:
-            _keep_only_if_same(folder, {"parameters": parameters, "inputs": inputs})
+            _keep_only_if_same(folder, job)
         torch.set_num_threads(study.threads)
         began = time.monotonic()
         with reserved_device(study.device, study.jobs_per_gpu) as device:
@@ -171,17 +172,17 @@ def train_run(work: Workspace, model: str) -> TrainedRun:
             "seed": run.seed,
             "tokens_per_second": records[-1]["tokens_per_second"],
         }
-        write_manifest(folder, parameters, inputs, began, facts | {"checkpoints": digests})
+        write_manifest(folder, job, began, facts | {"checkpoints": digests})
     return TrainedRun(folder, architecture, [_evaluation(folder / f"checkpoint-{k}") for k in run.checkpoints])
 
 
-def _keep_only_if_same(folder: Path, job: dict[str, Any]) -> None:
+def _keep_only_if_same(folder: Path, job: Job) -> None:
     """Empty a folder of unfinished work that another job began; note which job begins or continues it now."""
-    note = folder / "job.json"
-    if folder.exists() and not (note.is_file() and json.loads(note.read_text()) == job):
+    note, known = folder / "job.json", {"parameters": job.parameters, "inputs": job.inputs}
+    if folder.exists() and not (note.is_file() and json.loads(note.read_text()) == known):
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(note, job)
+    write_json(note, known)
 
 
 def _evaluation(checkpoint: Path) -> dict[str, Any]:
@@ -203,15 +204,12 @@ class Extracted:
 def extract_point(work: Workspace, model: str, checkpoint: int) -> Extracted:
     """Stage 3: class statistics over train, agreement counts over validation, under `statistics/<run>@<k>/`."""
     study, run, folder = work.study, work.study.run(model), work.statistics(*work.point(model, checkpoint))
-    parameters = study.stage_parameters("extract", run)
-    inputs = {
-        "data": work.content(work.data, "01_data"),
-        "checkpoint": work.checkpoint_content(model, checkpoint),
-    }
-    if work.needs_work(folder, parameters, inputs):
-        data, settings = prepare_data(work), study.extraction
+    job = work.extract_job(model, checkpoint)
+    if work.needs_work(job):
+        source = _weights(work, model, checkpoint)
+        data, settings = open_data(work), study.extraction
         resume = folder.with_name(f".{folder.name}.resume")
-        _keep_only_if_same(resume, {"parameters": parameters, "inputs": inputs})
+        _keep_only_if_same(resume, job)
         torch.set_num_threads(study.threads)
         began = time.monotonic()
         with reserved_device(study.device, study.jobs_per_gpu) as device, atomic_folder(folder) as aside:
@@ -221,7 +219,6 @@ def extract_point(work: Workspace, model: str, checkpoint: int) -> Extracted:
                 "log": work.log(f"{model}@{checkpoint}"),
             }
             precision = settings.precision if device.type == "cuda" else "fp32"
-            source = work.checkpoint_source(model, checkpoint)
             feature_model = load_feature_model(source, precision=precision, device=device)
             statistics = extract_statistics(
                 feature_model, data.train, covariance=settings.covariance, resume=resume / "state", **common
@@ -245,10 +242,21 @@ def extract_point(work: Workspace, model: str, checkpoint: int) -> Extracted:
                 known = {"n_params": exact.n_params, "width": exact.classifier.shape[1], "depth": _depth(source)}
                 write_json(aside / "evaluation.json", scores | known)
             speed = data.train.size / (time.monotonic() - began)
-            write_manifest(aside, parameters, inputs, began, {"device": str(device), "tokens_per_second": speed})
+            write_manifest(aside, job, began, {"device": str(device), "tokens_per_second": speed})
         shutil.rmtree(resume)
     with np.load(folder / "agreement.npz") as arrays:
         return Extracted(folder, ClassStatistics.load(folder / "statistics.safetensors"), dict(arrays))
+
+
+def _weights(work: Workspace, model: str, checkpoint: int) -> str:
+    """Where a point's weights are, if they are still there."""
+    source = work.checkpoint_source(model, checkpoint)
+    if work.study.run(model).pretrained is None and not (Path(source) / "model.safetensors").is_file():
+        raise UserError(
+            f"{work.shown(Path(source))}: its weights were dropped when it was measured (drop_checkpoints); delete "
+            f"{work.shown(work.run_folder(model))} and run 02_train with model {model} again"
+        )
+    return source
 
 
 def _depth(name: str) -> int:
@@ -282,15 +290,14 @@ class Measured:
 def measure_point(work: Workspace, model: str, checkpoint: int) -> Measured:
     """Stage 4: all measurements of one checkpoint, under `measurements/<run>@<k>/`."""
     study, folder = work.study, work.measurements(*work.point(model, checkpoint))
-    parameters = study.stage_parameters("measure")
-    inputs = {"statistics": work.content(work.statistics(model, checkpoint), f"03_extract with model {model}")}
-    if work.needs_work(folder, parameters, inputs):
+    job = work.measure_job(model, checkpoint)
+    if work.needs_work(job):
         torch.set_num_threads(study.threads)
         began = time.monotonic()
         extracted = extract_point(work, model, checkpoint)
         with reserved_device(study.device, study.jobs_per_gpu) as device, atomic_folder(folder) as aside:
             _measure(work, model, checkpoint, extracted, device, aside)
-            write_manifest(aside, parameters, inputs, began, {"device": str(device)})
+            write_manifest(aside, job, began, {"device": str(device)})
         if study.drop_checkpoints and not study.run(model).pretrained:
             weights = work.run_folder(model) / f"checkpoint-{checkpoint}" / "model.safetensors"
             weights.unlink(missing_ok=True)
@@ -303,22 +310,25 @@ def _measure(
     import pandas as pd
 
     settings = work.study.measurement
-    source = work.checkpoint_source(model, checkpoint)
+    source = _weights(work, model, checkpoint)
     classifier = load_feature_model(source, precision="fp32", device=device).classifier
     statistics = ClassStatistics.load(extracted.folder / "statistics.safetensors", device=device)
     hits, totals = extracted.agreement["hits"], extracted.agreement["totals"]
 
-    sensitivity = []
+    by_count: dict[int, dict[str, Any]] = {}
     for min_count in sorted({settings.min_count, *settings.sensitivity}):
-        if int((statistics.counts >= min_count).sum()) >= 2:
-            measured = measure_collapse(statistics, classifier, min_count=min_count, riesz_s=settings.riesz_s)
-            sensitivity.append({"model": model, "checkpoint": checkpoint, "min_count": min_count, **measured})
-    measured = measure_collapse(statistics, classifier, min_count=settings.min_count, riesz_s=settings.riesz_s)
+        keep = statistics.counts >= min_count
+        if min_count != settings.min_count and int(keep.sum()) < 2:
+            continue
+        measured = measure_collapse(statistics, classifier, min_count=min_count, riesz_s=settings.riesz_s)
+        if "ood_mean" in extracted.agreement:
+            ood_mean = torch.from_numpy(extracted.agreement["ood_mean"]).to(device)
+            measured["nc5_ood_deviation"] = ood_deviation(statistics.means, keep, ood_mean)
+        by_count[min_count] = measured
+    names = {"model": model, "checkpoint": checkpoint}
+    sensitivity = [names | {"min_count": number} | measured for number, measured in by_count.items()]
+    measured = by_count[settings.min_count]
     measured["nc4_agreement"] = float(hits.sum() / totals.sum()) if totals.sum() else float("nan")
-    if "ood_mean" in extracted.agreement:
-        keep = statistics.counts >= settings.min_count
-        ood_mean = torch.from_numpy(extracted.agreement["ood_mean"]).to(device)
-        measured["nc5_ood_deviation"] = ood_deviation(statistics.means, keep, ood_mean)
     # Counts come as floats from the measurements; in a table they read better as what they are.
     counts = ("n_classes", "nc1_zero_pairs", "coincident_pairs", "central_classes")
     measured |= {key: int(measured[key]) for key in counts}
@@ -345,7 +355,7 @@ def _describe_point(work: Workspace, model: str, checkpoint: int) -> dict[str, A
         known: dict[str, Any] = {}
     else:
         evaluation = _evaluation(work.run_folder(model) / f"checkpoint-{checkpoint}")
-        architecture = architecture_of(work.study, run, prepare_data(work).summary["vocab_size"])
+        architecture = architecture_of(work.study, run, open_data(work).summary["vocab_size"])
         known = {key: getattr(run, key) for key in ("depth", "width", "epochs", "weight_decay", "seed")}
         known["n_params"] = count_parameters(architecture)
     values = evaluation | known | {"model": model, "checkpoint": checkpoint}
@@ -381,13 +391,13 @@ def analyze_study(work: Workspace, published: str | list[str] | None = None) -> 
 
     study, began = work.study, time.monotonic()
     paths = [published] if isinstance(published, str) else list(published or study.analysis.published)
-    tables = [load_published(_find(path)) for path in paths]
-    measured = [point for point in study.points if is_complete(work.measurements(*point))]
+    tables = [load_published(work.published_table(path)) for path in paths]
+    job = work.analyze_job(paths)
+    measured = [point for point, made in zip(study.points, job.before, strict=True) if made.current]
     if missing := len(study.points) - len(measured):
-        print(
-            f"{missing} of {len(study.points)} points of study {study.name} are not measured yet",
-            file=sys.stderr,
-        )
+        stale = sum(made.complete for made in job.before) - len(measured)
+        which = f"not measured yet{f', or stale ({stale})' if stale else ''}"
+        print(f"{missing} of {len(study.points)} points of study {study.name} are {which}", file=sys.stderr)
     if not measured and not tables:
         raise UserError(
             f"{work.shown(work.folder)}: nothing is measured yet; run 01 to 04, or make sweep STUDY={study.name}"
@@ -398,7 +408,6 @@ def analyze_study(work: Workspace, published: str | list[str] | None = None) -> 
     for table in (table.set_index(join) for table in tables):
         both = table if both is None else both.combine_first(table)
     both = None if both is None else both.reset_index()
-    inputs = {f"{m}@{k}": str((read_manifest(work.measurements(m, k)) or {})["content"]) for m, k in measured}
     tokens: dict[str, pd.DataFrame] = {}
     sensitivity = None
     if measured:
@@ -424,12 +433,6 @@ def analyze_study(work: Workspace, published: str | list[str] | None = None) -> 
             sensitivity=sensitivity,
             published=both,
         )
-        write_manifest(aside, study.stage_parameters("analyze"), inputs, began, {})
+        write_manifest(aside, job, began, {})
     final = {name: work.analysis / path.relative_to(aside) for name, path in written.items()}
     return Analysis(results, tokens, sensitivity, both, final)
-
-
-def _find(path: str) -> Path:
-    from lcutils.parameters import ROOT
-
-    return ROOT / path if (ROOT / path).exists() else Path(path)

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from lcutils.parameters import ROOT
 from lcutils.workspace import Workspace
 
 PROFILES = ROOT / "parameters" / "profiles"
+STAMPS = ".current"  # folder of empty files that tell Snakemake which artifacts need no work
 
 
 def snakemake_command(
@@ -32,25 +34,42 @@ def snakemake_command(
     """The Snakemake call that brings a study, or one model of it, up to date."""
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
     command += ["--directory", str(work.folder), "--rerun-incomplete", "--keep-going"]
-    # A job is stale when the parameters it reads or its inputs' content changed, never because code or prose did.
-    command += ["--rerun-triggers", "mtime", "params", "input"]
+    # What is stale is decided by `stamp_current`. Snakemake runs what has no stamp, and what follows from it.
+    command += ["--rerun-triggers", "mtime"]
     if profile:
         if not (PROFILES / profile).is_dir():
             known = ", ".join(sorted(path.name for path in PROFILES.iterdir() if path.is_dir()))
             raise UserError(f"PROFILE: there is no parameters/profiles/{profile}; there are {known}")
         command += ["--workflow-profile", str(PROFILES / profile)]
     else:
-        command += ["--cores", str(cores or os.cpu_count()), "--quiet", "rules", "host"]
+        command += ["--quiet", "rules", "host"]
+    if cores or not profile:
+        command += ["--cores", str(cores or os.cpu_count())]
     if dry_run:
         command += ["--dry-run"]
     command += ["--config", f"study={work.study.source}", f"outputs={work.folder.parent}"]
     command += [f"overrides={json.dumps(work.overridden)}"] if work.overridden else []
     if model:
-        run = work.study.run(model)
-        folders = [f"{kind}/{model}@{k}" for kind in ("statistics", "measurements") for k in run.checkpoints]
-        folders += [] if run.pretrained else [f"runs/{model}"]
-        command += ["--", *(f"{folder}/manifest.json" for folder in folders)]
+        stamps = [f"measure/{model}@{k}" for k in work.study.run(model).checkpoints]
+        command += ["--", *(f"{STAMPS}/{stamp}" for stamp in stamps)]
     return command
+
+
+def stamp_current(work: Workspace) -> None:
+    """Leave a stamp for every artifact that is complete and current, and for no other.
+
+    Snakemake deletes a job's outputs before it runs the job, so it is given stamps for outputs: the artifact itself
+    stays, and the job finds out whether there is anything to do.
+    """
+    now = time.time()
+    for name, job in (work.jobs() | {"analyze": work.analyze_job()}).items():
+        stamp = work.folder / STAMPS / name
+        stamp.parent.mkdir(parents=True, exist_ok=True)
+        if job.current:
+            stamp.touch()
+            os.utime(stamp, (now, now))  # of one age, so that none is newer than what follows from it
+        else:
+            stamp.unlink(missing_ok=True)
 
 
 def run_sweep(
@@ -68,6 +87,7 @@ def run_sweep(
     """
     work.check_overrides()
     source_digest(work.corpus)  # a missing file is told here, not by a job
+    work.analyze_job()  # and a missing published table
     if profile is None:  # a cluster's login node need not have the device
         choose_device(work.study.device)
     command = snakemake_command(work, model=model, profile=profile, cores=cores, dry_run=dry_run)
@@ -83,7 +103,9 @@ def run_sweep(
         # We hold the lock, so no sweep is alive: a Snakemake lock that lies here was left by a killed one.
         locks = work.folder / ".snakemake" / "locks"
         if locks.is_dir() and any(locks.iterdir()):
-            subprocess.run([*command, "--unlock"], check=True, capture_output=True)
+            unlock = [*snakemake_command(work, profile=profile, cores=cores), "--unlock"]
+            subprocess.run(unlock, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+        stamp_current(work)
         with shown_logs(work.folder / "logs"):
             # Snakemake holds the lock too, and goes on holding it should this process alone be killed.
             status = subprocess.run(command, cwd=ROOT, pass_fds=[lock.fileno()]).returncode
@@ -99,9 +121,11 @@ def shown_logs(folder: Path) -> Iterator[None]:
     done = threading.Event()
 
     def follow() -> None:
-        while not done.wait(1.0):
+        over = False
+        while not over:
+            over = done.wait(1.0)  # what came in the last second is shown too
             for path in sorted(folder.glob("*.log")):
-                with path.open() as file:
+                with path.open(errors="replace") as file:
                     file.seek(read.get(path, 0))
                     print(file.read(), end="", flush=True)
                     read[path] = file.tell()

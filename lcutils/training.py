@@ -151,7 +151,8 @@ class _Run:
         self.device, self.rank = device, rank
         self.blocks, self.block_size = train_blocks.shape
         self.steps_per_epoch = -(-self.blocks // recipe.batch_size)
-        self.total_steps = recipe.epochs * self.steps_per_epoch
+        self.total_steps = recipe.epochs * self.steps_per_epoch  # of the schedule
+        self.last_epoch = max(recipe.keep)  # what follows would be trained for nothing
         self.log_every = max(LOG_EVERY_AT_LEAST[device.type], self.total_steps // LOG_LINES)
         self.model = GPTNeo(architecture, recipe.init_seed)
         self.parameters = FlatParameters(self.model, device, PRECISIONS[recipe.precision])
@@ -177,10 +178,11 @@ class _Run:
             self._load()
         if self.rank == 0:
             cut_log(self.folder / "log.jsonl", self.done)
-        total, wait = self.recipe.epochs * self.blocks * self.block_size, seconds_between_saves
+        last_step = (self.last_epoch + 1) * self.steps_per_epoch
+        total, wait = (self.last_epoch + 1) * self.blocks * self.block_size, seconds_between_saves
         with Progress(self.folder.name, total, log=log, start=self._tokens()) as progress:
             saved = time.monotonic()
-            while self.done < self.total_steps:
+            while self.done < last_step:
                 epoch, position = divmod(self.done, self.steps_per_epoch)
                 order = epoch_order(self.recipe.seed, epoch, self.blocks)
                 self.step.start_epoch(order, self.recipe.batch_size, position)
@@ -196,7 +198,7 @@ class _Run:
                 if epoch in self.recipe.keep and self.rank == 0:
                     self._keep(epoch)
                 self.epoch_loss = self.epoch_seconds = 0.0
-                if self.done < self.total_steps:
+                if self.done < last_step:
                     self._save()
                     saved = time.monotonic()
         _together()

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import ast
-import json
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lcutils.artifacts import MANIFEST, content_digest, is_current, read_manifest
+from lcutils.artifacts import Job, content_digest, file_digest, read_manifest
+from lcutils.corpus import source_digest
 from lcutils.errors import UserError
 from lcutils.parameters import ROOT, CorpusSettings, Study, load_study, parse_overrides
 
@@ -96,40 +96,96 @@ class Workspace:
         }
         return settings.model_copy(update=found)
 
-    def content(self, folder: Path, made_by: str) -> str:
-        """Content digest of a complete artifact; `UserError` naming the notebook that makes it where it is absent."""
-        manifest = read_manifest(folder)
-        if manifest is None:
-            raise UserError(f"{self.shown(folder)}: is not there yet; run {made_by} first")
-        return str(manifest["content"])
+    def data_job(self) -> Job:
+        """What prepares the corpus."""
+        try:
+            text = source_digest(self.corpus)
+        except UserError:  # the text is gone; told by whoever has to read it
+            text = None
+        return Job(self.data, "01_data", self.study.stage_parameters("data"), {"text": text})
 
-    def checkpoint_content(self, model: str, checkpoint: int) -> str:
-        """Content digest of a point's weights, as recorded when the run was trained."""
-        if self.study.run(model).pretrained:
-            source = self.checkpoint_source(model, checkpoint)
-            return content_digest(Path(source)) if Path(source).is_dir() else source
-        folder = self.run_folder(model)
-        self.content(folder, f"02_train with model {model}")
-        return str((read_manifest(folder) or {})["checkpoints"][str(checkpoint)])
+    def train_job(self, model: str) -> Job:
+        """What trains a run."""
+        data, parameters = self.data_job(), self.study.stage_parameters("train", self.study.run(model))
+        made_by, inputs = f"02_train with model {model}", {"data": _content(data)}
+        return Job(self.run_folder(model), made_by, parameters, inputs, (data,))
+
+    def extract_job(self, model: str, checkpoint: int) -> Job:
+        """What extracts a point's class statistics."""
+        data, run = self.data_job(), self.study.run(model)
+        weights: str | None
+        if run.pretrained:
+            source = Path(self.checkpoint_source(model, checkpoint))
+            weights, before = content_digest(source) if source.is_dir() else str(source), (data,)
+        else:
+            train = self.train_job(model)
+            weights = (read_manifest(train.folder) or {}).get("checkpoints", {}).get(str(checkpoint))
+            before = (train,)
+        return Job(
+            self.statistics(*self.point(model, checkpoint)),
+            f"03_extract with model {model}",
+            self.study.stage_parameters("extract", run),
+            {"data": _content(data), "checkpoint": weights},
+            before,
+        )
+
+    def measure_job(self, model: str, checkpoint: int) -> Job:
+        """What measures a point."""
+        extract = self.extract_job(model, checkpoint)
+        return Job(
+            self.measurements(model, checkpoint),
+            f"04_measure with model {model}",
+            self.study.stage_parameters("measure"),
+            {"statistics": _content(extract)},
+            (extract,),
+        )
+
+    def analyze_job(self, published: Iterable[str] | None = None) -> Job:
+        """What analyses all points, beside published tables (by default the study's)."""
+        tables = self.study.analysis.published if published is None else published
+        points = {f"{model}@{k}": self.measure_job(model, k) for model, k in self.study.points}
+        inputs = {name: _content(job) for name, job in points.items()}
+        inputs |= {f"published table {path}": file_digest(self.published_table(path)) for path in tables}
+        parameters = self.study.stage_parameters("analyze")
+        return Job(self.analysis, "05_analyze", parameters, inputs, tuple(points.values()), (self.results,))
+
+    def published_table(self, path: str) -> Path:
+        """The file of a published table; a relative path starts at the repository's root, or else here."""
+        found = ROOT / path if (ROOT / path).is_file() else Path(path)
+        if not found.is_file():
+            raise UserError(f"published: there is no file {path}; correct the path")
+        return found
+
+    def jobs(self) -> dict[str, Job]:
+        """All jobs but the analysis, each after those that it follows, by the names that a sweep gives them."""
+        trained = [run.name for run in self.study.runs.values() if run.pretrained is None]
+        named = {"data": self.data_job()} | {f"train/{name}": self.train_job(name) for name in trained}
+        named |= {f"extract/{model}@{k}": self.extract_job(model, k) for model, k in self.study.points}
+        return named | {f"measure/{model}@{k}": self.measure_job(model, k) for model, k in self.study.points}
 
     def shown(self, path: Path) -> str:
         """A path as messages show it: from the repository's root where it lies below."""
         return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
 
-    def needs_work(self, folder: Path, parameters: dict[str, Any], inputs: dict[str, str]) -> bool:
+    def needs_work(self, job: Job) -> bool:
         """True if the artifact is missing or stale.
 
         Raises:
-            UserError: it was made without the override that is asked for now. What is computed is not thrown away
-                for a one-off value: that goes to a folder of its own.
+            UserError: what it is made from is missing or stale itself; or it was made without the override that is
+                asked for now. What is computed is not thrown away for a one-off value: that goes to a folder of its
+                own.
         """
-        if is_current(folder, parameters, inputs):
+        if job.current:
             return False
-        self.refuse_clash(folder, parameters)
+        if first := job.blocked_by:
+            why = first.stale or "is not there yet"
+            raise UserError(f"{self.shown(first.folder)}: {why}; run {first.made_by} first")
+        self.refuse_clash(job)
         return True
 
-    def refuse_clash(self, folder: Path, parameters: dict[str, Any]) -> None:
-        """Raise a `UserError` if an overridden key differs from what the folder's manifest says."""
+    def refuse_clash(self, job: Job) -> None:
+        """Raise a `UserError` if an overridden key differs from what the artifact's manifest says."""
+        folder, parameters = job.folder, job.parameters
         made_with = (read_manifest(folder) or {}).get("parameters", {})
         leaves = {key.rpartition(".")[2] for key in self.overridden}
         for key in sorted(leaves | ({"weight_decay"} if "decay" in leaves else set())):
@@ -141,16 +197,14 @@ class Workspace:
 
     def check_overrides(self) -> None:
         """Refuse overrides that clash with anything computed in this folder, before any work."""
-        if not self.overridden:
-            return
-        study = self.study
-        self.refuse_clash(self.data, study.stage_parameters("data"))
-        for run in study.runs.values():
-            if run.pretrained is None:
-                self.refuse_clash(self.run_folder(run.name), study.stage_parameters("train", run))
-            for checkpoint in run.checkpoints:
-                self.refuse_clash(self.statistics(run.name, checkpoint), study.stage_parameters("extract", run))
-                self.refuse_clash(self.measurements(run.name, checkpoint), study.stage_parameters("measure", run))
+        if self.overridden:
+            for job in self.jobs().values():
+                self.refuse_clash(job)
+
+
+def _content(job: Job) -> str | None:
+    """Content digest of an artifact, as recorded when it was made; None where it is absent."""
+    return (read_manifest(job.folder) or {}).get("content")
 
 
 def injected_parameters(namespace: Mapping[str, Any]) -> dict[str, Any]:
@@ -193,13 +247,3 @@ def open_study(
     pairs = parse_overrides(overrides) | parse_overrides(injected_parameters(namespace or {}))
     loaded = load_study(study, pairs)
     return Workspace(loaded, (ROOT / outputs / loaded.name).resolve(), pairs)
-
-
-def fingerprint(parameters: dict[str, Any]) -> str:
-    """Parameters as one line of text, equal if and only if they are."""
-    return json.dumps(parameters, sort_keys=True)
-
-
-def is_complete(folder: Path) -> bool:
-    """True if the artifact's manifest is there."""
-    return (folder / MANIFEST).is_file()

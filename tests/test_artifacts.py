@@ -1,15 +1,19 @@
 """Files are complete or absent; a manifest says what was made from what."""
 
+import os
+import subprocess
 import time
+from dataclasses import replace
 
 import pytest
 
 from lcutils.artifacts import (
     MANIFEST,
+    Job,
     atomic_folder,
     atomic_path,
     content_digest,
-    is_current,
+    git_commit,
     read_manifest,
     write_json,
     write_manifest,
@@ -48,17 +52,38 @@ def test_folders_are_complete_or_absent(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["f"]
 
 
+def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_not(tmp_path):
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    for process in (ended.pid, os.getppid()):
+        (tmp_path / f".f.{process}.part").mkdir()
+    with atomic_folder(tmp_path / "f"):
+        pass
+    assert {p.name for p in tmp_path.iterdir()} == {"f", f".f.{os.getppid()}.part"}
+
+
+def test_a_machine_without_git_has_no_commit(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    assert git_commit() is None
+
+
 def test_manifest_and_staleness(tmp_path):
-    parameters, inputs = {"a": 1, "b": [1, 2]}, {"data": "x"}
-    assert not is_current(tmp_path, parameters, inputs)
+    job = Job(tmp_path, "01_data", {"a": 1, "b": [1, 2]}, {"data": "x"})
+    assert not job.current
     (tmp_path / "result.txt").write_text("1")
-    manifest = write_manifest(tmp_path, parameters, inputs, time.monotonic(), {"device": "cpu"})
+    manifest = write_manifest(tmp_path, job, time.monotonic(), {"device": "cpu"})
     assert read_manifest(tmp_path) == manifest
     assert {"parameters", "inputs", "content", "device", "seconds", "written", "commit", "versions"} <= set(manifest)
     assert manifest["versions"]["torch"]
-    assert is_current(tmp_path, parameters, inputs)
-    assert not is_current(tmp_path, parameters | {"a": 2}, inputs)
-    assert not is_current(tmp_path, parameters, {"data": "y"})
+    assert job.current
+    assert replace(job, parameters={"a": 2, "b": [1, 2]}).stale == "was made with a = 1, the study says 2"
+    assert replace(job, inputs={"data": "y"}).stale == "was made from another data"
+    assert replace(job, inputs={"data": "x", "more": "y"}).stale == "was made from another more"
+    assert replace(job, inputs={}).stale == "was made from another data"
+    assert replace(job, inputs={"data": None}).current  # moved without what it was made from
+    assert not replace(job, also=(tmp_path / "results.csv",)).current
+    after = Job(tmp_path / "after", "02_train", {}, {}, (replace(job, parameters={}),))
+    assert "was made with a = 1" in (after.stale or "")
 
 
 def test_content_is_names_and_bytes_alone(tmp_path):

@@ -177,6 +177,7 @@ def test_a_job_reads_only_what_it_uses(tmp_path):
         "permutations=10": {"analyze"},
         "device=cpu": set(),
         "title=other": set(),
+        "deterministic=true": {"train"},
         "drop_checkpoints=true": set(),
         "decay={d: 0.0005, q: 1}": set(),  # a letter that this run does not use
     }
@@ -188,3 +189,5 @@ def test_a_job_reads_only_what_it_uses(tmp_path):
             if before.stage_parameters(stage, run) != after.stage_parameters(stage, after.run(run.name))
         }
         assert changed == stale, override
+    # Artifacts made before a parameter existed stay current while it has the value that they were made with.
+    assert "deterministic" not in before.stage_parameters("train", run)

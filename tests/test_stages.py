@@ -1,5 +1,6 @@
 """The five stages as plain functions: what they skip, what they refuse, how a run is shared by processes."""
 
+import shutil
 import subprocess
 import sys
 
@@ -65,6 +66,28 @@ def test_dropped_weights_do_not_make_anything_stale(tiny):
     assert (checkpoint / "evaluation.json").exists()
     extract_point(work, MODEL, 0)
     measure_point(work, MODEL, 0)
+    tiny.write_text(tiny.read_text() + "\nmeasurement: {riesz_s: 2.0}\n")
+    with pytest.raises(UserError, match=r"weights were dropped .* run 02_train with model 01x0016_01d again"):
+        measure_point(open_study(tiny, tiny.parent), MODEL, 0)
+
+
+def test_a_stale_input_is_told_and_a_stale_row_left_out(work, tiny, capsys):
+    prepare_data(work), train_run(work, MODEL), extract_point(work, MODEL, 0), measure_point(work, MODEL, 0)
+    tiny.write_text(tiny.read_text().replace("3.0e-3", "1.0e-3"))
+    changed = open_study(tiny, tiny.parent)
+    for stage in (extract_point, measure_point):
+        with pytest.raises(UserError, match=f"learning_rate = 0.003, .* 0.001; run 02_train with model {MODEL} first"):
+            stage(changed, MODEL, 0)
+    with pytest.raises(UserError, match="nothing is measured yet"):
+        analyze_study(changed)
+    assert "2 of 2 points of study tiny are not measured yet, or stale (1)" in capsys.readouterr().err
+
+
+def test_results_can_be_analysed_without_what_they_were_made_from(work):
+    prepare_data(work), train_run(work, MODEL), extract_point(work, MODEL, 0), measure_point(work, MODEL, 0)
+    for name in ("data", "runs", "statistics"):
+        shutil.rmtree(work.folder / name)
+    assert len(analyze_study(work).results) == 1
 
 
 def test_an_unfinished_folder_of_another_job_is_not_continued(tiny):
@@ -87,6 +110,9 @@ def test_stages_out_of_order_name_what_is_missing(work):
     prepare_data(work)
     with pytest.raises(UserError, match=f"run 02_train with model {MODEL} first"):
         extract_point(work, MODEL, 0)
+    with pytest.raises(UserError, match=f"run 02_train with model {MODEL} first"):
+        measure_point(work, MODEL, 0)
+    train_run(work, MODEL)
     with pytest.raises(UserError, match=f"run 03_extract with model {MODEL} first"):
         measure_point(work, MODEL, 0)
     with pytest.raises(UserError, match="nothing is measured yet"):
@@ -102,7 +128,9 @@ def test_out_of_distribution_text_adds_nc5(tiny):
     prepare_data(work)
     train_run(work, MODEL)
     extract_point(work, MODEL, 0)
-    assert 0 < measure_point(work, MODEL, 0).row["nc5_ood_deviation"] < 1
+    measured = measure_point(work, MODEL, 0)
+    assert 0 < measured.row["nc5_ood_deviation"] < 1
+    assert measured.sensitivity["nc5_ood_deviation"].nunique() == 3  # no class has one sample alone
 
 
 def test_two_processes_train_the_same_model(tiny):

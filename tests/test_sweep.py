@@ -13,22 +13,25 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 import pytest
-from conftest import lcutils_command
+from conftest import TINY, lcutils_command
 
 from lcutils.parameters import ROOT, load_study
-from lcutils.sweep import snakemake_command
+from lcutils.stages import extract_point, measure_point, prepare_data, train_run
+from lcutils.sweep import STAMPS, shown_logs, snakemake_command, stamp_current
 from lcutils.workspace import open_study
 
 
 def planned(study: Path, model: str | None = None) -> list[str]:
-    """The folders whose manifests a sweep would make."""
-    command = snakemake_command(open_study(study, study.parent), model=model, dry_run=True)
+    """The jobs that a sweep would run."""
+    work = open_study(study, study.parent)
+    stamp_current(work)
+    command = snakemake_command(work, model=model, dry_run=True)
     words = command.index("--quiet")
     del command[words : words + 3]  # the list of jobs is wanted
     outcome = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert outcome.returncode == 0, outcome.stderr[-2000:]
     text = outcome.stdout + outcome.stderr
-    return sorted(re.findall(r"^\s+output: (\S+?)/manifest\.json", text, re.MULTILINE))
+    return sorted(re.findall(rf"^\s+output: {re.escape(STAMPS)}/(\S+)", text, re.MULTILINE))
 
 
 def sweep(study: Path, *words: str) -> str:
@@ -40,8 +43,6 @@ def sweep(study: Path, *words: str) -> str:
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory) -> Path:
     """A tiny study, run once; tests copy it."""
-    from conftest import TINY
-
     folder = tmp_path_factory.mktemp("swept")
     study = folder / "tiny.yaml"
     study.write_text(TINY)
@@ -80,22 +81,24 @@ def test_a_finished_sweep_has_nothing_to_do(copy):
 
 def test_a_missing_artifact_reruns_its_branch_only(copy):
     shutil.rmtree(copy.parent / "tiny" / "statistics" / "01x0016_01d@0")
-    assert planned(copy) == ["analysis", "measurements/01x0016_01d@0", "statistics/01x0016_01d@0"]
+    assert planned(copy) == ["analyze", "extract/01x0016_01d@0", "measure/01x0016_01d@0"]
+    (copy.parent / "tiny" / "results.csv").unlink()
+    assert "analyze" in planned(copy, None)
 
 
 def test_a_changed_parameter_reruns_what_reads_it(copy):
     text = copy.read_text()
     copy.write_text(text + "\nmeasurement: {riesz_s: 2.0}\n")
-    assert planned(copy) == ["analysis", "measurements/01x0016_01d@0", "measurements/01x0032_01d@0"]
+    assert planned(copy) == ["analyze", "measure/01x0016_01d@0", "measure/01x0032_01d@0"]
     copy.write_text(text.replace("permutations: 200", "permutations: 300").replace("title: Tiny", "title: Other"))
-    assert planned(copy) == ["analysis"]
+    assert planned(copy) == ["analyze"]
 
 
 def test_a_new_model_trains_only_itself(copy):
     copy.write_text(copy.read_text().replace("width: [16, 32]", "width: [16, 32, 48]"))
     new = "01x0048_01d"
-    assert planned(copy) == ["analysis", f"measurements/{new}@0", f"runs/{new}", f"statistics/{new}@0"]
-    assert planned(copy, new) == [f"measurements/{new}@0", f"runs/{new}", f"statistics/{new}@0"]
+    assert planned(copy) == ["analyze", f"extract/{new}@0", f"measure/{new}@0", f"train/{new}"]
+    assert planned(copy, new) == [f"extract/{new}@0", f"measure/{new}@0", f"train/{new}"]
 
 
 def test_overrides_reach_the_jobs_and_clashing_ones_are_refused(copy):
@@ -114,23 +117,69 @@ def test_overrides_reach_the_jobs_and_clashing_ones_are_refused(copy):
     assert table["min_count"].tolist() == [1, 3]
 
 
-def test_a_killed_sweep_goes_on_to_the_same_numbers(swept, tmp_path):
-    study = shutil.copy(swept, tmp_path)
-    command = [sys.executable, "-m", "lcutils", "sweep", study, "--outputs", str(tmp_path)]
+def test_what_a_notebook_made_is_checked_too(copy):
+    """Jobs that no sweep has run: Snakemake knows nothing of them, their manifests do."""
+    work = open_study(copy, copy.parent)
+    shutil.rmtree(work.folder / ".snakemake")
+    shutil.rmtree(work.folder / STAMPS)
+    assert planned(copy) == []
+    copy.write_text(copy.read_text().replace("learning_rate: 3.0e-3", "learning_rate: 1.0e-3"))
+    work = open_study(copy, copy.parent)
+    train_run(work, "01x0016_01d")  # by hand
+    rest = ["extract/01x0016_01d@0", "extract/01x0032_01d@0", "measure/01x0016_01d@0", "measure/01x0032_01d@0"]
+    assert planned(copy) == ["analyze", *rest, "train/01x0032_01d"]
+
+
+def test_data_made_again_alike_is_no_work_for_the_others(copy):
+    folder = copy.parent / "tiny"
+    shutil.rmtree(folder / "data")
+    made = {path: path.stat().st_mtime_ns for path in folder.glob("*/*/manifest.json")}
+    assert len(made) == 6
+    sweep(copy)
+    assert made == {path: path.stat().st_mtime_ns for path in folder.glob("*/*/manifest.json")}
+
+
+def test_a_published_table_is_an_input_of_the_analysis(copy):
+    table = copy.parent / "table.csv"
+    copy.write_text(copy.read_text().replace("permutations: 200", f"permutations: 200, published: [{table}]"))
+    outcome = lcutils_command("sweep", copy, "--outputs", copy.parent)
+    assert outcome.returncode == 2
+    assert f"published: there is no file {table}" in outcome.stderr
+    table.write_text("x")
+    assert planned(copy) == ["analyze"]
+
+
+def test_a_killed_sweep_goes_on_to_the_same_numbers(tmp_path):
+    study, model = tmp_path / "tiny.yaml", "01x0016_40d"
+    study.write_text(TINY.replace("epochs: 1, decay: d, checkpoints: 0", "epochs: 40, decay: d, checkpoints: 39"))
+    command = [sys.executable, "-m", "lcutils", "sweep", study, "--outputs", str(tmp_path), "--model", model]
     process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not (tmp_path / "tiny/data/manifest.json").exists() and time.monotonic() < deadline:
-        time.sleep(0.2)
-    time.sleep(4)  # now in the middle of training
+    run, deadline = tmp_path / "tiny/runs" / model, time.monotonic() + 120
+    while not (run / "resume/state.safetensors").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
     process.kill()  # this one alone: Snakemake lives on
     process.wait()
     outcome = lcutils_command("sweep", study, "--outputs", tmp_path)
     assert outcome.returncode == 2, outcome.stderr
     assert "a sweep is running there" in outcome.stderr
     os.killpg(process.pid, signal.SIGKILL)  # Snakemake and its jobs
-    sweep(Path(study))
-    once, again = (pd.read_csv(folder / "tiny/results.csv") for folder in (swept.parent, tmp_path))
-    pd.testing.assert_frame_equal(once, again, check_exact=True)
+    assert (run / "resume/state.safetensors").exists(), "training was over before it could be killed"
+    before = (run / "log.jsonl").read_text().splitlines()
+    sweep(study, "--model", model)
+    assert (run / "log.jsonl").read_text().splitlines()[0] == before[0]  # it has its speed in it: not trained again
+
+    work = open_study(study, tmp_path / "alone")
+    prepare_data(work), train_run(work, model), extract_point(work, model, 39)
+    alone = measure_point(work, model, 39).row
+    assert json.loads((tmp_path / f"tiny/measurements/{model}@39/row.json").read_text()) == alone
+
+
+def test_the_last_lines_of_a_log_are_shown(tmp_path, capsys):
+    log = tmp_path / "run.log"
+    log.write_text("before\n")
+    with shown_logs(tmp_path), log.open("ab") as file:
+        file.write(b"caf\xe9\nlast\n")
+    assert capsys.readouterr().out == "caf\ufffd\nlast\n"
 
 
 def test_mistakes_are_one_line_before_any_work(tmp_path, tiny):

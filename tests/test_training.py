@@ -88,6 +88,15 @@ def test_seeds_order_the_data_and_init_seeds_the_weights(tmp_path):
     assert (base - start).abs().mean() > 3 * (base - order).abs().mean()
 
 
+def test_no_epoch_is_trained_after_the_last_that_is_kept(tmp_path):
+    data, validation = blocks(20), blocks(4, seed=1)
+    whole = train(SMALL, recipe(epochs=5, keep=(1, 4)), data, validation, tmp_path / "whole", device="cpu")
+    short = train(SMALL, recipe(epochs=5, keep=(1,)), data, validation, tmp_path / "short", device="cpu")
+    steps = [json.loads(line)["step"] for line in (tmp_path / "short/log.jsonl").read_text().splitlines()]
+    assert steps[-1] == short[0]["steps"] == 10
+    assert short[0]["val_loss"] == whole[0]["val_loss"]  # the schedule is that of five epochs
+
+
 def test_training_learns_and_evaluates_what_it_keeps(tmp_path):
     data, validation = blocks(64), blocks(7, seed=1)
     records = train(SMALL, recipe(keep=(0, 2)), data, validation, tmp_path / "run", device="cpu")

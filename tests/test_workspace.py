@@ -30,7 +30,7 @@ def test_what_papermill_injected_is_found_and_what_a_person_defined_is_not(tiny)
 def test_an_absent_input_names_the_notebook_that_makes_it(tiny):
     work = open_study(tiny, tiny.parent)
     with pytest.raises(UserError, match="run 01_data first"):
-        work.content(work.data, "01_data")
+        work.needs_work(work.train_job("01x0016_01d"))
 
 
 def test_an_override_that_clashes_with_computed_work_is_refused(tiny):
@@ -38,7 +38,7 @@ def test_an_override_that_clashes_with_computed_work_is_refused(tiny):
     run = plain.study.run("01x0016_01d")
     folder = plain.run_folder(run.name)
     folder.mkdir(parents=True)
-    write_manifest(folder, plain.study.stage_parameters("train", run), {}, time.monotonic(), {})
+    write_manifest(folder, plain.train_job(run.name), time.monotonic(), {})
 
     plain.check_overrides()
     open_study(tiny, tiny.parent, "learning_rate=0.003").check_overrides()  # the same value
@@ -47,7 +47,7 @@ def test_an_override_that_clashes_with_computed_work_is_refused(tiny):
     with pytest.raises(UserError, match=r"learning_rate = 0.003, the override says 1.0; name another outputs folder"):
         other.check_overrides()
     with pytest.raises(UserError, match="learning_rate"):
-        other.needs_work(folder, other.study.stage_parameters("train", run), {})
+        other.refuse_clash(other.train_job(run.name))
     with pytest.raises(UserError, match="weight_decay = 0.0005"):
         open_study(tiny, tiny.parent, "decay='{d: 0.25}'").check_overrides()
     open_study(tiny, tiny.parent / "elsewhere", "learning_rate=1").check_overrides()
@@ -55,13 +55,14 @@ def test_an_override_that_clashes_with_computed_work_is_refused(tiny):
 
 def test_a_changed_yaml_is_stale_not_refused(tiny):
     before = open_study(tiny, tiny.parent)
-    parameters = before.study.stage_parameters("data")
     before.data.mkdir(parents=True)
-    write_manifest(before.data, parameters, {"text": "x"}, time.monotonic(), {})
-    assert not before.needs_work(before.data, parameters, {"text": "x"})
+    write_manifest(before.data, before.data_job(), time.monotonic(), {})
+    assert not before.needs_work(before.data_job())
     tiny.write_text(tiny.read_text().replace("max_stories: 60", "max_stories: 61"))
     after = open_study(tiny, tiny.parent)
-    assert after.needs_work(after.data, after.study.stage_parameters("data"), {"text": "x"})
+    assert after.needs_work(after.data_job())
+    with pytest.raises(UserError, match=r"data: was made with max_stories = 60, the study says 61; run 01_data first"):
+        after.needs_work(after.train_job("01x0016_01d"))
 
 
 def test_relative_paths_start_at_the_repository(tiny):

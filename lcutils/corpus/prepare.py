@@ -6,7 +6,6 @@ but the first is the label of the feature before it.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lcutils.artifacts import write_json
+from lcutils.artifacts import file_digest, write_json
 from lcutils.corpus.sources import BUILT_IN, local_files, open_stories, refuse_missing_path
 from lcutils.corpus.stories import fingerprint
 from lcutils.corpus.tokenization import (
@@ -202,12 +201,4 @@ def _add(digest: Any, name: str, files: list[Path]) -> None:
     if not files:
         digest.update(name.encode() + b"\0")
     for file in files:
-        state = file.stat()
-        digest.update(file.name.encode() + b"\0" + _file_digest(file, state.st_size, state.st_mtime_ns))
-
-
-@functools.lru_cache(maxsize=4096)
-def _file_digest(file: Path, size: int, mtime_ns: int) -> bytes:
-    """SHA-256 of a file, remembered for as long as its size and time stay."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").digest()
+        digest.update(file.name.encode() + b"\0" + bytes.fromhex(file_digest(file)))

@@ -197,6 +197,7 @@ def stories(seed: int) -> Iterator[str]:
             yield story
 
 
+@functools.cache
 def fingerprint() -> str:
     """SHA-256 of the plots, the words and some stories: it changes when the built-in corpus does."""
     digest = hashlib.sha256(repr(tables()).encode())
