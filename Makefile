@@ -10,14 +10,14 @@ READY  := $(VENV)/.ready
 .PHONY: demo test lab sweep plan check notebooks
 
 demo: $(READY)
-	$(RUN) -m lcutils sweep demo --outputs $(OUTPUTS)
+	$(RUN) -m lcutils sweep demo --outputs "$(OUTPUTS)"
 
 sweep: $(READY)
-	$(RUN) -m lcutils sweep $(STUDY) --outputs $(OUTPUTS) $(if $(MODEL),--model $(MODEL)) $(if $(PROFILE),--profile $(PROFILE)) \
+	$(RUN) -m lcutils sweep "$(STUDY)" --outputs "$(OUTPUTS)" $(if $(MODEL),--model $(MODEL)) $(if $(PROFILE),--profile $(PROFILE)) \
 	  $(if $(CORES),--cores $(CORES)) $(if $(DRY),--dry-run) $(if $(SET),--set $(SET))
 
 plan: $(READY)
-	$(RUN) -m lcutils plan $(STUDY) --outputs $(OUTPUTS) $(if $(SET),--set $(SET))
+	$(RUN) -m lcutils plan "$(STUDY)" --outputs "$(OUTPUTS)" $(if $(SET),--set $(SET))
 
 lab: $(READY)
 	$(VENV)/bin/jupyter lab --notebook-dir notebooks

@@ -74,7 +74,7 @@ rule train:
     priority: 1  # before the short jobs, so that no long one is left for the end
     threads: study.threads
     resources: gpu=GPUS
-    shell: PAPERMILL + " -p model {wildcards.run}" + END
+    shell: PAPERMILL + " -r model {wildcards.run}" + END
 
 
 rule extract:
@@ -83,7 +83,7 @@ rule extract:
     params: notebook="03_extract", job="03_extract_{run}@{checkpoint}"
     threads: study.threads
     resources: gpu=GPUS
-    shell: PAPERMILL + " -p model {wildcards.run} -p checkpoint {wildcards.checkpoint}" + END
+    shell: PAPERMILL + " -r model {wildcards.run} -p checkpoint {wildcards.checkpoint}" + END
 
 
 rule measure:
@@ -92,4 +92,4 @@ rule measure:
     params: notebook="04_measure", job="04_measure_{run}@{checkpoint}"
     threads: study.threads
     resources: gpu=GPUS
-    shell: PAPERMILL + " -p model {wildcards.run} -p checkpoint {wildcards.checkpoint}" + END
+    shell: PAPERMILL + " -r model {wildcards.run} -p checkpoint {wildcards.checkpoint}" + END

@@ -393,6 +393,8 @@ def analyze_study(work: Workspace, published: str | list[str] | None = None) -> 
     paths = [published] if isinstance(published, str) else list(published or study.analysis.published)
     tables = [load_published(work.published_table(path)) for path in paths]
     job = work.analyze_job(paths)
+    for made in job.before:
+        work.refuse_clash(made)
     measured = [point for point, made in zip(study.points, job.before, strict=True) if made.current]
     if missing := len(study.points) - len(measured):
         stale = sum(made.complete for made in job.before) - len(measured)

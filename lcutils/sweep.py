@@ -85,14 +85,20 @@ def run_sweep(
     Raises:
         UserError: a mistake in the study, found before any work; or the same study is being swept already.
     """
-    work.check_overrides()
+    work.check_overrides(model)
+    work.check_pretrained()
     source_digest(work.corpus)  # a missing file is told here, not by a job
     work.analyze_job()  # and a missing published table
     if profile is None:  # a cluster's login node need not have the device
         choose_device(work.study.device)
     command = snakemake_command(work, model=model, profile=profile, cores=cores, dry_run=dry_run)
-    for name in ("notebooks", "logs"):  # papermill does not make the folder it writes to
-        (work.folder / name).mkdir(parents=True, exist_ok=True)
+    try:
+        for name in ("notebooks", "logs"):  # papermill does not make the folder it writes to
+            (work.folder / name).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"outputs: {work.shown(work.folder)} cannot be made ({error.strerror}); name another folder"
+        ) from None
     with (work.folder / ".sweep.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -106,11 +112,14 @@ def run_sweep(
             unlock = [*snakemake_command(work, profile=profile, cores=cores), "--unlock"]
             subprocess.run(unlock, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
         stamp_current(work)
+        began = time.time()
         with shown_logs(work.folder / "logs"):
             # Snakemake holds the lock too, and goes on holding it should this process alone be killed.
             status = subprocess.run(command, cwd=ROOT, pass_fds=[lock.fileno()]).returncode
     if status == 0 and not dry_run:
         print(describe_outcome(work, model))
+    elif status:
+        print(describe_failures(work.folder / "logs", began), end="", file=sys.stderr)
     return status
 
 
@@ -137,6 +146,18 @@ def shown_logs(folder: Path) -> Iterator[None]:
     finally:
         done.set()
         thread.join()
+
+
+def describe_failures(logs: Path, began: float) -> str:
+    """The last line of every papermill log, written since `began`, that tells of an error."""
+    text = ""
+    for log in sorted(logs.glob("*.papermill")):
+        lines = log.read_text(errors="replace").strip().splitlines()
+        if log.stat().st_mtime >= began and any(
+            "Exception encountered" in line or "Traceback" in line for line in lines
+        ):
+            text += f"{log.stem} failed: {lines[-1]}\n"
+    return text
 
 
 def describe_outcome(work: Workspace, model: str | None = None) -> str:

@@ -59,7 +59,7 @@ class Workspace:
         pretrained = self.study.run(model).pretrained
         if pretrained is None:
             return str(self.run_folder(model) / f"checkpoint-{checkpoint}")
-        local = ROOT / pretrained
+        local = ROOT / Path(pretrained).expanduser()
         return str(local) if local.exists() else pretrained
 
     def statistics(self, model: str, checkpoint: int) -> Path:
@@ -156,12 +156,14 @@ class Workspace:
             raise UserError(f"published: there is no file {path}; correct the path")
         return found
 
-    def jobs(self) -> dict[str, Job]:
-        """All jobs but the analysis, each after those that it follows, by the names that a sweep gives them."""
-        trained = [run.name for run in self.study.runs.values() if run.pretrained is None]
-        named = {"data": self.data_job()} | {f"train/{name}": self.train_job(name) for name in trained}
-        named |= {f"extract/{model}@{k}": self.extract_job(model, k) for model, k in self.study.points}
-        return named | {f"measure/{model}@{k}": self.measure_job(model, k) for model, k in self.study.points}
+    def jobs(self, model: str | None = None) -> dict[str, Job]:
+        """All jobs but the analysis, or one model's, by the names that a sweep gives them."""
+        runs = [self.study.run(model)] if model else list(self.study.runs.values())
+        points = [(run.name, checkpoint) for run in runs for checkpoint in run.checkpoints]
+        named = {"data": self.data_job()}
+        named |= {f"train/{run.name}": self.train_job(run.name) for run in runs if run.pretrained is None}
+        named |= {f"extract/{name}@{k}": self.extract_job(name, k) for name, k in points}
+        return named | {f"measure/{name}@{k}": self.measure_job(name, k) for name, k in points}
 
     def shown(self, path: Path) -> str:
         """A path as messages show it: from the repository's root where it lies below."""
@@ -195,11 +197,25 @@ class Workspace:
                     f"{parameters.get(key)}; name another outputs folder or study for it"
                 )
 
-    def check_overrides(self) -> None:
-        """Refuse overrides that clash with anything computed in this folder, before any work."""
+    def check_overrides(self, model: str | None = None) -> None:
+        """Refuse overrides that clash with anything computed in this folder, or for one model of it.
+
+        The analysis is left out: it is made again in seconds.
+        """
         if self.overridden:
-            for job in self.jobs().values():
+            for job in self.jobs(model).values():
                 self.refuse_clash(job)
+
+    def check_pretrained(self) -> None:
+        """Refuse a pretrained model's path at which no model can be; a hub name is taken to exist."""
+        for name, given in self.study.pretrained.items():
+            source = Path(self.checkpoint_source(name, 0))
+            looks_local = given.startswith((".", "/", "~")) or given.count("/") > 1
+            if (looks_local or source.exists()) and not (source / "config.json").is_file():
+                raise UserError(
+                    f"pretrained.{name}: {given} is no folder with a config.json; give a folder that save_pretrained "
+                    "wrote, or a hub name"
+                )
 
 
 def _content(job: Job) -> str | None:

@@ -174,6 +174,16 @@ def test_a_killed_sweep_goes_on_to_the_same_numbers(tmp_path):
     assert json.loads((tmp_path / f"tiny/measurements/{model}@39/row.json").read_text()) == alone
 
 
+def test_a_failed_sweep_ends_with_what_failed(copy, tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/config.json").write_text('{"model_type": "gpt2"}')
+    pretrained = f"pretrained={{empty: {tmp_path}/model}}"
+    outcome = lcutils_command("sweep", copy, "--outputs", copy.parent, "--set", pretrained)
+    assert outcome.returncode == 1
+    last = outcome.stderr.splitlines()[-1]
+    assert last.startswith(f"03_extract_empty@0 failed: error: {tmp_path}/model: ")
+
+
 def test_the_last_lines_of_a_log_are_shown(tmp_path, capsys):
     log = tmp_path / "run.log"
     log.write_text("before\n")
@@ -190,6 +200,11 @@ def test_mistakes_are_one_line_before_any_work(tmp_path, tiny):
         (["sweep", tiny, "--set", "blok_size=3"], "did you mean block_size"),
         (["sweep", tiny, "--set", "source=no/such.txt"], "no/such.txt"),
         (["sweep", tiny, "--set", "device=quantum"], "device: quantum"),
+        (
+            ["sweep", tiny, "--set", "pretrained={a: /no/such}"],
+            "pretrained.a: /no/such is no folder with a config.json",
+        ),
+        (["sweep", tiny, "--set", f"pretrained={{a: {tiny}}}"], "is no folder with a config.json"),
         (["plan", tiny, "--set", "grid=[]"], "grid: is empty"),
     ]
     for words, expected in cases:
@@ -198,6 +213,9 @@ def test_mistakes_are_one_line_before_any_work(tmp_path, tiny):
         assert expected in outcome.stderr
         assert len(outcome.stderr.strip().splitlines()) == 1, outcome.stderr
     assert not (tmp_path / "out").exists()
+    (tmp_path / "out").write_text("a file")
+    outcome = lcutils_command("sweep", tiny, "--outputs", tmp_path / "out")
+    assert outcome.stderr.endswith("cannot be made (Not a directory); name another folder\n")
 
 
 def test_the_paper_expands_without_running(tmp_path):
