@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lcutils import analysis
-from lcutils.report import best_first, body, write_analysis
+from lcutils.report import best_first, body, compute, write_analysis
 from lcutils.report.parts import data_json, number_words, packed_json, row_anchor, shown_table, table_html
 
 RESULTS = made_results()
@@ -79,6 +79,14 @@ def test_tables_hold_what_was_computed(written):
     assert "Zed" in pd.read_csv(written["tables/table_5.csv"])["token"].to_list()  # the names are the study's
     changes = pd.read_csv(written["tables/influence.csv"])["change"].abs()
     assert changes.is_monotonic_decreasing
+
+
+def test_limits_of_the_riesz_kernel_are_of_the_studys_exponent():
+    results = FEW.assign(gnc2_riesz_mean=np.linspace(0.45, 0.75, len(FEW)))
+    contents = compute(results, {"measurement": {"riesz_s": 2.0}}, {}, None, None)
+    [beside_width] = [figure for figure in contents.by_width if figure.name == "by_width_gnc2_riesz_mean"]
+    for figure in (contents.figures["against_loss"], beside_width):
+        assert "0.50819" in json.dumps(figure.spec)  # of a uniform sphere at width 64
 
 
 def test_the_page_needs_no_network(text):

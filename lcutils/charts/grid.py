@@ -74,8 +74,11 @@ def _schedules(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(schedule=schedule, schedule_order=order, decay=words)
 
 
-def by_width(results: pd.DataFrame, key: str) -> Figure:
-    """Return `key` (a measurement, or val_loss) against width: a line a depth, columns schedules, rows decays."""
+def by_width(results: pd.DataFrame, key: str, riesz_s: float | None = None) -> Figure:
+    """Return `key` (a measurement, or val_loss) against width: a line a depth, columns schedules, rows decays.
+
+    `riesz_s` is the exponent that the Riesz kernel was measured with: its limits of theory follow from it.
+    """
     axis, log = _axis_of(key)
     label = MEASUREMENTS[key].label if key in MEASUREMENTS else axis
     name, title = f"by_width_{key}", f"{label[:1].upper()}{label[1:]} against width"
@@ -85,7 +88,7 @@ def by_width(results: pd.DataFrame, key: str) -> Figure:
     if rows.empty:
         return Figure(name, title, missing=f"No row has a number for {label} that this axis can show.")
     rows = _schedules(rows if "depth" in rows.columns else rows.assign(depth=0))
-    limits = theory_lines(rows, key)
+    limits = theory_lines(rows, key, riesz_s)
     for limit in limits["limit"].unique():
         value = limits[limits["limit"] == limit].groupby("width")["value"].mean()
         rows[f"limit_{limit.split()[-1]}"] = rows["width"].map(value)

@@ -45,11 +45,12 @@ def panels_figure(
     *,
     target: str = "val_loss",
     columns: int = 3,
+    riesz_s: float | None = None,
 ) -> Figure:
     """Return a figure with one panel for each of `keys` that `results` has, linked and filtered together."""
     rows, merged = _distinct(results, target)
     controls, test = filters(rows)
-    made = {key: panel(rows, key, test, target) for key in keys}
+    made = {key: panel(rows, key, test, target, riesz_s) for key in keys}
     lacking = [MEASUREMENTS[key].label for key, chart in made.items() if chart is None]
     charts = [chart for chart in made.values() if chart is not None]
     if target not in results.columns or results[target].isna().all():
@@ -104,13 +105,13 @@ def figure_3(results: pd.DataFrame) -> Figure:
     return panels_figure(results, FIGURE_3, "figure_3", "Figure 3. Duality of classifier and class means", caption)
 
 
-def against_loss(results: pd.DataFrame) -> Figure:
-    """Return every measurement of `results` against validation loss."""
+def against_loss(results: pd.DataFrame, riesz_s: float | None = None) -> Figure:
+    """Return every measurement of `results` against validation loss; `riesz_s` as measured, for its limits."""
     title = "Every measurement against validation loss"
     keys = measurements_in(results)
     if not keys:
         return Figure("against_loss", title, missing="The table has no measurement with a number in it.")
-    return panels_figure(results, keys, "against_loss", title, THEORY)
+    return panels_figure(results, keys, "against_loss", title, THEORY, riesz_s=riesz_s)
 
 
 def seeds_scatter(results: pd.DataFrame) -> Figure:

@@ -71,8 +71,11 @@ def tooltip(rows: pd.DataFrame, *values: str) -> list[alt.Tooltip]:
     return shown + [alt.Tooltip(f"{v}:Q", title=v, format=".5g") for v in values]
 
 
-def theory_lines(rows: pd.DataFrame, key: str) -> pd.DataFrame:
-    """Return the limits of theory for `key` at every width (and number of classes) of `rows`: limit, width, value."""
+def theory_lines(rows: pd.DataFrame, key: str, riesz_s: float | None) -> pd.DataFrame:
+    """Return the limits of theory for `key` at every width (and number of classes) of `rows`: limit, width, value.
+
+    The Riesz kernel has none where its exponent `riesz_s` is not known, no measurement where they are infinite.
+    """
     empty = pd.DataFrame({"limit": [], "width": [], "value": []})
     if not {"width", "n_classes"} <= set(rows.columns):
         return empty
@@ -81,8 +84,8 @@ def theory_lines(rows: pd.DataFrame, key: str) -> pd.DataFrame:
     for width, classes in places.itertuples(index=False):
         if width < 2 or classes < 2:
             continue
-        table = limits_of_theory(int(width), int(classes))
-        table = table[table["measurement"] == key]
+        table = limits_of_theory(int(width), int(classes), riesz_s=riesz_s)
+        table = table[(table["measurement"] == key) & np.isfinite(table["value"])]
         found.append(table.assign(width=int(width))[["limit", "width", "value"]])
     found = [table for table in found if len(table)]
     return pd.concat(found, ignore_index=True).drop_duplicates() if found else empty
@@ -102,7 +105,7 @@ def shown(column: str, log: bool) -> str:
     return f"isValid(datum.{column})" + (f" && datum.{column} > 0" if log else "")
 
 
-def panel(rows: pd.DataFrame, key: str, test: str, target: str) -> Any | None:
+def panel(rows: pd.DataFrame, key: str, test: str, target: str, riesz_s: float | None) -> Any | None:
     """Return one panel over `ROWS`, `key` on x and `target` on y, or None where no row has both.
 
     The line is least squares on the scale drawn; R² is of that scale. On a log axis the R² of the value itself
@@ -113,13 +116,14 @@ def panel(rows: pd.DataFrame, key: str, test: str, target: str) -> Any | None:
         key: measurement on x.
         test: Vega expression of the rows to draw, from `filters`.
         target: column on y.
+        riesz_s: exponent of the rows' Riesz kernel, if it is known.
     """
     measurement = MEASUREMENTS[key]
     log = measurement.log
     drawn = usable(rows, key, target, positive=log)
     if drawn.empty:
         return None
-    limits = theory_lines(drawn, key)
+    limits = theory_lines(drawn, key, riesz_s)
     domain = padded(drawn[key], log, limits["value"].tolist())
     x = alt.X(f"{key}:Q", **value_axis(measurement.axis, domain, log))
     y = alt.Y(f"{target}:Q", **value_axis(TARGETS.get(target, target), padded(drawn[target], False), False))
