@@ -221,6 +221,15 @@ def test_limits_that_are_infinite_or_of_a_simplex_that_cannot_be_are_not_drawn()
     assert not [words for words in limits_drawn(figures[0]) if "simplex" in words or "width 64" in words]
 
 
+def test_shares_of_kinds_say_what_they_are_of():
+    figure = charts.token_kinds(made_tokens(300))
+    words = words_of(figure.svg)
+    assert "shares of these tokens and of the data" in words
+    assert "tokens 65.7%" in words  # lowercase
+    assert not any("vocabulary" in word for word in words)
+    assert "of the tokens that occur in the training text and were measured, not of the whole" in figure.caption
+
+
 def test_a_large_vocabulary_is_sampled_and_says_so():
     tokens = made_tokens(29_233)
     for figure in (charts.token_kinds(tokens), charts.token_explorer(tokens)):

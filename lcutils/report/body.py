@@ -92,7 +92,8 @@ TABLE_CAPTIONS = {
     "sensitivity": "Each measurement at each minimum class count, and its change against the smallest.",
     "sensitivity_correlations": "R² with validation loss at each minimum class count.",
     "trajectories": "Measurements along the kept checkpoints.",
-    "kind_shares": "Kinds of token: shares of the vocabulary and of the data.",
+    "kind_shares": "Kinds of token: shares of the tokens that occur in the training text and were measured (not of the "
+    "whole vocabulary), and of the data.",
     "beside_published": "Rows of the same model and checkpoint: ours, published, difference.",
 }
 
