@@ -138,7 +138,7 @@ def test_the_explorer_carries_the_best_models_first(text):
     table = json.loads(gzip.decompress(base64.b64decode(index)))
     best = made_tokens(300)
     assert table["text"] == best["text"].to_list()
-    assert table["nearest"] == best["nearest"].to_list()
+    assert table["nearest_ids"] == [ids.tolist() for ids in best["nearest_ids"]]
     assert table["cdnv"] == pytest.approx(best["cdnv"].to_list(), rel=1e-4)
     assert [value is None for value in table["agreement"]] == best["agreement"].isna().to_list()
 

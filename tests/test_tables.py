@@ -9,6 +9,7 @@ from lcutils.analysis.tables import (
     CONFIGURATION,
     beside_published,
     by_width,
+    nearest_texts,
     sensitivity,
     table_2,
     table_3,
@@ -88,6 +89,12 @@ def test_table_5_needs_its_columns():
     assert str(table_5(tokens().drop(columns=["cdnv", "text"]))) == (
         "Tokens cannot be compared: the table of tokens lacks cdnv, text."
     )
+
+
+def test_texts_of_the_nearest_are_found_by_id():
+    table = tokens().assign(text=[" |", "a", "a", "b | c"], nearest_ids=[[8, 6], [5], [6, 5], []])
+    assert nearest_texts(table).to_list() == ["b | c | a", " |", "a |  |", ""]
+    assert nearest_texts(table.head(1)).to_list() == ["id 8 | id 6"]
 
 
 def results():

@@ -16,7 +16,16 @@ from lcutils.analysis.definitions import (
 )
 from lcutils.analysis.inference import Permutation, permutation_test
 from lcutils.analysis.relations import correlations, seed_groups, seed_rows, table_1
-from lcutils.analysis.tables import beside_published, by_width, sensitivity, table_2, table_3, table_5, trajectories
+from lcutils.analysis.tables import (
+    beside_published,
+    by_width,
+    nearest_texts,
+    sensitivity,
+    table_2,
+    table_3,
+    table_5,
+    trajectories,
+)
 from lcutils.analysis.word_kinds import TOKEN_KINDS, kind_shares, token_kind, with_kinds
 
 __all__ = [
@@ -32,6 +41,7 @@ __all__ = [
     "kind_shares",
     "limits_of_theory",
     "measurements_in",
+    "nearest_texts",
     "partial_correlations",
     "permutation_test",
     "seed_groups",

@@ -124,6 +124,15 @@ def table_5(tokens: pd.DataFrame, names: Sequence[str] = FIRST_NAMES) -> pd.Data
     return table.reindex(columns=columns).astype({"token_id": "Int64"})
 
 
+def nearest_texts(tokens: pd.DataFrame) -> pd.Series:
+    """The texts of each token's `nearest_ids`, joined by " | ": for reading only, since a token may hold a "|".
+
+    A class that is not in `tokens` (of a table cut short) is named by its id.
+    """
+    texts = dict(zip(tokens["token_id"], tokens["text"], strict=True))
+    return tokens["nearest_ids"].map(lambda ids: " | ".join(texts.get(i, f"id {i}") for i in ids))
+
+
 def _long(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     """One row a row and measurement: `columns` (those there are), `measurement`, `value`; cells without value
     left out."""

@@ -108,6 +108,8 @@ def token_explorer(tokens: pd.DataFrame | None, model: str = "") -> Figure:
             missing="The token table lacks the columns that are drawn (count, variance, cdnv, interference, "
             "agreement).",
         )
+    if "nearest_ids" in tokens.columns:
+        tokens = tokens.assign(nearest=analysis.nearest_texts(tokens))
     drawn, notice = sample_rows(tokens)
     # The search is for the text, blanks aside, and ignores case: " Tim" is found by "tim".
     drawn = drawn.assign(find=drawn["text"].str.strip().str.lower())

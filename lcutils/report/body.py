@@ -342,11 +342,13 @@ def _select(name: str, options: Sequence[tuple[str, str]], first: str) -> str:
 def token_columns(table: pd.DataFrame) -> dict[str, Sequence[Any]]:
     """Return a token table as lists by column, numbers cut to five digits."""
     columns: dict[str, Sequence[Any]] = {}
-    for name in ("token_id", "text", *TOKEN_COLUMNS, "total", "nearest"):
+    for name in ("token_id", "text", *TOKEN_COLUMNS, "total", "nearest_ids"):
         if name not in table.columns:
             continue
         if pd.api.types.is_float_dtype(table[name]):
             columns[name] = [float(f"{value:.5g}") for value in table[name]]
+        elif name == "nearest_ids":
+            columns[name] = [ids.tolist() for ids in table[name]]
         else:
             columns[name] = table[name].tolist()
     return columns
