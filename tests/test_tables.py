@@ -8,7 +8,6 @@ from lcutils.analysis.definitions import Missing
 from lcutils.analysis.tables import (
     CONFIGURATION,
     beside_published,
-    by_width,
     nearest_texts,
     sensitivity,
     table_2,
@@ -56,8 +55,6 @@ def test_table_3():
     assert table["depth"].tolist() == [1, 2, 4, 8, 12]
     assert table["1024"].tolist() == [16, 8, 8, 4, 4]
     assert table["256"].tolist() == [16, 16, 8, 8, 4]
-    ours = table_3({(1, 64): 32, (2, 128): 8})
-    assert ours["64"].tolist() == [32, pd.NA]
 
 
 def tokens():
@@ -114,20 +111,6 @@ def results():
             "nc1_cdnv": [0.1, 0.2, 0.3],
         }
     )
-
-
-def test_by_width_is_long():
-    table = by_width(results())
-    assert table[["model", "checkpoint", "measurement", "value"]].to_numpy().tolist() == [
-        ["01x0064_10d", 9, "nc1_cdnv", 0.1],
-        ["01x0064_10d", 5, "nc1_cdnv", 0.2],
-        ["02x0064_01d", 0, "nc1_cdnv", 0.3],
-        ["01x0064_10d", 9, "nc4_agreement", 0.5],
-        ["02x0064_01d", 0, "nc4_agreement", 0.2],
-    ]
-    assert {"depth", "width", "epochs", "weight_decay", "n_params", "val_loss"} <= set(table.columns)
-    assert isinstance(by_width(results().drop(columns="width")), Missing)
-    assert isinstance(by_width(results().assign(width=None)), Missing)
 
 
 def test_trajectories_in_order_of_checkpoint():

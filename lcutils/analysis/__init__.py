@@ -18,7 +18,6 @@ from lcutils.analysis.inference import Permutation, permutation_test
 from lcutils.analysis.relations import correlations, seed_groups, seed_rows, table_1
 from lcutils.analysis.tables import (
     beside_published,
-    by_width,
     nearest_texts,
     sensitivity,
     table_2,
@@ -35,7 +34,6 @@ __all__ = [
     "Missing",
     "Permutation",
     "beside_published",
-    "by_width",
     "correlations",
     "influence",
     "kind_shares",

@@ -82,9 +82,9 @@ def _in_words(value: object) -> str:
     return str(value)
 
 
-def table_3(batch_sizes: Mapping[tuple[int, int], int] = BATCH_SIZES) -> pd.DataFrame:
-    """Table 3: sequences a batch; one row a `depth`, one column a width (named by its number)."""
-    rows = [(*size, batch) for size, batch in batch_sizes.items()]
+def table_3() -> pd.DataFrame:
+    """Table 3: the paper's sequences a batch; one row a `depth`, one column a width (named by its number)."""
+    rows = [(*size, batch) for size, batch in BATCH_SIZES.items()]
     cells = pd.DataFrame(rows, columns=["depth", "width", "batch"])
     table = cells.pivot(index="depth", columns="width", values="batch").astype("Int64")
     table.columns = table.columns.astype(str)
@@ -140,20 +140,6 @@ def _long(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     keys = measurements_in(table)
     melted = table.melt(id_vars=known, value_vars=keys, var_name="measurement", value_name="value")
     return melted.dropna(subset="value").reset_index(drop=True)
-
-
-def by_width(results: pd.DataFrame) -> pd.DataFrame | Missing:
-    """Each measurement against width, by depth, epochs and decay (paper, Appendix), in long form.
-
-    Returns:
-        `model, depth, width, epochs, weight_decay, checkpoint, n_params, val_loss, measurement, value`.
-    """
-    if not {"depth", "width"} <= set(results.columns):
-        return Missing("Nothing can be set against width: the table lacks the columns depth and width.")
-    sized = results.dropna(subset=["depth", "width"])
-    if sized.empty or not measurements_in(sized):
-        return Missing("Nothing can be set against width: no row has a depth, a width and a measurement.")
-    return _long(sized, [*RUN, "n_params", "val_loss"])
 
 
 def trajectories(results: pd.DataFrame) -> pd.DataFrame | Missing:

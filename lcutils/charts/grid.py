@@ -12,9 +12,9 @@ from lcutils import analysis
 from lcutils.analysis import MEASUREMENTS, Missing
 from lcutils.charts.scatter import (
     IDENTITY,
+    LOSS,
     SELECTED,
     SIZE_SCALE,
-    TARGETS,
     filters,
     shown,
     size_colour,
@@ -50,10 +50,8 @@ TRAJECTORY_KEYS = [
 
 
 def _axis_of(key: str) -> tuple[str, bool]:
-    """Return the axis title of a measurement or target, and whether a log axis suits it."""
-    if key in MEASUREMENTS:
-        return MEASUREMENTS[key].axis, MEASUREMENTS[key].log
-    return TARGETS.get(key, key), False
+    """Return the axis title of a measurement or of val_loss, and whether a log axis suits it."""
+    return (MEASUREMENTS[key].axis, MEASUREMENTS[key].log) if key in MEASUREMENTS else (LOSS, False)
 
 
 def _schedules(rows: pd.DataFrame) -> pd.DataFrame:
@@ -164,8 +162,7 @@ def trajectories(results: pd.DataFrame) -> Figure:
         return Figure(name, title, missing="No model with two checkpoints has a measurement at them.")
     caption = (
         f"{wide['model'].nunique()} models with two or more kept checkpoints, one line a model and one point a "
-        f"checkpoint. "
-        "Click a model to see it in every panel."
+        "checkpoint. Click a model to see it in every panel."
     )
     return Figure(
         name,
@@ -239,8 +236,7 @@ def sensitivity(table: pd.DataFrame | None, results: pd.DataFrame) -> Figure:
         return Figure(name, title, missing=sentence("The sensitivity table has no number to draw.", note))
     caption = sentence(
         "Left: median over models of each measurement's change against its value at the smallest minimum count. "
-        "Right: its R² "
-        "with validation loss at each minimum count."
+        "Right: its R² with validation loss at each minimum count."
         if len(charts) > 1
         else "Each measurement's change against its value at the smallest minimum count (median over models).",
         note,

@@ -119,9 +119,8 @@ def token_explorer(tokens: pd.DataFrame | None, model: str = "") -> Figure:
     data = slim(drawn, ["token_id", "text", "find", *TOKEN_COLUMNS, "nearest"])
     panels = [_tokens_panel(drawn, x, y, picked, found) for x, y in pairs]
     caption = sentence(
-        "Each point is a token. Type one to mark it in every panel, or click a point; double-click to let go; "
-        "hover for its "
-        "measurements and nearest class means.",
+        "Each point is a token. Type one to mark it in every panel, or click a point; double-click to let go; hover "
+        "for its measurements and nearest class means.",
         notice,
     )
     return Figure(name, title, caption, together(panels, 2, [search], spacing=30), rows=data)

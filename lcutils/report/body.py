@@ -75,16 +75,15 @@ ROWS_CAPTION = "One row a model and checkpoint; click a row to pick its model in
 
 Table = pd.DataFrame | Missing
 TABLE_CAPTIONS = {
-    "table_1": "Table 1. R² of each measurement with validation loss over models that differ in their seed "
-    "alone; p by permutation "
-    "(two-sided), with its Monte-Carlo interval and Holm's correction; paper: whether the row is one of the paper's.",
+    "table_1": "Table 1. R² of each measurement with validation loss over models that differ in their seed alone; p by "
+    "permutation (two-sided), with its Monte-Carlo interval and Holm's correction; paper: whether the row is one of "
+    "the paper's.",
     "table_2": "Table 2. Configuration: the paper's, and this study's.",
     "table_3": "Table 3. The paper's batch sizes (sequences a batch), by depth (rows) and width (columns).",
     "table_5": "Table 5. First names beside the average token: CDNV and interference, each averaged over the "
     "other classes.",
-    "correlations": "Every measurement against validation loss, over all rows: on its own scale and (…_log) on "
-    "a log scale; permutation p "
-    "with interval, Holm, Spearman, bootstrap intervals.",
+    "correlations": "Every measurement against validation loss, over all rows: on its own scale and (…_log) on a log "
+    "scale; permutation p with interval, Holm, Spearman, bootstrap intervals.",
     "partial_correlations": "Partial correlations with validation loss, given one control, or all of them.",
     "within_architecture": "Within a fixed architecture: over seeds, epochs and decays; pooled over "
     "architectures after centring.",
@@ -173,8 +172,7 @@ def _summary(results: pd.DataFrame, tables: dict[str, Table]) -> str:
         best, worst = results.nsmallest(1, "val_loss").iloc[0], results.nlargest(1, "val_loss").iloc[0]
         said.append(
             f"Validation loss: best {_row_link(best)} with {best['val_loss']:.4f} nats per token, worst "
-            f"{_row_link(worst)} with "
-            f"{worst['val_loss']:.4f}."
+            f"{_row_link(worst)} with {worst['val_loss']:.4f}."
         )
     related = tables["correlations"]
     if isinstance(related, Missing):
@@ -213,11 +211,9 @@ def _row_link(row: pd.Series) -> str:
 
 def _definitions(tables: dict[str, Table]) -> str:
     where = (
-        "c and c' are classes (next tokens), K of them; mu_c is the mean feature of a class, mu_bar the "
-        "unweighted mean of the class "
-        "means, sigma_c² the within-class variance (trace of the class covariance), w_c the class's row of the "
-        "head. Pairs are "
-        "c &lt; c'; CoV is standard deviation over mean; logs are natural."
+        "c and c' are classes (next tokens), K of them; mu_c is the mean feature of a class, mu_bar the unweighted "
+        "mean of the class means, sigma_c² the within-class variance (trace of the class covariance), w_c the class's "
+        "row of the head. Pairs are c &lt; c'; CoV is standard deviation over mean; logs are natural."
     )
     table = tables["measurements"]
     assert isinstance(table, pd.DataFrame)

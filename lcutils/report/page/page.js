@@ -52,7 +52,7 @@
     const name = drawing.dataset.name;
     const spec = structuredClone(specOf(name));
     const old = views.get(drawing);
-    const made = await vegaEmbed(drawing, spec, options(drawing.dataset.renderer || "svg"));
+    const made = await vegaEmbed(drawing, spec, options("svg"));
     if (old) old.finalize();
     const view = made.view;
     views.set(drawing, view);
