@@ -124,6 +124,7 @@ def test_titles_and_tokens_cannot_break_the_page(text):
 def test_the_report_says_where_it_comes_from(text):
     for words in ("sha256", "arXiv:2405.17767", "corpus.source", "built-in", "statsmodels", "To cite this report"):
         assert words in text
+    assert "<dt>analysis.names</dt><dd>Tim, Anna, Zed</dd>" in text  # as Table 2 says it
     for measurement in analysis.MEASUREMENTS.values():
         assert html.escape(measurement.definition) in text
 

@@ -31,6 +31,7 @@ def test_table_2_beside_ours():
         "training": {"decay": {"d": 0.5, "L": 1.0}, "learning_rate": 1e-3},
         "grid": [{"depth": [1, 2], "width": [64]}, {"depth": [4], "width": [64]}],
         "device": "cpu",
+        "train": {"stop": None, "texts": []},
     }
     table = table_2(ours).set_index("setting")
     assert table.loc["context length (tokens)", ["paper", "ours"]].tolist() == ["2048", "128"]
@@ -40,6 +41,7 @@ def test_table_2_beside_ours():
     assert table.loc["end-of-text token between stories", ["paper", "ours"]].tolist() == ["no", "yes"]
     assert table.loc["device", ["paper", "ours"]].tolist() == ["", "cpu"]
     assert table.loc["grid", "ours"] == "depth 1, 2, width 64; depth 4, width 64"
+    assert table.loc[["train.stop", "train.texts"], "ours"].tolist() == ["none", "none"]
     assert table.index.is_unique
 
 

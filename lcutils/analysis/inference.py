@@ -163,8 +163,7 @@ def bootstrap_interval(x: ArrayLike, y: ArrayLike, resamples: int = 2_000, seed:
 def squared_interval(low: float, high: float) -> tuple[float, float]:
     """The interval of R^2 that an interval of r gives: its image, so 0 belongs to it where the signs differ.
 
-    It covers R^2 whenever the other covers r, which percentiles of resampled R^2 (never negative) do not near
-    0.
+    It covers R^2 whenever the other covers r, which percentiles of resampled R^2 (never negative) do not near 0.
     """
     ends = sorted((low**2, high**2))
     return (0.0 if low < 0 < high else ends[0]), ends[1]
@@ -185,8 +184,7 @@ def holm(p: Sequence[float] | Vector) -> Vector:
 
 
 def independent_columns(columns: Vector) -> list[int]:
-    """Indices of the columns of (n, k), first come first kept, that a constant and the ones kept do not
-    determine."""
+    """Indices of the columns of (n, k), first come first kept, that a constant and the ones kept do not determine."""
     kept: list[int] = []
     basis = np.empty((len(columns), 0))  # orthonormal, (n, kept)
     for number, column in enumerate(columns.T):

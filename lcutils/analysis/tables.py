@@ -1,5 +1,4 @@
-"""Tables that describe rather than test: configuration, tokens, sensitivity, checkpoints, ours beside the
-paper's."""
+"""Tables that describe rather than test: configuration, tokens, sensitivity, checkpoints, ours beside the paper's."""
 
 from __future__ import annotations
 
@@ -45,8 +44,8 @@ def table_2(ours: Mapping[str, object] | None = None) -> pd.DataFrame:
     """Table 2: the paper's configuration, and ours beside it.
 
     Args:
-        ours: parameters of a study, nested or with dotted keys. Those that the paper has no value for follow
-        at the end.
+        ours: parameters of a study, nested or with dotted keys. Those that the paper has no value for follow at the
+            end.
 
     Returns:
         `setting`, `paper` and, if `ours` is given, `ours`; all text.
@@ -54,7 +53,7 @@ def table_2(ours: Mapping[str, object] | None = None) -> pd.DataFrame:
     paper = pd.DataFrame([row[:2] for row in CONFIGURATION], columns=["setting", "paper"])
     if ours is None:
         return paper
-    flat = _flatten(ours)
+    flat = flat_settings(ours)
     known = [key for _, _, key in CONFIGURATION]
     rest = [key for key in flat if key not in known]
     more = pd.DataFrame({"setting": rest, "paper": ""})
@@ -62,7 +61,7 @@ def table_2(ours: Mapping[str, object] | None = None) -> pd.DataFrame:
     return pd.concat([paper, more], ignore_index=True).assign(ours=values + [flat[key] for key in rest])
 
 
-def _flatten(settings: Mapping[str, object]) -> dict[str, str]:
+def flat_settings(settings: Mapping[str, object]) -> dict[str, str]:
     """Sections of a study as dotted keys; what lies deeper, lists and small maps, as text in one cell."""
     flat: dict[str, str] = {}
     for name, section in settings.items():
@@ -72,13 +71,15 @@ def _flatten(settings: Mapping[str, object]) -> dict[str, str]:
 
 
 def _in_words(value: object) -> str:
+    if value is None:
+        return "none"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_in_words(part)}" for key, part in value.items())
+        return ", ".join(f"{key} {_in_words(part)}" for key, part in value.items()) or "none"
     if isinstance(value, list | tuple):
         between = "; " if value and isinstance(value[0], Mapping) else ", "
-        return between.join(_in_words(part) for part in value)
+        return between.join(_in_words(part) for part in value) or "none"
     return str(value)
 
 
@@ -97,8 +98,7 @@ def table_5(tokens: pd.DataFrame, names: Sequence[str] = FIRST_NAMES) -> pd.Data
     Args:
         tokens: per-token table, columns `token_id, text, count, cdnv, interference`, each of the last two
             averaged over the token's pairs.
-        names: words to look up; a token matches that is the word itself, with or without white space around
-        it.
+        names: words to look up; a token matches that is the word itself, with or without white space around it.
 
     Returns:
         `token, token_id, count, cdnv, interference, cdnv_ratio, interference_ratio` (to the average token),
@@ -134,8 +134,7 @@ def nearest_texts(tokens: pd.DataFrame) -> pd.Series:
 
 
 def _long(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
-    """One row a row and measurement: `columns` (those there are), `measurement`, `value`; cells without value
-    left out."""
+    """One row a row and measurement: `columns` (those there are), `measurement`, `value`; empty cells left out."""
     known = [column for column in columns if column in table]
     keys = measurements_in(table)
     melted = table.melt(id_vars=known, value_vars=keys, var_name="measurement", value_name="value")

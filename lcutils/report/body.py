@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from lcutils.analysis import MEASUREMENTS, Missing, measurements_in
+from lcutils.analysis.tables import flat_settings
 from lcutils.artifacts import git_commit
 from lcutils.charts import Figure
 from lcutils.charts.paper import FIGURE_1
@@ -252,30 +253,12 @@ def _origin(results: pd.DataFrame, title: str, settings: dict[str, Any]) -> str:
         "Beside this page: <code>figures/</code> holds each figure as SVG, PNG and a page of its own, "
         "<code>tables/</code> each table as CSV."
     )
+    parameters = facts_html(flat_settings(settings)) if settings else "<p>None were given.</p>"
     facts = {"written": today, "commit": commit, "sha256 of the results": digest, **versions}
     return (
         f"<p>To cite this report: <q>{html.escape(cite)}</q></p><p>The paper: {html.escape(PAPER)}.</p><p>{files}</p>"
-        f"<h3>Versions</h3>{facts_html(facts)}"
-        f"<h3>Parameters of the study</h3>{facts_html(_flat(settings)) if settings else '<p>None were given.</p>'}"
+        f"<h3>Versions</h3>{facts_html(facts)}<h3>Parameters of the study</h3>{parameters}"
     )
-
-
-def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    flat: dict[str, str] = {}
-    for name, value in settings.items():
-        if isinstance(value, dict) and value:
-            flat |= _flat(value, f"{prefix}{name}.")
-        elif isinstance(value, list | tuple):
-            flat[prefix + name] = (
-                "; ".join(
-                    ", ".join(f"{k} {v}" for k, v in part.items()) if isinstance(part, dict) else str(part)
-                    for part in value
-                )
-                or "none"
-            )
-        else:
-            flat[prefix + name] = "none" if value is None else str(value)
-    return flat
 
 
 def explorer_html(tokens: dict[str, pd.DataFrame]) -> str:
