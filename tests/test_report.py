@@ -129,6 +129,13 @@ def test_the_report_says_where_it_comes_from(text):
         assert html.escape(measurement.definition) in text
 
 
+def test_a_report_without_git_or_a_checkout_says_that_its_commit_is_not_known(monkeypatch, tmp_path):
+    monkeypatch.setattr(body, "git_commit", lambda: None)
+    page = write_analysis(FEW.head(3), tmp_path, title="x", settings={})["report.html"].read_text()
+    assert "(commit not known)" in page
+    assert "<dt>commit</dt><dd>not known</dd>" in page
+
+
 def test_figures_carry_strict_json(text):
     for script in re.findall(r'<script type="application/json" id="[^"]+">(.*?)</script>', text, re.DOTALL):
         json.loads(script, parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))

@@ -242,7 +242,7 @@ def _lacking(contents: Contents) -> str:
 
 def _origin(results: pd.DataFrame, title: str, settings: dict[str, Any]) -> str:
     digest = hashlib.sha256(results.to_csv(index=False).encode()).hexdigest()
-    commit = git_commit() or "no checkout"
+    commit = git_commit() or "not known"
     versions = {"Python": platform.python_version()} | {name: version(name) for name in VERSIONS}
     today = time.strftime("%Y-%m-%d")
     cite = (
