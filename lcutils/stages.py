@@ -338,12 +338,11 @@ def _measure(
     columns = measure_tokens(statistics, classifier, min_count=settings.min_count, neighbours=settings.neighbours)
     ids, nearest = columns["token_id"], columns.pop("nearest")  # (K,), (K, neighbours)
     tokenizer = load_tokenizer(work)
-    texts = {int(i): str(tokenizer.decode([int(i)])) for i in ids}
     table = pd.DataFrame(columns)
-    table.insert(1, "text", [texts[int(i)] for i in ids])
+    table.insert(1, "text", [str(tokenizer.decode([int(i)])) for i in ids])
     table["hits"], table["total"] = hits[ids], totals[ids]
     table["agreement"] = table["hits"] / table["total"].where(table["total"] > 0)
-    table["nearest"] = [" | ".join(texts[int(i)] for i in row) for row in nearest]
+    table["nearest_ids"] = list(nearest)
     table.to_parquet(folder / "tokens.parquet", index=False)
 
 

@@ -47,9 +47,11 @@ def made_tokens(classes: int = CLASSES) -> pd.DataFrame:
     words = [letters[i // 676 % 26] + letters[i // 26 % 26] + letters[i % 26] for i in range(classes)]
     text = [f" {word}" if i % 3 else word.title() for i, word in enumerate(words)]
     text[:5] = [".", " Tim", " Anna", "</script><b>", "<|endoftext|>"]
+    text[6:8] = ["\ufffd", "\ufffd"]  # two halves of a character decode to the same text
     count = np.maximum(1, (40_000 / np.arange(1, classes + 1)).astype(int))
     variance = np.where(count > 1, np.exp(rng.normal(3, 0.5, classes)), 0.0)
     near = rng.integers(0, classes, (classes, 5))
+    near[1, :3] = 4, 7, 0  # of " Tim"
     total = rng.integers(0, 30, classes)
     hits = rng.binomial(total, 0.4)
     return pd.DataFrame({
@@ -58,7 +60,7 @@ def made_tokens(classes: int = CLASSES) -> pd.DataFrame:
         "cdnv": variance / 900, "interference": rng.normal(0.01, 0.05, classes),
         "head_cosine": rng.uniform(0, 0.6, classes),
         "hits": hits, "total": total, "agreement": np.where(total > 0, hits / np.maximum(total, 1), np.nan),
-        "nearest": [" | ".join(text[j] for j in row) for row in near],
+        "nearest_ids": list(near),
     })  # fmt: skip
 
 

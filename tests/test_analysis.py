@@ -39,7 +39,6 @@ FUNCTIONS = {
     "partial_correlations": analysis.partial_correlations,
     "influence": analysis.influence,
     "within_architecture": analysis.within_architecture,
-    "by_width": analysis.by_width,
     "trajectories": analysis.trajectories,
     "beside_published": lambda t: analysis.beside_published(t, whole()),
     "sensitivity": lambda t: analysis.sensitivity(t.assign(min_count=1)),

@@ -120,10 +120,14 @@ def test_a_typed_token_is_found(opened):
     card = page.locator("[data-part=card]")
     assert "Tim" in card.locator("h3").inner_text()
     assert "20,000" in card.inner_text()  # its count
-    nearest = made_tokens().loc[1, "nearest"].split(" | ")
-    assert card.locator(".near button").all_text_contents() == nearest
+    tokens = made_tokens()
+    nearest = tokens.loc[1, "nearest_ids"]
+    assert card.locator(".near button").all_text_contents() == tokens["text"][nearest].to_list()
+    card.locator(".near button").nth(1).click()
+    assert "(id 7)" in card.locator("h3").inner_text()  # not 6, whose text is the same
+    page.fill("[data-part=token]", " tim")
     card.locator(".near button").first.click()
-    assert nearest[0].strip() in card.locator("h3").inner_text()
+    assert "<|endoftext|> (id 4)" in card.locator("h3").inner_text()
     page.fill("[data-part=token]", "</script><b>")
     assert "</script><b>" in card.locator("h3").inner_text()
     page.fill("[data-part=token]", "no such token")

@@ -188,18 +188,48 @@ def test_a_grid_with_holes_keeps_each_point_under_its_heading():
     assert [y == upper for _, y in sorted(points)] == [False, True, False]
 
 
+def limits_drawn(figure: charts.Figure) -> dict[str, float]:
+    """The limits of theory in a figure of panels: "uniform sphere, width 64" -> its value."""
+    tables = [table for name, table in figure.spec["datasets"].items() if name != "rows"]
+    return {row["words"]: row["value"] for table in tables for row in table}
+
+
 def test_theory_is_drawn_at_its_value():
     rows = RESULTS.assign(gnc2_log_mean=np.linspace(-0.36, -0.30, len(RESULTS)))
-    spec = charts.against_loss(rows[[*RESULTS.columns[:14], "gnc2_log_mean"]]).spec
-    values = [
-        row["value"]
-        for name, table in spec["datasets"].items()
-        if name != "rows"
-        for row in table
-        if "uniform sphere" in str(row.get("words"))
-    ]
+    limits = limits_drawn(charts.against_loss(rows[[*RESULTS.columns[:14], "gnc2_log_mean"]]))
     # -ln 2 - (psi((D-1)/2) - psi(D-1))/2 at D = 64, from science.md
-    assert any(abs(value + 0.3426) < 1e-4 for value in values)
+    assert limits["uniform sphere, width 64"] == pytest.approx(-0.3426, abs=1e-4)
+
+
+def test_theory_of_the_riesz_kernel_follows_its_exponent():
+    rows = RESULTS.assign(gnc2_riesz_mean=np.linspace(0.45, 0.75, len(RESULTS)))
+    rows = rows[[*RESULTS.columns[:14], "gnc2_riesz_mean"]]
+    key = "uniform sphere, width 64"
+    assert limits_drawn(charts.against_loss(rows, riesz_s=1.0))[key] == pytest.approx(0.7114, abs=1e-4)
+    assert limits_drawn(charts.against_loss(rows, riesz_s=2.0))[key] == pytest.approx(0.5082, abs=1e-4)
+    assert limits_drawn(charts.against_loss(rows)) == {}  # the exponent is not known
+    for exponent, drawn in ((2.0, True), (None, False)):
+        assert ("limit of theory (sphere)" in charts.by_width(rows, "gnc2_riesz_mean", exponent).caption) == drawn
+
+
+def test_limits_that_are_infinite_or_of_a_simplex_that_cannot_be_are_not_drawn():
+    rows = RESULTS.assign(gnc2_riesz_std=np.linspace(0.0, 0.1, len(RESULTS)))
+    rows = rows[[*RESULTS.columns[:14], "gnc2_riesz_std"]]
+    figures = charts.against_loss(rows, riesz_s=62.0), charts.by_width(rows, "gnc2_riesz_std", 62.0)
+    for figure in figures:  # 900 classes in 64 to 256 dimensions
+        json.dumps(figure.spec, allow_nan=False)
+    assert not [words for words in limits_drawn(figures[0]) if "simplex" in words or "width 64" in words]
+
+
+def test_shares_of_kinds_say_what_they_are_of():
+    tokens = made_tokens(300)
+    figure = charts.token_kinds(tokens)
+    words = words_of(figure.svg)
+    assert "shares of these tokens and of the data" in words
+    lowercase = analysis.kind_shares(tokens)["token_share"][0]
+    assert f"tokens {lowercase:.1%}" in words
+    assert not any("vocabulary" in word for word in words)
+    assert "of the tokens that occur in the training text and were measured, not of the whole" in figure.caption
 
 
 def test_a_large_vocabulary_is_sampled_and_says_so():

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from lcutils.collapse import measure_collapse, measure_tokens
+from lcutils.stages import extract_point, measure_point, open_study, prepare_data, train_run
 from lcutils.statistics import ClassStatistics
 
 
@@ -88,3 +89,13 @@ def test_min_count():
     features, labels, head = make()
     table, _ = measure(features, labels, head, min_count=6)
     assert table["token_id"].tolist() == [c for c in range(20) if (labels == c).sum() >= 6]
+
+
+def test_the_table_of_a_checkpoint_keeps_the_ids_of_the_nearest(tiny):
+    work, model = open_study(tiny, tiny.parent), "01x0016_01d"
+    prepare_data(work), train_run(work, model)
+    statistics = extract_point(work, model, 0).statistics
+    expected = measure_tokens(statistics, torch.zeros_like(statistics.means))
+    table = measure_point(work, model, 0).tokens
+    assert table["token_id"].tolist() == expected["token_id"].tolist()
+    assert np.stack(table["nearest_ids"]).tolist() == expected["nearest"].tolist()

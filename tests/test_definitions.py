@@ -90,13 +90,23 @@ def test_simplex_against_its_vertices():
 
 
 def test_limits_are_of_known_measurements_and_need_two_of_each():
-    assert set(limits_of_theory(64, 29_233)["measurement"]) <= set(MEASUREMENTS)
-    assert np.isinf(
-        limits_of_theory(2, 5).set_index(["limit", "measurement"])["value"]["uniform sphere", "gnc2_riesz_mean"]
-    )
+    assert set(limits_of_theory(64, 29, riesz_s=1.0)["measurement"]) <= set(MEASUREMENTS)
+    limits = limits_of_theory(2, 5, riesz_s=1.0).set_index(["limit", "measurement"])["value"]
+    assert np.isinf(limits["uniform sphere", "gnc2_riesz_mean"])
     for dim, classes in ((1, 5), (5, 1)):
         with pytest.raises(ValueError, match="2 dimensions and 2 classes"):
             limits_of_theory(dim, classes)
+
+
+def test_a_simplex_has_limits_only_where_it_exists():
+    assert set(limits_of_theory(6, 7)["limit"]) == {"uniform sphere", "simplex"}
+    assert set(limits_of_theory(6, 8)["limit"]) == {"uniform sphere"}
+
+
+def test_the_riesz_kernel_has_limits_only_where_its_exponent_is_known():
+    known = limits_of_theory(64, 7, riesz_s=2.0)["measurement"]
+    unknown = limits_of_theory(64, 7)["measurement"]
+    assert set(known) - set(unknown) == {"gnc2_riesz_mean", "gnc2_riesz_std", "gnc2_riesz_cov"}
 
 
 def test_measurements_in_a_table():

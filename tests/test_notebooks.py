@@ -67,4 +67,5 @@ def test_papermill_runs_one_model_size_by_itself(tiny):
         command += ["-p", "study", str(tiny), "-p", "outputs", str(tiny.parent), *words]
         outcome = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         assert outcome.returncode == 0, outcome.stderr[-3000:]
+        assert "Loading weights" not in out.read_text()  # transformers' bar
     assert (tiny.parent / "tiny/measurements/01x0016_01d@0/row.json").is_file()

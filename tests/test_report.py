@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lcutils import analysis
-from lcutils.report import best_first, body, write_analysis
+from lcutils.report import best_first, body, compute, write_analysis
 from lcutils.report.parts import data_json, number_words, packed_json, row_anchor, shown_table, table_html
 
 RESULTS = made_results()
@@ -81,6 +81,14 @@ def test_tables_hold_what_was_computed(written):
     assert changes.is_monotonic_decreasing
 
 
+def test_limits_of_the_riesz_kernel_are_of_the_studys_exponent():
+    results = FEW.assign(gnc2_riesz_mean=np.linspace(0.45, 0.75, len(FEW)))
+    contents = compute(results, {"measurement": {"riesz_s": 2.0}}, {}, None, None)
+    [beside_width] = [figure for figure in contents.by_width if figure.name == "by_width_gnc2_riesz_mean"]
+    for figure in (contents.figures["against_loss"], beside_width):
+        assert "0.50819" in json.dumps(figure.spec)  # of a uniform sphere at width 64
+
+
 def test_the_page_needs_no_network(text):
     head = text[: text.index("<style>")]
     assert "default-src 'none'" in head
@@ -116,8 +124,16 @@ def test_titles_and_tokens_cannot_break_the_page(text):
 def test_the_report_says_where_it_comes_from(text):
     for words in ("sha256", "arXiv:2405.17767", "corpus.source", "built-in", "statsmodels", "To cite this report"):
         assert words in text
+    assert "<dt>analysis.names</dt><dd>Tim, Anna, Zed</dd>" in text  # as Table 2 says it
     for measurement in analysis.MEASUREMENTS.values():
         assert html.escape(measurement.definition) in text
+
+
+def test_a_report_without_git_or_a_checkout_says_that_its_commit_is_not_known(monkeypatch, tmp_path):
+    monkeypatch.setattr(body, "git_commit", lambda: None)
+    page = write_analysis(FEW.head(3), tmp_path, title="x", settings={})["report.html"].read_text()
+    assert "(commit not known)" in page
+    assert "<dt>commit</dt><dd>not known</dd>" in page
 
 
 def test_figures_carry_strict_json(text):
@@ -130,7 +146,7 @@ def test_the_explorer_carries_the_best_models_first(text):
     table = json.loads(gzip.decompress(base64.b64decode(index)))
     best = made_tokens(300)
     assert table["text"] == best["text"].to_list()
-    assert table["nearest"] == best["nearest"].to_list()
+    assert table["nearest_ids"] == [ids.tolist() for ids in best["nearest_ids"]]
     assert table["cdnv"] == pytest.approx(best["cdnv"].to_list(), rel=1e-4)
     assert [value is None for value in table["agreement"]] == best["agreement"].isna().to_list()
 

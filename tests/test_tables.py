@@ -8,7 +8,7 @@ from lcutils.analysis.definitions import Missing
 from lcutils.analysis.tables import (
     CONFIGURATION,
     beside_published,
-    by_width,
+    nearest_texts,
     sensitivity,
     table_2,
     table_3,
@@ -31,6 +31,7 @@ def test_table_2_beside_ours():
         "training": {"decay": {"d": 0.5, "L": 1.0}, "learning_rate": 1e-3},
         "grid": [{"depth": [1, 2], "width": [64]}, {"depth": [4], "width": [64]}],
         "device": "cpu",
+        "train": {"stop": None, "texts": []},
     }
     table = table_2(ours).set_index("setting")
     assert table.loc["context length (tokens)", ["paper", "ours"]].tolist() == ["2048", "128"]
@@ -40,6 +41,7 @@ def test_table_2_beside_ours():
     assert table.loc["end-of-text token between stories", ["paper", "ours"]].tolist() == ["no", "yes"]
     assert table.loc["device", ["paper", "ours"]].tolist() == ["", "cpu"]
     assert table.loc["grid", "ours"] == "depth 1, 2, width 64; depth 4, width 64"
+    assert table.loc[["train.stop", "train.texts"], "ours"].tolist() == ["none", "none"]
     assert table.index.is_unique
 
 
@@ -55,8 +57,6 @@ def test_table_3():
     assert table["depth"].tolist() == [1, 2, 4, 8, 12]
     assert table["1024"].tolist() == [16, 8, 8, 4, 4]
     assert table["256"].tolist() == [16, 16, 8, 8, 4]
-    ours = table_3({(1, 64): 32, (2, 128): 8})
-    assert ours["64"].tolist() == [32, pd.NA]
 
 
 def tokens():
@@ -90,6 +90,12 @@ def test_table_5_needs_its_columns():
     )
 
 
+def test_texts_of_the_nearest_are_found_by_id():
+    table = tokens().assign(text=[" |", "a", "a", "b | c"], nearest_ids=[[8, 6], [5], [6, 5], []])
+    assert nearest_texts(table).to_list() == ["b | c | a", " |", "a |  |", ""]
+    assert nearest_texts(table.head(1)).to_list() == ["id 8 | id 6"]
+
+
 def results():
     return pd.DataFrame(
         {
@@ -107,20 +113,6 @@ def results():
             "nc1_cdnv": [0.1, 0.2, 0.3],
         }
     )
-
-
-def test_by_width_is_long():
-    table = by_width(results())
-    assert table[["model", "checkpoint", "measurement", "value"]].to_numpy().tolist() == [
-        ["01x0064_10d", 9, "nc1_cdnv", 0.1],
-        ["01x0064_10d", 5, "nc1_cdnv", 0.2],
-        ["02x0064_01d", 0, "nc1_cdnv", 0.3],
-        ["01x0064_10d", 9, "nc4_agreement", 0.5],
-        ["02x0064_01d", 0, "nc4_agreement", 0.2],
-    ]
-    assert {"depth", "width", "epochs", "weight_decay", "n_params", "val_loss"} <= set(table.columns)
-    assert isinstance(by_width(results().drop(columns="width")), Missing)
-    assert isinstance(by_width(results().assign(width=None)), Missing)
 
 
 def test_trajectories_in_order_of_checkpoint():

@@ -45,8 +45,8 @@ def test_shares():
     tokens = pd.DataFrame({"text": [" a", " b", "The", ".", "\n"], "count": [10, 30, 20, 40, 0]})
     table = kind_shares(tokens).set_index("kind")
     assert table.index.tolist() == list(TOKEN_KINDS)
-    assert table["tokens"].tolist() == [2, 1, 1, 1]
-    assert table["vocabulary_share"].tolist() == [0.4, 0.2, 0.2, 0.2]
+    assert table["tokens"].tolist() == [2, 1, 1, 0]  # the newline does not occur
+    assert table["token_share"].tolist() == [0.5, 0.25, 0.25, 0.0]
     assert table["occurrences"].tolist() == [40, 20, 40, 0]
     assert table["data_share"].tolist() == [0.4, 0.2, 0.4, 0.0]
     assert with_kinds(tokens)["kind"].tolist()[3] == "punctuation"
@@ -55,7 +55,7 @@ def test_shares():
 
 def test_a_kind_without_tokens_has_share_zero():
     table = kind_shares(pd.DataFrame({"text": ["a"], "count": [3]})).set_index("kind")
-    assert table["vocabulary_share"].tolist() == [1, 0, 0, 0]
+    assert table["token_share"].tolist() == [1, 0, 0, 0]
     assert table["data_share"].tolist() == [1, 0, 0, 0]
 
 

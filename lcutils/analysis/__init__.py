@@ -16,7 +16,15 @@ from lcutils.analysis.definitions import (
 )
 from lcutils.analysis.inference import Permutation, permutation_test
 from lcutils.analysis.relations import correlations, seed_groups, seed_rows, table_1
-from lcutils.analysis.tables import beside_published, by_width, sensitivity, table_2, table_3, table_5, trajectories
+from lcutils.analysis.tables import (
+    beside_published,
+    nearest_texts,
+    sensitivity,
+    table_2,
+    table_3,
+    table_5,
+    trajectories,
+)
 from lcutils.analysis.word_kinds import TOKEN_KINDS, kind_shares, token_kind, with_kinds
 
 __all__ = [
@@ -26,12 +34,12 @@ __all__ = [
     "Missing",
     "Permutation",
     "beside_published",
-    "by_width",
     "correlations",
     "influence",
     "kind_shares",
     "limits_of_theory",
     "measurements_in",
+    "nearest_texts",
     "partial_correlations",
     "permutation_test",
     "seed_groups",

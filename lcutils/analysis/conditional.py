@@ -1,5 +1,4 @@
-"""What remains of a relation once size and training are accounted for, one model is left out, or rare classes
-are.
+"""What remains of a relation once size and training are accounted for, one model is left out, or rare classes are.
 
 `results` as in `lcutils.analysis.relations`.
 """
@@ -21,9 +20,7 @@ from lcutils.analysis.relations import WORDS, finite_rows, no_relation, usable_p
 CONTROLS = ("depth", "width", "epochs", "weight_decay", "steps")  # beside log parameters
 
 
-def partial_correlations(
-    results: pd.DataFrame, target: str = "val_loss", *, level: float = 0.95
-) -> pd.DataFrame | Missing:
+def partial_correlations(results: pd.DataFrame, target: str = "val_loss") -> pd.DataFrame | Missing:
     """Correlation of each measurement with `target`, given the size and the training of the model.
 
     Given log parameters, depth, width, epochs, weight decay, steps, each alone, then all of them at once
@@ -62,7 +59,7 @@ def partial_correlations(
             values = controls.loc[used.index[used], chosen].to_numpy(dtype=np.float64)
             kept = independent_columns(values)
             row["dropped"] = ", ".join(column for number, column in enumerate(chosen) if number not in kept)
-            partial = partial_correlation(x, y, values[:, kept], level) if kept else "no control varies"
+            partial = partial_correlation(x, y, values[:, kept]) if kept else "no control varies"
             if isinstance(partial, str):
                 row["note"] = partial
                 continue
@@ -86,9 +83,8 @@ def influence(results: pd.DataFrame, target: str = "val_loss") -> pd.DataFrame |
     """How much each model alone sways each R^2.
 
     Returns:
-        One row a measurement and model: `measurement, model, checkpoint, r2` (all rows), `r2_without` (this
-        row left
-        out; nan if nothing varies then), `change` (`r2_without - r2`), `cooks_distance` (of `target`
+        One row a measurement and model: `measurement, model, checkpoint, r2` (all rows), `r2_without` (this row
+        left out; nan if nothing varies then), `change` (`r2_without - r2`), `cooks_distance` (of `target`
         regressed on it).
     """
     if reason := no_relation(results, target):
@@ -185,8 +181,7 @@ def sensitivity_correlations(
         results: results table that `target` is taken from.
 
     Returns:
-        `measurement, property, label, min_count, n, r, r2, r2_log` (log of the measurement; nan if not
-        positive).
+        `measurement, property, label, min_count, n, r, r2, r2_log` (log of the measurement; nan if not positive).
     """
     needed = {"model", "checkpoint"}
     if not needed | {"min_count"} <= set(table.columns) or not needed | {target} <= set(results.columns):

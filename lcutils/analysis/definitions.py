@@ -252,13 +252,14 @@ def _uniform_sphere_riesz(dim: int, s: float) -> float:
     return exp(-s * log(2) + gammaln(a - s / 2) + gammaln(2 * a) - gammaln(a) - gammaln(2 * a - s / 2))
 
 
-def limits_of_theory(dim: int, classes: int, *, riesz_s: float = 1.0) -> pd.DataFrame:
+def limits_of_theory(dim: int, classes: int, *, riesz_s: float | None = None) -> pd.DataFrame:
     """What theory says of points spread uniformly on a sphere, and of a simplex.
 
     Args:
         dim: width of the features, D >= 2.
-        classes: number of classes, K >= 2. A simplex of K classes exists only for K <= D + 1.
-        riesz_s: exponent of the Riesz kernel, whose moments are infinite in few dimensions (s >= D - 1).
+        classes: number of classes, K >= 2. A simplex of K classes exists only for K <= D + 1: else it has no rows.
+        riesz_s: exponent of the Riesz kernel, whose moments are infinite in few dimensions (s >= D - 1); its limits
+            are left out where it is not known.
 
     Returns:
         Columns `limit` ("uniform sphere" or "simplex"), `measurement` (key), `value`.
@@ -271,15 +272,10 @@ def limits_of_theory(dim: int, classes: int, *, riesz_s: float = 1.0) -> pd.Data
     a = (dim - 1) / 2
     log_mean = uniform_sphere_log_kernel(dim)
     log_std = sqrt(polygamma(1, a) - polygamma(1, 2 * a)) / 2
-    riesz_mean = _uniform_sphere_riesz(dim, riesz_s)
-    riesz_std = sqrt(_uniform_sphere_riesz(dim, 2 * riesz_s) - riesz_mean**2)
     sphere = {
         **{f"gnc2_log{tag}_mean": log_mean for tag in ("", "_uncentred")},
         **{f"gnc2_log{tag}_std": log_std for tag in ("", "_uncentred")},
         **{f"gnc2_log{tag}_cov": log_std / log_mean for tag in ("", "_uncentred")},
-        "gnc2_riesz_mean": riesz_mean,
-        "gnc2_riesz_std": riesz_std,
-        "gnc2_riesz_cov": riesz_std / riesz_mean,
         "nc2_cosine_mean": 0.0,
         "nc2_cosine_std": 1 / sqrt(dim),
     }
@@ -293,9 +289,13 @@ def limits_of_theory(dim: int, classes: int, *, riesz_s: float = 1.0) -> pd.Data
         "nc2_etf_error": 0.0,
         "gnc2_log_mean": -log(distance),
         "gnc2_log_std": 0.0,
-        "gnc2_riesz_mean": distance**-riesz_s,
-        "gnc2_riesz_std": 0.0,
     }
+    if riesz_s is not None:
+        mean = _uniform_sphere_riesz(dim, riesz_s)
+        std = sqrt(_uniform_sphere_riesz(dim, 2 * riesz_s) - mean**2)
+        sphere |= {"gnc2_riesz_mean": mean, "gnc2_riesz_std": std, "gnc2_riesz_cov": std / mean}
+        simplex |= {"gnc2_riesz_mean": distance**-riesz_s, "gnc2_riesz_std": 0.0}
     rows = [("uniform sphere", *pair) for pair in sphere.items()]
-    rows += [("simplex", *pair) for pair in simplex.items()]
+    if classes <= dim + 1:
+        rows += [("simplex", *pair) for pair in simplex.items()]
     return pd.DataFrame(rows, columns=["limit", "measurement", "value"])

@@ -18,6 +18,7 @@ from statsmodels.regression.linear_model import OLS
 Vector = NDArray[np.float64]
 
 FEWEST_ROWS = 3  # two points always lie on a line
+LEVEL = 0.95  # of every interval
 FEWEST_FOR_BOOTSTRAP = 5  # with fewer, many resamples hold one point only
 _CHUNK = 2_000_000  # permuted values held at once (16 MB)
 _ROUNDING = 1e-12  # of a correlation: permutations that give the observed one again count as reaching it
@@ -101,7 +102,7 @@ def permutation_tests(xs: ArrayLike, y: ArrayLike, trials: int = 10_000, seed: i
             exceed[number] += np.count_nonzero(np.abs(shuffled @ unit_x) >= reach[number])
     results = []
     for count, r in zip(exceed.tolist(), observed.tolist(), strict=True):
-        interval = stats.binomtest(count, trials).proportion_ci(0.95, method="exact")
+        interval = stats.binomtest(count, trials).proportion_ci(LEVEL, method="exact")
         p = (1 + count) / (1 + trials)
         results.append(Permutation(p, float(interval.low), float(interval.high), r**2, count, trials))
     return results
@@ -131,15 +132,12 @@ def _correlation(x: Vector, y: Vector, axis: int = -1) -> Vector:
     return np.divide(product, length, out=np.zeros_like(product), where=length > 0)
 
 
-def bootstrap_interval(
-    x: ArrayLike, y: ArrayLike, resamples: int = 2_000, level: float = 0.95, seed: int = 0
-) -> tuple[float, float]:
-    """Bias-corrected and accelerated (BCa) bootstrap interval of r, rows resampled in pairs (Efron 1987).
+def bootstrap_interval(x: ArrayLike, y: ArrayLike, resamples: int = 2_000, seed: int = 0) -> tuple[float, float]:
+    """Bias-corrected and accelerated (BCa) 95 % bootstrap interval of r, rows resampled in pairs (Efron 1987).
 
     Args:
         x, y: (n,) each; nan for both ends when n < 5.
         resamples: number of resamples.
-        level: coverage aimed at.
         seed: of the resamples.
     """
     x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
@@ -151,22 +149,21 @@ def bootstrap_interval(
             (x, y),
             _correlation,
             n_resamples=resamples,
-            confidence_level=level,
+            confidence_level=LEVEL,
             paired=True,
             vectorized=True,
             rng=np.random.default_rng(seed),
         )
         low, high = result.confidence_interval
         if np.isnan(low) or np.isnan(high):  # all resamples alike, as for points on a line
-            low, high = np.quantile(result.bootstrap_distribution, [(1 - level) / 2, (1 + level) / 2])
+            low, high = np.quantile(result.bootstrap_distribution, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
 
 
 def squared_interval(low: float, high: float) -> tuple[float, float]:
     """The interval of R^2 that an interval of r gives: its image, so 0 belongs to it where the signs differ.
 
-    It covers R^2 whenever the other covers r, which percentiles of resampled R^2 (never negative) do not near
-    0.
+    It covers R^2 whenever the other covers r, which percentiles of resampled R^2 (never negative) do not near 0.
     """
     ends = sorted((low**2, high**2))
     return (0.0 if low < 0 < high else ends[0]), ends[1]
@@ -187,8 +184,7 @@ def holm(p: Sequence[float] | Vector) -> Vector:
 
 
 def independent_columns(columns: Vector) -> list[int]:
-    """Indices of the columns of (n, k), first come first kept, that a constant and the ones kept do not
-    determine."""
+    """Indices of the columns of (n, k), first come first kept, that a constant and the ones kept do not determine."""
     kept: list[int] = []
     basis = np.empty((len(columns), 0))  # orthonormal, (n, kept)
     for number, column in enumerate(columns.T):
@@ -203,7 +199,7 @@ def independent_columns(columns: Vector) -> list[int]:
     return kept
 
 
-def partial_correlation(x: ArrayLike, y: ArrayLike, controls: Vector, level: float = 0.95) -> Partial | str:
+def partial_correlation(x: ArrayLike, y: ArrayLike, controls: Vector) -> Partial | str:
     """Correlation of `x` and `y` (n,) once both are freed of what `controls` (n, k) explain linearly.
 
     From the t of x in the regression of y on x and the controls: r = t / sqrt(t^2 + df), df = n - 2 - k,
@@ -227,6 +223,6 @@ def partial_correlation(x: ArrayLike, y: ArrayLike, controls: Vector, level: flo
     r = t / sqrt(t * t + df)
     low, high = (np.nan, np.nan)
     if df > 1 and abs(r) < 1:  # Fisher's z with k controls has variance 1 / (n - k - 3)
-        half = stats.norm.ppf((1 + level) / 2) / sqrt(df - 1)
+        half = stats.norm.ppf((1 + LEVEL) / 2) / sqrt(df - 1)
         low, high = tanh(atanh(r) - half), tanh(atanh(r) + half)
     return Partial(r, float(fit.pvalues[0]), low, high, df)

@@ -66,8 +66,7 @@ def no_relation(results: pd.DataFrame, target: str) -> str | None:
 
 
 def usable_pairs(results: pd.DataFrame, target: str) -> Iterator[tuple[str, Vector, Vector, pd.Series, str]]:
-    """For each measurement: key, its values, the target's, the rows used, and a note; no values where
-    unusable."""
+    """For each measurement: key, its values, the target's, the rows used, and a note; no values where unusable."""
     for key in measurements_in(results):
         if key == target:
             continue
@@ -109,7 +108,6 @@ def correlations(
     *,
     trials: int = 10_000,
     resamples: int = 2_000,
-    level: float = 0.95,
     seed: int = 0,
 ) -> pd.DataFrame | Missing:
     """Relate each measurement to `target`, on its own scale and on a log scale.
@@ -122,13 +120,11 @@ def correlations(
         target: column related to.
         trials: permutations a p.
         resamples: bootstrap resamples an interval.
-        level: of the bootstrap intervals.
         seed: of permutations and resamples.
 
     Returns:
         One row a measurement: `measurement, property, label, n`; `r, r2` (Pearson); `p` (permutation test,
-        two-sided)
-        with its Monte-Carlo interval `p_low, p_high`, and `p_holm` over all rows; `p_pearson` (normal
+        two-sided) with its Monte-Carlo interval `p_low, p_high`, and `p_holm` over all rows; `p_pearson` (normal
         theory); `spearman, spearman_p`; `r_low, r_high, r2_low, r2_high` (BCa bootstrap; nan below 5 rows);
         the same for the log of the measurement in `r_log, r2_log, p_log, r2_log_low, r2_log_high` (nan where
         a value is not positive); `note`. A measurement that cannot be related keeps its row, with nan and the
@@ -146,7 +142,7 @@ def correlations(
         row: dict[str, Any] = {**words_of(key), "n": len(x)}
         if key in plain:
             pearson, spearman = stats.pearsonr(x, y), stats.spearmanr(x, y)
-            low, high = bootstrap_interval(x, y, resamples, level, seed)
+            low, high = bootstrap_interval(x, y, resamples, seed)
             row |= {"r": pearson.statistic, "r2": pearson.statistic**2}
             row |= {"p": permuted[key].p, "p_low": permuted[key].low, "p_high": permuted[key].high}
             row |= {
@@ -158,7 +154,7 @@ def correlations(
             row |= dict(zip(("r2_low", "r2_high"), squared_interval(low, high), strict=True))
         if f"{key} log" in logged:
             log_x, test = logged[f"{key} log"][0], permuted[f"{key} log"]
-            ends = squared_interval(*bootstrap_interval(log_x, y, resamples, level, seed))
+            ends = squared_interval(*bootstrap_interval(log_x, y, resamples, seed))
             r = stats.pearsonr(log_x, y).statistic
             row |= {
                 "r_log": r,
@@ -181,8 +177,7 @@ def seed_groups(results: pd.DataFrame) -> pd.DataFrame | Missing:
 
     Returns:
         One row a group of two seeds or more, most seeds first: `model` (run name without seed), `checkpoint`,
-        `depth`,
-        `width`, `epochs`, `weight_decay`, `seeds`.
+        `depth`, `width`, `epochs`, `weight_decay`, `seeds`.
     """
     wanted = [*SETTING, "checkpoint", "seed", "model"]
     if absent := [column for column in wanted if column not in results]:

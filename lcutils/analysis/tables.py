@@ -1,5 +1,4 @@
-"""Tables that describe rather than test: configuration, tokens, sensitivity, checkpoints, ours beside the
-paper's."""
+"""Tables that describe rather than test: configuration, tokens, sensitivity, checkpoints, ours beside the paper's."""
 
 from __future__ import annotations
 
@@ -45,8 +44,8 @@ def table_2(ours: Mapping[str, object] | None = None) -> pd.DataFrame:
     """Table 2: the paper's configuration, and ours beside it.
 
     Args:
-        ours: parameters of a study, nested or with dotted keys. Those that the paper has no value for follow
-        at the end.
+        ours: parameters of a study, nested or with dotted keys. Those that the paper has no value for follow at the
+            end.
 
     Returns:
         `setting`, `paper` and, if `ours` is given, `ours`; all text.
@@ -54,7 +53,7 @@ def table_2(ours: Mapping[str, object] | None = None) -> pd.DataFrame:
     paper = pd.DataFrame([row[:2] for row in CONFIGURATION], columns=["setting", "paper"])
     if ours is None:
         return paper
-    flat = _flatten(ours)
+    flat = flat_settings(ours)
     known = [key for _, _, key in CONFIGURATION]
     rest = [key for key in flat if key not in known]
     more = pd.DataFrame({"setting": rest, "paper": ""})
@@ -62,7 +61,7 @@ def table_2(ours: Mapping[str, object] | None = None) -> pd.DataFrame:
     return pd.concat([paper, more], ignore_index=True).assign(ours=values + [flat[key] for key in rest])
 
 
-def _flatten(settings: Mapping[str, object]) -> dict[str, str]:
+def flat_settings(settings: Mapping[str, object]) -> dict[str, str]:
     """Sections of a study as dotted keys; what lies deeper, lists and small maps, as text in one cell."""
     flat: dict[str, str] = {}
     for name, section in settings.items():
@@ -72,19 +71,21 @@ def _flatten(settings: Mapping[str, object]) -> dict[str, str]:
 
 
 def _in_words(value: object) -> str:
+    if value is None:
+        return "none"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_in_words(part)}" for key, part in value.items())
+        return ", ".join(f"{key} {_in_words(part)}" for key, part in value.items()) or "none"
     if isinstance(value, list | tuple):
         between = "; " if value and isinstance(value[0], Mapping) else ", "
-        return between.join(_in_words(part) for part in value)
+        return between.join(_in_words(part) for part in value) or "none"
     return str(value)
 
 
-def table_3(batch_sizes: Mapping[tuple[int, int], int] = BATCH_SIZES) -> pd.DataFrame:
-    """Table 3: sequences a batch; one row a `depth`, one column a width (named by its number)."""
-    rows = [(*size, batch) for size, batch in batch_sizes.items()]
+def table_3() -> pd.DataFrame:
+    """Table 3: the paper's sequences a batch; one row a `depth`, one column a width (named by its number)."""
+    rows = [(*size, batch) for size, batch in BATCH_SIZES.items()]
     cells = pd.DataFrame(rows, columns=["depth", "width", "batch"])
     table = cells.pivot(index="depth", columns="width", values="batch").astype("Int64")
     table.columns = table.columns.astype(str)
@@ -97,8 +98,7 @@ def table_5(tokens: pd.DataFrame, names: Sequence[str] = FIRST_NAMES) -> pd.Data
     Args:
         tokens: per-token table, columns `token_id, text, count, cdnv, interference`, each of the last two
             averaged over the token's pairs.
-        names: words to look up; a token matches that is the word itself, with or without white space around
-        it.
+        names: words to look up; a token matches that is the word itself, with or without white space around it.
 
     Returns:
         `token, token_id, count, cdnv, interference, cdnv_ratio, interference_ratio` (to the average token),
@@ -124,27 +124,21 @@ def table_5(tokens: pd.DataFrame, names: Sequence[str] = FIRST_NAMES) -> pd.Data
     return table.reindex(columns=columns).astype({"token_id": "Int64"})
 
 
+def nearest_texts(tokens: pd.DataFrame) -> pd.Series:
+    """The texts of each token's `nearest_ids`, joined by " | ": for reading only, since a token may hold a "|".
+
+    A class that is not in `tokens` (of a table cut short) is named by its id.
+    """
+    texts = dict(zip(tokens["token_id"], tokens["text"], strict=True))
+    return tokens["nearest_ids"].map(lambda ids: " | ".join(texts.get(i, f"id {i}") for i in ids))
+
+
 def _long(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
-    """One row a row and measurement: `columns` (those there are), `measurement`, `value`; cells without value
-    left out."""
+    """One row a row and measurement: `columns` (those there are), `measurement`, `value`; empty cells left out."""
     known = [column for column in columns if column in table]
     keys = measurements_in(table)
     melted = table.melt(id_vars=known, value_vars=keys, var_name="measurement", value_name="value")
     return melted.dropna(subset="value").reset_index(drop=True)
-
-
-def by_width(results: pd.DataFrame) -> pd.DataFrame | Missing:
-    """Each measurement against width, by depth, epochs and decay (paper, Appendix), in long form.
-
-    Returns:
-        `model, depth, width, epochs, weight_decay, checkpoint, n_params, val_loss, measurement, value`.
-    """
-    if not {"depth", "width"} <= set(results.columns):
-        return Missing("Nothing can be set against width: the table lacks the columns depth and width.")
-    sized = results.dropna(subset=["depth", "width"])
-    if sized.empty or not measurements_in(sized):
-        return Missing("Nothing can be set against width: no row has a depth, a width and a measurement.")
-    return _long(sized, [*RUN, "n_params", "val_loss"])
 
 
 def trajectories(results: pd.DataFrame) -> pd.DataFrame | Missing:

@@ -1,4 +1,4 @@
-"""Four kinds of token, and how much of the vocabulary and of the data each makes (paper, Appendix)."""
+"""Four kinds of token, and how much of the tokens that occur and of the data each makes (paper, Appendix)."""
 
 from __future__ import annotations
 
@@ -35,24 +35,23 @@ def with_kinds(tokens: pd.DataFrame) -> pd.DataFrame:
 
 
 def kind_shares(tokens: pd.DataFrame) -> pd.DataFrame | Missing:
-    """Shares of each kind in the vocabulary (token types) and in the data (their occurrences).
+    """Shares of each kind in the tokens that occur (types) and in the data (their occurrences).
 
     Args:
-        tokens: one row a token type, columns `text` and `count`; shares are of the rows given, so give the
-            whole vocabulary (count 0 included) for shares of the vocabulary.
+        tokens: one row a token type, columns `text` and `count`. A token of count 0 does not count: token tables
+            hold measured classes only, so shares of the whole vocabulary are not to be had from them.
 
     Returns:
-        One row a kind: `kind`, `tokens` (types), `vocabulary_share`, `occurrences`, `data_share`; `Missing`
-        if a column
+        One row a kind: `kind`, `tokens` (types), `token_share`, `occurrences`, `data_share`; `Missing` if a column
         or every count is missing.
     """
     if not {"text", "count"} <= set(tokens.columns):
         return Missing("Kinds of token need a table of tokens with the columns text and count.")
-    grouped = with_kinds(tokens).groupby("kind", observed=False)["count"]
+    grouped = with_kinds(tokens[tokens["count"] > 0]).groupby("kind", observed=False)["count"]
     table = pd.DataFrame({"tokens": grouped.size(), "occurrences": grouped.sum()}).reindex(TOKEN_KINDS)
     if table["occurrences"].sum() == 0:
         return Missing("Kinds of token cannot be weighed: no token occurs in this table.")
-    table["vocabulary_share"] = table["tokens"] / table["tokens"].sum()
+    table["token_share"] = table["tokens"] / table["tokens"].sum()
     table["data_share"] = table["occurrences"] / table["occurrences"].sum()
-    order = ["tokens", "vocabulary_share", "occurrences", "data_share"]
+    order = ["tokens", "token_share", "occurrences", "data_share"]
     return table[order].rename_axis("kind").reset_index()

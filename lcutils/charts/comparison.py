@@ -10,7 +10,7 @@ import pandas as pd
 from lcutils import analysis
 from lcutils.analysis import MEASUREMENTS, Missing
 from lcutils.charts.paper import FIGURE_1, FIGURE_3
-from lcutils.charts.scatter import IDENTITY, SELECTED, TARGETS, filters, shown, tooltip, usable
+from lcutils.charts.scatter import IDENTITY, LOSS, SELECTED, filters, shown, tooltip, usable
 from lcutils.charts.theme import (
     OKABE_ITO,
     OUTLINE,
@@ -50,9 +50,8 @@ def overlaid(results: pd.DataFrame, published: pd.DataFrame | None) -> Figure:
     if not charts:
         return Figure(name, title, missing="No measurement of Figures 1 and 3 is in both tables.")
     caption = (
-        "Published models are blue crosses, this study's are orange circles. Other corpora, tokenizers or "
-        "budgets move the loss: "
-        "compare the trend first, and the position where the setting is the paper's."
+        "Published models are blue crosses, this study's are orange circles. Other corpora, tokenizers or budgets "
+        "move the loss: compare the trend first, and the position where the setting is the paper's."
     )
     return Figure(name, title, caption, together(charts, 3, controls), rows=data)
 
@@ -65,7 +64,7 @@ def _overlay(rows: pd.DataFrame, key: str, test: str) -> Any:
         .mark_point(size=44, filled=True, strokeWidth=0.5, stroke=OUTLINE)
         .encode(
             x=alt.X(f"{key}:Q", **value_axis(measurement.axis, padded(rows[key], measurement.log), measurement.log)),
-            y=alt.Y("val_loss:Q", **value_axis(TARGETS["val_loss"], padded(rows["val_loss"], False), False)),
+            y=alt.Y("val_loss:Q", **value_axis(LOSS, padded(rows["val_loss"], False), False)),
             color=alt.Color("source:N", title="source", scale=SOURCES),
             shape=alt.Shape("source:N", title="source", scale=SHAPES),
             opacity=alt.when(SELECTED).then(alt.value(0.85)).otherwise(alt.value(0.1)),
@@ -129,8 +128,6 @@ def correlations_chart(
     correlations: pd.DataFrame | Missing,
     partial: pd.DataFrame | Missing,
     within: pd.DataFrame | Missing,
-    *,
-    scope: str = "all rows",
 ) -> Figure:
     """Return R² of every measurement with the loss: alone, given size and recipe, and within fixed architectures.
 
@@ -138,7 +135,6 @@ def correlations_chart(
         correlations: of `analysis.correlations`.
         partial: of `analysis.partial_correlations`.
         within: of `analysis.within_architecture`.
-        scope: what rows the correlations are over, for the caption.
     """
     name, title = "correlations", "How much of the loss each measurement explains"
     if isinstance(correlations, Missing):
@@ -161,12 +157,10 @@ def correlations_chart(
         rows = within[(within["architecture"] == "pooled") & within["r2"].notna()]
         charts += _dots(rows, "r2", "R² within architectures", order)
     caption = sentence(
-        f"Left, over {scope}: dots are R² with validation loss and bars their 95 % bootstrap intervals; filled "
-        f"dots stay below 0.05 after "
-        "Holm's correction; tilted squares are R² of the measurement's logarithm.",
-        "The other columns hold size and recipe constant: by partial correlation (given log parameters, depth, "
-        "width, epochs, decay and "
-        "steps), and by centring within each architecture."
+        "Left, over all rows: dots are R² with validation loss and bars their 95 % bootstrap intervals; filled dots "
+        "stay below 0.05 after Holm's correction; tilted squares are R² of the measurement's logarithm.",
+        "The other columns hold size and recipe constant: by partial correlation (given log parameters, depth, width, "
+        "epochs, decay and steps), and by centring within each architecture."
         if len(charts) > 1
         else "",
         *notes,

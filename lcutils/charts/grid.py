@@ -12,9 +12,9 @@ from lcutils import analysis
 from lcutils.analysis import MEASUREMENTS, Missing
 from lcutils.charts.scatter import (
     IDENTITY,
+    LOSS,
     SELECTED,
     SIZE_SCALE,
-    TARGETS,
     filters,
     shown,
     size_colour,
@@ -50,10 +50,8 @@ TRAJECTORY_KEYS = [
 
 
 def _axis_of(key: str) -> tuple[str, bool]:
-    """Return the axis title of a measurement or target, and whether a log axis suits it."""
-    if key in MEASUREMENTS:
-        return MEASUREMENTS[key].axis, MEASUREMENTS[key].log
-    return TARGETS.get(key, key), False
+    """Return the axis title of a measurement or of val_loss, and whether a log axis suits it."""
+    return (MEASUREMENTS[key].axis, MEASUREMENTS[key].log) if key in MEASUREMENTS else (LOSS, False)
 
 
 def _schedules(rows: pd.DataFrame) -> pd.DataFrame:
@@ -74,8 +72,11 @@ def _schedules(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(schedule=schedule, schedule_order=order, decay=words)
 
 
-def by_width(results: pd.DataFrame, key: str) -> Figure:
-    """Return `key` (a measurement, or val_loss) against width: a line a depth, columns schedules, rows decays."""
+def by_width(results: pd.DataFrame, key: str, riesz_s: float | None = None) -> Figure:
+    """Return `key` (a measurement, or val_loss) against width: a line a depth, columns schedules, rows decays.
+
+    `riesz_s` is the exponent that the Riesz kernel was measured with: its limits of theory follow from it.
+    """
     axis, log = _axis_of(key)
     label = MEASUREMENTS[key].label if key in MEASUREMENTS else axis
     name, title = f"by_width_{key}", f"{label[:1].upper()}{label[1:]} against width"
@@ -85,7 +86,7 @@ def by_width(results: pd.DataFrame, key: str) -> Figure:
     if rows.empty:
         return Figure(name, title, missing=f"No row has a number for {label} that this axis can show.")
     rows = _schedules(rows if "depth" in rows.columns else rows.assign(depth=0))
-    limits = theory_lines(rows, key)
+    limits = theory_lines(rows, key, riesz_s)
     for limit in limits["limit"].unique():
         value = limits[limits["limit"] == limit].groupby("width")["value"].mean()
         rows[f"limit_{limit.split()[-1]}"] = rows["width"].map(value)
@@ -161,8 +162,7 @@ def trajectories(results: pd.DataFrame) -> Figure:
         return Figure(name, title, missing="No model with two checkpoints has a measurement at them.")
     caption = (
         f"{wide['model'].nunique()} models with two or more kept checkpoints, one line a model and one point a "
-        f"checkpoint. "
-        "Click a model to see it in every panel."
+        "checkpoint. Click a model to see it in every panel."
     )
     return Figure(
         name,
@@ -236,8 +236,7 @@ def sensitivity(table: pd.DataFrame | None, results: pd.DataFrame) -> Figure:
         return Figure(name, title, missing=sentence("The sensitivity table has no number to draw.", note))
     caption = sentence(
         "Left: median over models of each measurement's change against its value at the smallest minimum count. "
-        "Right: its R² "
-        "with validation loss at each minimum count."
+        "Right: its R² with validation loss at each minimum count."
         if len(charts) > 1
         else "Each measurement's change against its value at the smallest minimum count (median over models).",
         note,

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pandas as pd
 
 from lcutils.analysis import MEASUREMENTS, Missing, measurements_in, seed_rows
-from lcutils.charts.scatter import FEWEST, IDENTITY, TARGETS, filters, panel, usable
+from lcutils.analysis.inference import FEWEST_ROWS
+from lcutils.analysis.relations import TABLE_1
+from lcutils.charts.scatter import IDENTITY, LOSS, filters, panel, usable
 from lcutils.charts.theme import Figure, sentence, slim, together
 
 # Centred (October) beside un-centred (May) GNC2; CoV of norms beside CoV of log norms: they say different things.
@@ -19,19 +21,9 @@ FIGURE_2 = [
     "gnc2_log_cov",
 ]
 FIGURE_3 = ["nc3_cosine_mean", "nc3_duality_error", "unc3_cosine_cov"]
-TABLE_1 = [
-    "nc1_cdnv",
-    "nc2_log_norm_cov",
-    "nc2_cosine_cov",
-    "gnc2_log_uncentred_cov",
-    "nc3_cosine_mean",
-    "unc3_cosine_cov",
-    "nc4_agreement",
-]
 HOW_TO = (
-    "Each point is one model at one checkpoint; click one to see it in every panel, double-click to let go, "
-    "hover for its "
-    "name. The dashed line is least squares on the scale drawn."
+    "Each point is one model at one checkpoint; click one to see it in every panel, double-click to let go, hover for "
+    "its name. The dashed line is least squares on the scale drawn."
 )
 THEORY = "Orange dashes mark limits of theory (hover for which) where they lie near the points."
 
@@ -41,28 +33,24 @@ def panels_figure(
     keys: list[str],
     name: str,
     title: str,
-    caption: str = "",
-    *,
-    target: str = "val_loss",
-    columns: int = 3,
+    caption: str,
+    riesz_s: float | None = None,
 ) -> Figure:
-    """Return a figure with one panel for each of `keys` that `results` has, linked and filtered together."""
-    rows, merged = _distinct(results, target)
+    """Return a figure with a panel against the loss for each of `keys` that `results` has, linked and filtered."""
+    rows, merged = _distinct(results)
     controls, test = filters(rows)
-    made = {key: panel(rows, key, test, target) for key in keys}
+    made = {key: panel(rows, key, test, riesz_s) for key in keys}
     lacking = [MEASUREMENTS[key].label for key, chart in made.items() if chart is None]
     charts = [chart for chart in made.values() if chart is not None]
-    if target not in results.columns or results[target].isna().all():
-        return Figure(
-            name, title, missing=f"The table has no {TARGETS.get(target, target)} to set the measurements against."
-        )
+    if "val_loss" not in results.columns or results["val_loss"].isna().all():
+        return Figure(name, title, missing=f"The table has no {LOSS} to set the measurements against.")
     if not charts:
         return Figure(name, title, missing=f"The table has none of these measurements: {', '.join(lacking)}.")
-    drawn = max(len(usable(rows, key, target)) for key in keys)
-    few = f"With {_counted(drawn)}, no R² is given: it needs {FEWEST}." if drawn < FEWEST else ""
+    drawn = max(len(usable(rows, key, "val_loss")) for key in keys)
+    few = f"With {_counted(drawn)}, no R² is given: it needs {FEWEST_ROWS}." if drawn < FEWEST_ROWS else ""
     lack = f"Not in this table, so not drawn: {', '.join(lacking)}." if lacking else ""
-    chart = together(charts, columns, controls)
-    data = slim(rows, [*IDENTITY, target, *keys])
+    chart = together(charts, 3, controls)
+    data = slim(rows, [*IDENTITY, "val_loss", *keys])
     return Figure(name, title, sentence(caption, HOW_TO, few, lack, merged), chart, rows=data)
 
 
@@ -70,7 +58,7 @@ def _counted(n: int) -> str:
     return "one point" if n == 1 else f"{n} points"
 
 
-def _distinct(results: pd.DataFrame, target: str) -> tuple[pd.DataFrame, str]:
+def _distinct(results: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     if "model" in results.columns:
         return results, ""
     return results.assign(
@@ -87,9 +75,9 @@ def figure_1(results: pd.DataFrame) -> Figure:
 def figure_2(results: pd.DataFrame) -> Figure:
     """Return Figure 2: equinormness, equiangularity and hyperspherical uniformity against validation loss."""
     caption = (
-        "Equal norms (CoV of the norms and of their logs: they are different measurements), equal angles (CoV "
-        "and standard "
-        f"deviation of the cosines) and uniform spread (GNC2) of the class means against validation loss. {THEORY}"
+        "Equal norms (CoV of the norms and of their logs: they are different measurements), equal angles (CoV and "
+        "standard deviation of the cosines) and uniform spread (GNC2) of the class means against validation loss. "
+        f"{THEORY}"
     )
     return panels_figure(
         results, FIGURE_2, "figure_2", "Figure 2. Geometry of the class means against validation loss", caption
@@ -104,13 +92,13 @@ def figure_3(results: pd.DataFrame) -> Figure:
     return panels_figure(results, FIGURE_3, "figure_3", "Figure 3. Duality of classifier and class means", caption)
 
 
-def against_loss(results: pd.DataFrame) -> Figure:
-    """Return every measurement of `results` against validation loss."""
+def against_loss(results: pd.DataFrame, riesz_s: float | None = None) -> Figure:
+    """Return every measurement of `results` against validation loss; `riesz_s` as measured, for its limits."""
     title = "Every measurement against validation loss"
     keys = measurements_in(results)
     if not keys:
         return Figure("against_loss", title, missing="The table has no measurement with a number in it.")
-    return panels_figure(results, keys, "against_loss", title, THEORY)
+    return panels_figure(results, keys, "against_loss", title, THEORY, riesz_s)
 
 
 def seeds_scatter(results: pd.DataFrame) -> Figure:
@@ -119,7 +107,7 @@ def seeds_scatter(results: pd.DataFrame) -> Figure:
     rows = seed_rows(results)
     if isinstance(rows, Missing):
         return Figure("seeds", title, missing=rows.reason)
-    keys = [key for key in TABLE_1 if key in measurements_in(rows)]
+    keys = [key for key in TABLE_1.values() if key in measurements_in(rows)]
     if not keys:
         return Figure(
             "seeds", title, missing="The models that differ in their seed alone have none of Table 1's measurements."

@@ -12,16 +12,12 @@ import numpy as np
 import pandas as pd
 
 from lcutils.analysis import MEASUREMENTS, limits_of_theory
+from lcutils.analysis.inference import FEWEST_ROWS
 from lcutils.charts.theme import INK, OUTLINE, PANEL, ROWS, VIRIDIS, padded, panel_title, slim, value_axis
 
 IDENTITY = ["model", "checkpoint", "depth", "width", "epochs", "weight_decay", "seed", "n_params", "steps"]
 FILTERS = {"depth": "depth", "width": "width", "epochs": "epochs", "weight_decay": "decay"}
-FEWEST = 3  # points that an R² needs: any two lie on a line
-TARGETS = {
-    "val_loss": "validation loss (nats per token)",
-    "val_accuracy": "validation accuracy",
-    "perplexity": "validation perplexity",
-}
+LOSS = "validation loss (nats per token)"
 SIZE_SCALE = alt.Scale(type="log", scheme=VIRIDIS)
 SELECTED = alt.selection_point(name="picked", fields=["model"], clear="dblclick")
 
@@ -71,8 +67,11 @@ def tooltip(rows: pd.DataFrame, *values: str) -> list[alt.Tooltip]:
     return shown + [alt.Tooltip(f"{v}:Q", title=v, format=".5g") for v in values]
 
 
-def theory_lines(rows: pd.DataFrame, key: str) -> pd.DataFrame:
-    """Return the limits of theory for `key` at every width (and number of classes) of `rows`: limit, width, value."""
+def theory_lines(rows: pd.DataFrame, key: str, riesz_s: float | None) -> pd.DataFrame:
+    """Return the limits of theory for `key` at every width (and number of classes) of `rows`: limit, width, value.
+
+    The Riesz kernel has none where its exponent `riesz_s` is not known, no measurement where they are infinite.
+    """
     empty = pd.DataFrame({"limit": [], "width": [], "value": []})
     if not {"width", "n_classes"} <= set(rows.columns):
         return empty
@@ -81,8 +80,8 @@ def theory_lines(rows: pd.DataFrame, key: str) -> pd.DataFrame:
     for width, classes in places.itertuples(index=False):
         if width < 2 or classes < 2:
             continue
-        table = limits_of_theory(int(width), int(classes))
-        table = table[table["measurement"] == key]
+        table = limits_of_theory(int(width), int(classes), riesz_s=riesz_s)
+        table = table[(table["measurement"] == key) & np.isfinite(table["value"])]
         found.append(table.assign(width=int(width))[["limit", "width", "value"]])
     found = [table for table in found if len(table)]
     return pd.concat(found, ignore_index=True).drop_duplicates() if found else empty
@@ -102,8 +101,8 @@ def shown(column: str, log: bool) -> str:
     return f"isValid(datum.{column})" + (f" && datum.{column} > 0" if log else "")
 
 
-def panel(rows: pd.DataFrame, key: str, test: str, target: str) -> Any | None:
-    """Return one panel over `ROWS`, `key` on x and `target` on y, or None where no row has both.
+def panel(rows: pd.DataFrame, key: str, test: str, riesz_s: float | None) -> Any | None:
+    """Return one panel over `ROWS`, `key` on x and validation loss on y, or None where no row has both.
 
     The line is least squares on the scale drawn; R² is of that scale. On a log axis the R² of the value itself
     stands at the right.
@@ -112,18 +111,18 @@ def panel(rows: pd.DataFrame, key: str, test: str, target: str) -> Any | None:
         rows: results table.
         key: measurement on x.
         test: Vega expression of the rows to draw, from `filters`.
-        target: column on y.
+        riesz_s: exponent of the rows' Riesz kernel, if it is known.
     """
     measurement = MEASUREMENTS[key]
     log = measurement.log
-    drawn = usable(rows, key, target, positive=log)
+    drawn = usable(rows, key, "val_loss", positive=log)
     if drawn.empty:
         return None
-    limits = theory_lines(drawn, key)
+    limits = theory_lines(drawn, key, riesz_s)
     domain = padded(drawn[key], log, limits["value"].tolist())
     x = alt.X(f"{key}:Q", **value_axis(measurement.axis, domain, log))
-    y = alt.Y(f"{target}:Q", **value_axis(TARGETS.get(target, target), padded(drawn[target], False), False))
-    base = alt.Chart(ROWS).transform_filter(f"{test} && {shown(key, log)} && {shown(target, False)}")
+    y = alt.Y("val_loss:Q", **value_axis(LOSS, padded(drawn["val_loss"], False), False))
+    base = alt.Chart(ROWS).transform_filter(f"{test} && {shown(key, log)} && {shown('val_loss', False)}")
     points = (
         base.mark_circle(size=58, stroke=OUTLINE, strokeWidth=0.6)
         .encode(
@@ -131,14 +130,14 @@ def panel(rows: pd.DataFrame, key: str, test: str, target: str) -> Any | None:
             y=y,
             color=size_colour(rows),
             opacity=alt.when(SELECTED).then(alt.value(0.9)).otherwise(alt.value(0.12)),
-            tooltip=tooltip(rows, target, key),
+            tooltip=tooltip(rows, "val_loss", key),
         )
         .add_params(SELECTED)
     )
     layers = [points]
-    if drawn[key].nunique() > 1 and len(drawn) >= FEWEST:
-        layers.insert(0, _fit_line(base, key, target, log, x, y))
-    layers += _fit_words(base, key, target, log)
+    if drawn[key].nunique() > 1 and len(drawn) >= FEWEST_ROWS:
+        layers.insert(0, _fit_line(base, key, log, x, y))
+    layers += _fit_words(base, key, log)
     layers += _limit_rules(limits, domain)
     title = panel_title(f"{measurement.property}: {measurement.label}")
     return alt.layer(*layers).properties(width=PANEL, height=PANEL, title=title)
@@ -148,13 +147,13 @@ def _scaled(base: Any, key: str, log: bool) -> Any:
     return base.transform_calculate(scaled=f"log(datum.{key})" if log else f"+datum.{key}")
 
 
-def _fit_line(base: Any, key: str, target: str, log: bool, x: Any, y: Any) -> Any:
-    line = _scaled(base, key, log).transform_regression("scaled", target)
+def _fit_line(base: Any, key: str, log: bool, x: Any, y: Any) -> Any:
+    line = _scaled(base, key, log).transform_regression("scaled", "val_loss")
     line = line.transform_calculate(as_=key, calculate="exp(datum.scaled)" if log else "datum.scaled")
     return line.mark_line(color=OUTLINE, strokeWidth=1, strokeDash=[4, 3], clip=True).encode(x=x, y=y)
 
 
-def _fit_words(base: Any, key: str, target: str, log: bool) -> list[Any]:
+def _fit_words(base: Any, key: str, log: bool) -> list[Any]:
     """Return the text layers above the frame, computed in the browser from the rows that the filters leave.
 
     Vega's regression hands back its coefficients and the values it grouped by (`keys`), nothing else: grouping by n,
@@ -163,18 +162,17 @@ def _fit_words(base: Any, key: str, target: str, log: bool) -> list[Any]:
     number = "'R² = ' + format(datum.rSquared, '.3f')"
     lines = [(log, f"{number} + '{' (log x)' if log else ''}, n = ' + datum.keys[0]", "left", 0)]
     if log:
-        linear = (
-            f"datum.keys[0] < {FEWEST} || isNaN(datum.rSquared) ? '' : format(datum.rSquared, '.3f') + ' (linear x)'"
-        )
+        unknown = f"datum.keys[0] < {FEWEST_ROWS} || isNaN(datum.rSquared)"
+        linear = f"{unknown} ? '' : format(datum.rSquared, '.3f') + ' (linear x)'"
         lines.append((False, linear, "right", PANEL))
     layers = []
     for scaled, words, align, place in lines:
         few = (
-            f"datum.keys[0] < {FEWEST} ? ('n = ' + datum.keys[0] + ': too few for R²') : "
+            f"datum.keys[0] < {FEWEST_ROWS} ? ('n = ' + datum.keys[0] + ': too few for R²') : "
             f"isNaN(datum.rSquared) ? 'R² undefined' : "
         )
         fitted = _scaled(base, key, scaled).transform_joinaggregate(n="count()")
-        fitted = fitted.transform_regression("scaled", target, groupby=["n"], params=True)
+        fitted = fitted.transform_regression("scaled", "val_loss", groupby=["n"], params=True)
         fitted = fitted.transform_calculate(words=few + words if align == "left" else words)
         text = fitted.mark_text(align=align, baseline="bottom", fontSize=10, color=INK, clip=False)
         layers.append(text.encode(text="words:N", x=alt.value(place), y=alt.value(-4)))

@@ -39,7 +39,7 @@ TOKEN_COLUMNS = {
 
 
 def token_kinds(tokens: pd.DataFrame | None) -> Figure:
-    """Return the frequency of every token by id, in four kinds, and each kind's shares of vocabulary and data."""
+    """Return the frequency of every token by id, in four kinds, and each kind's shares of these tokens and the data."""
     name, title = "token_kinds", "Token frequencies by kind of token"
     if tokens is None or not {"token_id", "text", "count"} <= set(tokens.columns):
         return Figure(name, title, missing="No token table was given: the measure stage writes one a checkpoint.")
@@ -47,8 +47,6 @@ def token_kinds(tokens: pd.DataFrame | None) -> Figure:
     if isinstance(shares, Missing):
         return Figure(name, title, missing=shares.reason)
     kinds = analysis.with_kinds(tokens[tokens["count"] > 0])
-    if isinstance(kinds, Missing) or kinds.empty:
-        return Figure(name, title, missing="The token table has no token that occurs.")
     drawn, notice = sample_rows(kinds)
     picked = alt.selection_point(name="kind", fields=["kind"], bind="legend")
     dots = (
@@ -66,18 +64,18 @@ def token_kinds(tokens: pd.DataFrame | None) -> Figure:
         .add_params(picked)
         .properties(width=480, height=300, title="each token")
     )
-    long = shares.melt(id_vars="kind", value_vars=["vocabulary_share", "data_share"], var_name="of", value_name="share")
-    long["of"] = long["of"].map({"vocabulary_share": "vocabulary", "data_share": "data"})
+    long = shares.melt(id_vars="kind", value_vars=["token_share", "data_share"], var_name="of", value_name="share")
+    long["of"] = long["of"].map({"token_share": "tokens", "data_share": "data"})
     bars = alt.Chart(slim(long, ["kind", "of", "share"])).encode(
         x=alt.X("share:Q", title="share", axis=alt.Axis(format="%"), scale=alt.Scale(domain=[0, 1])),
         y=alt.Y("kind:N", title=None, sort=list(TOKEN_KINDS)),
-        yOffset=alt.YOffset("of:N", sort=["vocabulary", "data"]),
+        yOffset=alt.YOffset("of:N", sort=["tokens", "data"]),
         tooltip=["kind:N", "of:N", alt.Tooltip("share:Q", format=".2%")],
     )
     bar = bars.mark_bar().encode(
         color=alt.Color("kind:N", scale=KIND_SCALE),
         fillOpacity=alt.FillOpacity(
-            "of:O", scale=alt.Scale(domain=["vocabulary", "data"], range=[0.45, 1]), title="share of"
+            "of:O", scale=alt.Scale(domain=["tokens", "data"], range=[0.45, 1]), title="share of"
         ),
     )
     words = (
@@ -85,10 +83,11 @@ def token_kinds(tokens: pd.DataFrame | None) -> Figure:
         .mark_text(align="left", dx=3, fontSize=10, color=INK)
         .encode(text="words:N")
     )
-    right = alt.layer(bar, words).properties(width=230, height=300, title="shares of the vocabulary and of the data")
+    right = alt.layer(bar, words).properties(width=230, height=300, title="shares of these tokens and of the data")
     caption = sentence(
-        "Kinds: lowercase words; starts of words and proper nouns; punctuation; special (all others), after "
-        "decoding and stripping.",
+        "Kinds: lowercase words; starts of words and proper nouns; punctuation; special (all others), after decoding "
+        "and stripping. Shares are of the tokens that occur in the training text and were measured, not of the whole "
+        "vocabulary.",
         notice,
     )
     data = slim(drawn, ["token_id", "text", "count", "kind"])
@@ -109,6 +108,8 @@ def token_explorer(tokens: pd.DataFrame | None, model: str = "") -> Figure:
             missing="The token table lacks the columns that are drawn (count, variance, cdnv, interference, "
             "agreement).",
         )
+    if "nearest_ids" in tokens.columns:
+        tokens = tokens.assign(nearest=analysis.nearest_texts(tokens))
     drawn, notice = sample_rows(tokens)
     # The search is for the text, blanks aside, and ignores case: " Tim" is found by "tim".
     drawn = drawn.assign(find=drawn["text"].str.strip().str.lower())
@@ -118,9 +119,8 @@ def token_explorer(tokens: pd.DataFrame | None, model: str = "") -> Figure:
     data = slim(drawn, ["token_id", "text", "find", *TOKEN_COLUMNS, "nearest"])
     panels = [_tokens_panel(drawn, x, y, picked, found) for x, y in pairs]
     caption = sentence(
-        "Each point is a token. Type one to mark it in every panel, or click a point; double-click to let go; "
-        "hover for its "
-        "measurements and nearest class means.",
+        "Each point is a token. Type one to mark it in every panel, or click a point; double-click to let go; hover "
+        "for its measurements and nearest class means.",
         notice,
     )
     return Figure(name, title, caption, together(panels, 2, [search], spacing=30), rows=data)

@@ -69,7 +69,7 @@ def measure_collapse(
         classifier: (C, D) rows of the head, any float type.
         min_count: samples that a class needs to be kept; classes without samples never are.
         riesz_s: exponent s > 0 of the Riesz kernel (the released library takes D - 2).
-        tile: rows of means multiplied at a time (default 2048 on a GPU, 64 on a CPU); memory grows with it.
+        tile: rows of means multiplied at a time (default 1024 on a GPU, 64 on a CPU); memory grows with it.
 
     Raises:
         ValueError: fewer than two kept classes, a head of another shape, features that are not finite, min_count

@@ -58,11 +58,6 @@ class PairSums:
         return intercept + slope * mean, std
 
 
-def choose(number: int) -> int:
-    """Pairs among `number` things."""
-    return number * (number - 1) // 2
-
-
 class PairSweep:
     """Everything that needs pairs, in one sweep.
 
@@ -88,8 +83,8 @@ class PairSweep:
 
     def finish(self) -> PairSums:
         """The sums, suspects included."""
-        zero, directed, raw_directed = (choose(number) for number in self.numbers.tolist())
-        pairs = choose(self.classes.number)
+        zero, directed, raw_directed = (math.comb(number, 2) for number in self.numbers.tolist())
+        pairs = math.comb(self.classes.number, 2)
         numbers = {"cdnv": pairs, "galanti": pairs, "log_cdnv": pairs - zero, "coherence": directed}
         numbers |= {"log": directed, "riesz": directed, "raw_log": raw_directed}
         result = PairSums(zero, numbers)

@@ -78,6 +78,7 @@ def compute(
 ) -> Contents:
     """Compute every table and chart once; `tokens` is ordered, its first entry is the one that charts show."""
     chosen = settings.get("analysis") or {}
+    riesz_s = (settings.get("measurement") or {}).get("riesz_s")
     trials = int(chosen.get("permutations", 10_000))
     names = chosen.get("names") or FIRST_NAMES
     label, table = next(iter(tokens.items()), ("", None))
@@ -113,13 +114,13 @@ def compute(
         charts.sensitivity(sensitivity, results),
         charts.trajectories(results),
         charts.losses(results),
-        charts.against_loss(results),
+        charts.against_loss(results, riesz_s),
         charts.overlaid(results, published),
         charts.beside_published(results, published),
         charts.token_kinds(table),
         charts.token_explorer(table, label),
     ]
-    grids = [charts.by_width(results, key) for key in measurements_in(results)]
+    grids = [charts.by_width(results, key, riesz_s) for key in measurements_in(results)]
     return Contents({figure.name: figure for figure in made}, grids, tables)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from lcutils.analysis import MEASUREMENTS, Missing, measurements_in
+from lcutils.analysis.tables import flat_settings
 from lcutils.artifacts import git_commit
 from lcutils.charts import Figure
 from lcutils.charts.paper import FIGURE_1
@@ -75,16 +76,15 @@ ROWS_CAPTION = "One row a model and checkpoint; click a row to pick its model in
 
 Table = pd.DataFrame | Missing
 TABLE_CAPTIONS = {
-    "table_1": "Table 1. R² of each measurement with validation loss over models that differ in their seed "
-    "alone; p by permutation "
-    "(two-sided), with its Monte-Carlo interval and Holm's correction; paper: whether the row is one of the paper's.",
+    "table_1": "Table 1. R² of each measurement with validation loss over models that differ in their seed alone; p by "
+    "permutation (two-sided), with its Monte-Carlo interval and Holm's correction; paper: whether the row is one of "
+    "the paper's.",
     "table_2": "Table 2. Configuration: the paper's, and this study's.",
     "table_3": "Table 3. The paper's batch sizes (sequences a batch), by depth (rows) and width (columns).",
     "table_5": "Table 5. First names beside the average token: CDNV and interference, each averaged over the "
     "other classes.",
-    "correlations": "Every measurement against validation loss, over all rows: on its own scale and (…_log) on "
-    "a log scale; permutation p "
-    "with interval, Holm, Spearman, bootstrap intervals.",
+    "correlations": "Every measurement against validation loss, over all rows: on its own scale and (…_log) on a log "
+    "scale; permutation p with interval, Holm, Spearman, bootstrap intervals.",
     "partial_correlations": "Partial correlations with validation loss, given one control, or all of them.",
     "within_architecture": "Within a fixed architecture: over seeds, epochs and decays; pooled over "
     "architectures after centring.",
@@ -92,7 +92,8 @@ TABLE_CAPTIONS = {
     "sensitivity": "Each measurement at each minimum class count, and its change against the smallest.",
     "sensitivity_correlations": "R² with validation loss at each minimum class count.",
     "trajectories": "Measurements along the kept checkpoints.",
-    "kind_shares": "Kinds of token: shares of the vocabulary and of the data.",
+    "kind_shares": "Kinds of token: shares of the tokens that occur in the training text and were measured (not of the "
+    "whole vocabulary), and of the data.",
     "beside_published": "Rows of the same model and checkpoint: ours, published, difference.",
 }
 
@@ -172,8 +173,7 @@ def _summary(results: pd.DataFrame, tables: dict[str, Table]) -> str:
         best, worst = results.nsmallest(1, "val_loss").iloc[0], results.nlargest(1, "val_loss").iloc[0]
         said.append(
             f"Validation loss: best {_row_link(best)} with {best['val_loss']:.4f} nats per token, worst "
-            f"{_row_link(worst)} with "
-            f"{worst['val_loss']:.4f}."
+            f"{_row_link(worst)} with {worst['val_loss']:.4f}."
         )
     related = tables["correlations"]
     if isinstance(related, Missing):
@@ -212,11 +212,9 @@ def _row_link(row: pd.Series) -> str:
 
 def _definitions(tables: dict[str, Table]) -> str:
     where = (
-        "c and c' are classes (next tokens), K of them; mu_c is the mean feature of a class, mu_bar the "
-        "unweighted mean of the class "
-        "means, sigma_c² the within-class variance (trace of the class covariance), w_c the class's row of the "
-        "head. Pairs are "
-        "c &lt; c'; CoV is standard deviation over mean; logs are natural."
+        "c and c' are classes (next tokens), K of them; mu_c is the mean feature of a class, mu_bar the unweighted "
+        "mean of the class means, sigma_c² the within-class variance (trace of the class covariance), w_c the class's "
+        "row of the head. Pairs are c &lt; c'; CoV is standard deviation over mean; logs are natural."
     )
     table = tables["measurements"]
     assert isinstance(table, pd.DataFrame)
@@ -244,7 +242,7 @@ def _lacking(contents: Contents) -> str:
 
 def _origin(results: pd.DataFrame, title: str, settings: dict[str, Any]) -> str:
     digest = hashlib.sha256(results.to_csv(index=False).encode()).hexdigest()
-    commit = git_commit() or "no checkout"
+    commit = git_commit() or "not known"
     versions = {"Python": platform.python_version()} | {name: version(name) for name in VERSIONS}
     today = time.strftime("%Y-%m-%d")
     cite = (
@@ -255,30 +253,12 @@ def _origin(results: pd.DataFrame, title: str, settings: dict[str, Any]) -> str:
         "Beside this page: <code>figures/</code> holds each figure as SVG, PNG and a page of its own, "
         "<code>tables/</code> each table as CSV."
     )
+    parameters = facts_html(flat_settings(settings)) if settings else "<p>None were given.</p>"
     facts = {"written": today, "commit": commit, "sha256 of the results": digest, **versions}
     return (
         f"<p>To cite this report: <q>{html.escape(cite)}</q></p><p>The paper: {html.escape(PAPER)}.</p><p>{files}</p>"
-        f"<h3>Versions</h3>{facts_html(facts)}"
-        f"<h3>Parameters of the study</h3>{facts_html(_flat(settings)) if settings else '<p>None were given.</p>'}"
+        f"<h3>Versions</h3>{facts_html(facts)}<h3>Parameters of the study</h3>{parameters}"
     )
-
-
-def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    flat: dict[str, str] = {}
-    for name, value in settings.items():
-        if isinstance(value, dict) and value:
-            flat |= _flat(value, f"{prefix}{name}.")
-        elif isinstance(value, list | tuple):
-            flat[prefix + name] = (
-                "; ".join(
-                    ", ".join(f"{k} {v}" for k, v in part.items()) if isinstance(part, dict) else str(part)
-                    for part in value
-                )
-                or "none"
-            )
-        else:
-            flat[prefix + name] = "none" if value is None else str(value)
-    return flat
 
 
 def explorer_html(tokens: dict[str, pd.DataFrame]) -> str:
@@ -341,11 +321,13 @@ def _select(name: str, options: Sequence[tuple[str, str]], first: str) -> str:
 def token_columns(table: pd.DataFrame) -> dict[str, Sequence[Any]]:
     """Return a token table as lists by column, numbers cut to five digits."""
     columns: dict[str, Sequence[Any]] = {}
-    for name in ("token_id", "text", *TOKEN_COLUMNS, "total", "nearest"):
+    for name in ("token_id", "text", *TOKEN_COLUMNS, "total", "nearest_ids"):
         if name not in table.columns:
             continue
         if pd.api.types.is_float_dtype(table[name]):
             columns[name] = [float(f"{value:.5g}") for value in table[name]]
+        elif name == "nearest_ids":
+            columns[name] = [ids.tolist() for ids in table[name]]
         else:
             columns[name] = table[name].tolist()
     return columns

@@ -22,7 +22,7 @@ import vl_convert
 from lcutils.analysis import Missing
 from lcutils.charts.theme import DARK, LIGHT, VEGALITE_VERSION, Figure
 
-TEXT_COLUMNS = {"note", "definition", "axis", "limit", "nearest", "dropped", "ours", "paper", "setting"}
+TEXT_COLUMNS = {"note", "definition", "axis", "limit", "dropped", "ours", "paper", "setting"}
 
 
 @cache

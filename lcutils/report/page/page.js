@@ -52,7 +52,7 @@
     const name = drawing.dataset.name;
     const spec = structuredClone(specOf(name));
     const old = views.get(drawing);
-    const made = await vegaEmbed(drawing, spec, options(drawing.dataset.renderer || "svg"));
+    const made = await vegaEmbed(drawing, spec, options("svg"));
     if (old) old.finalize();
     const view = made.view;
     views.set(drawing, view);
@@ -216,8 +216,9 @@
       }
       if (table.total) facts.append(make("dt", { textContent: "validation features with this label" }), make("dd", { textContent: format(table.total[i]) }));
       const near = make("p", { className: "near" }, "Nearest class means: ");
-      for (const text of (table.nearest ? table.nearest[i] : "").split(" | ").filter(Boolean)) {
-        const to = table.text.indexOf(text);
+      for (const id of table.nearest_ids ? table.nearest_ids[i] : []) {
+        const to = table.token_id.indexOf(id);
+        const text = to < 0 ? `id ${id}` : seen(table.text[to]);
         near.append(make("button", { type: "button", className: "mono", textContent: text, disabled: to < 0, onclick: () => choose(to) }));
       }
       part("card").replaceChildren(make("h3", {}, "Token ", show(table.text[i]), ` (id ${table.token_id[i]})`), facts, near);
