@@ -14,10 +14,10 @@ from lcutils.charts.scatter import (
     IDENTITY,
     LOSS,
     SELECTED,
-    SIZE_SCALE,
     filters,
     shown,
     size_colour,
+    size_scale,
     theory_lines,
     tooltip,
     usable,
@@ -188,7 +188,7 @@ def _along(rows: pd.DataFrame, key: str, along: str, test: str) -> Any:
     base = alt.Chart(ROWS).transform_filter(f"{test} && {shown(key, log)}").encode(x=x, y=y, opacity=faint)
     # Lines take their colour from the stroke channel, without a legend: one for lines would list sizes, not shade them.
     colour = size_colour(rows)
-    stroke = alt.Stroke("n_params:Q", scale=SIZE_SCALE, legend=None) if isinstance(colour, alt.Color) else colour
+    stroke = alt.Stroke("n_params:Q", scale=size_scale(rows), legend=None) if isinstance(colour, alt.Color) else colour
     lines = base.mark_line(strokeWidth=1.3).encode(stroke=stroke, detail="model:N", order=f"{along}:Q")
     points = (
         base.mark_circle(size=45, stroke=OUTLINE, strokeWidth=0.6)

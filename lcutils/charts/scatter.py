@@ -18,7 +18,6 @@ from lcutils.charts.theme import INK, OUTLINE, PANEL, ROWS, VIRIDIS, padded, pan
 IDENTITY = ["model", "checkpoint", "depth", "width", "epochs", "weight_decay", "seed", "n_params", "steps"]
 FILTERS = {"depth": "depth", "width": "width", "epochs": "epochs", "weight_decay": "decay"}
 LOSS = "validation loss (nats per token)"
-SIZE_SCALE = alt.Scale(type="log", scheme=VIRIDIS)
 SELECTED = alt.selection_point(name="picked", fields=["model"], clear="dblclick")
 
 
@@ -46,12 +45,18 @@ def filters(rows: pd.DataFrame) -> tuple[list[Any], str]:
     return controls, " && ".join(tests) or "true"
 
 
+def size_scale(rows: pd.DataFrame) -> alt.Scale:
+    """Return the scale of the parameters' colours: of all rows, so that filtering changes none, nor leaves it empty."""
+    sizes = rows["n_params"].dropna()
+    return alt.Scale(type="log", scheme=VIRIDIS, domain=[float(sizes.min()), float(sizes.max())])
+
+
 def size_colour(rows: pd.DataFrame) -> Any:
     """Return the colour channel: parameters on a log viridis scale; one plain colour where all rows have one size."""
     if "n_params" not in rows.columns or rows["n_params"].dropna().nunique() < 2:
         return alt.value("#21918c")
     legend = alt.Legend(title="parameters", format=".2~s", type="gradient", gradientLength=PANEL - 40)
-    return alt.Color("n_params:Q", scale=SIZE_SCALE, legend=legend)
+    return alt.Color("n_params:Q", scale=size_scale(rows), legend=legend)
 
 
 def tooltip(rows: pd.DataFrame, *values: str) -> list[alt.Tooltip]:

@@ -32,8 +32,8 @@ JUPYTER_SCHEMA = "https://vega.github.io/schema/vega-lite/v5.json"
 
 # Okabe and Ito's colours, told apart by people with any of the common colour-vision deficiencies and on both grounds.
 OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999")
-# Viridis without its palest end, which is lost on white.
-VIRIDIS = alt.SchemeParams(name="viridis", extent=[0.0, 0.93])
+# Viridis without its ends: the darkest is lost on dark ground, the palest on white.
+VIRIDIS = alt.SchemeParams(name="viridis", extent=[0.22, 0.93])
 OUTLINE = "#8a8a8a"  # thin edge of every point: keeps the dark end visible on dark, the pale end on white
 # Words inside a chart follow its ground: dark on light, light on dark (`background` is a signal of every Vega view).
 INK = alt.expr("luminance(background) < 0.4 ? '#e8eaed' : '#1f2328'")
