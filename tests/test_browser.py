@@ -112,6 +112,25 @@ def test_a_filter_holds_for_every_figure_and_moves_its_r2(opened):
     page.select_option("select[name=depth_is]", "all")
 
 
+def test_a_filter_that_matches_nothing_empties_the_panels_and_recovers(opened):
+    page, _ = opened
+    whole = points(page, "figure_1").count()
+    model = "04x0256_03d"
+    ours = f"n.getAttribute('aria-label').includes('model: {model};')"
+    colours = f"nodes => nodes.filter(n => {ours}).map(n => n.getAttribute('fill'))"
+    before = points(page, "figure_1").evaluate_all(colours)
+    page.fill("input[name=model_like]", "zzz")
+    page.wait_for_timeout(500)
+    assert points(page, "figure_1").count() == 0
+    page.fill("input[name=model_like]", model)
+    page.wait_for_timeout(500)
+    assert points(page, "figure_1").count() == 4 * int((RESULTS["model"] == model).sum())
+    assert points(page, "figure_1").evaluate_all(colours) == before  # a size keeps its colour
+    page.fill("input[name=model_like]", "")
+    page.wait_for_timeout(500)
+    assert points(page, "figure_1").count() == whole
+
+
 def test_a_typed_token_is_found(opened):
     page, _ = opened
     page.evaluate("() => document.getElementById('explorer').scrollIntoView()")
