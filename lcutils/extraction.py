@@ -10,6 +10,7 @@ import hashlib
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from lcutils.collapse import AgreementCounter
-from lcutils.errors import UserError
+from lcutils.errors import NotFiniteError, UserError
 from lcutils.model import PRECISIONS, count_parameters, load_model, tf32
 from lcutils.progress import Progress
 from lcutils.statistics import ClassStatistics
@@ -148,6 +149,16 @@ def _batches(
         yield number, tokens, labels.flatten()
 
 
+@contextmanager
+def overflow_told(name: str, precision: str) -> Iterator[None]:
+    """Turn a `NotFiniteError` of the extraction within into a `UserError` that names the model and the mend."""
+    try:
+        yield
+    except NotFiniteError as error:
+        mend = "use bf16 or fp32" if precision == "fp16" else "its weights are broken; give another checkpoint"
+        raise UserError(f"extraction.precision: features of {name} are not finite in {precision}; {mend}") from error
+
+
 @torch.no_grad()
 def extract_statistics(
     model: FeatureModel,
@@ -172,6 +183,9 @@ def extract_statistics(
         covariance: keep the pooled within-class covariance too (for `nc1_pinv`).
         resume: folder for the state; it may be absent. It is left in place, complete, for the caller to remove.
         log: file for lines of progress.
+
+    Raises:
+        NotFiniteError: features overflowed; told by the next save of the state, or at the end.
     """
     device = torch.device(device)
     classes, dim = model.classifier.shape
@@ -189,8 +203,10 @@ def extract_statistics(
             done += number
             progress.update(number * size)
             if state is not None and time.monotonic() - saved_at >= SECONDS_BETWEEN_STATES:
+                stats.check_finite()
                 state.save(stats, done)
                 saved_at = time.monotonic()
+    stats.check_finite()
     if state is not None:
         state.save(stats, done)
     return stats
@@ -250,6 +266,9 @@ def extract_agreement(
         batch_size: blocks a batch.
         device: where the work is done.
         log: file for lines of progress.
+
+    Raises:
+        NotFiniteError: features overflowed; told at the end.
     """
     device = torch.device(device)
     counter = AgreementCounter(model.classifier, means, keep, device)
@@ -272,7 +291,7 @@ def extract_mean(
     """Mean feature over all S positions of all blocks: (D,) float64, for `ood_deviation`.
 
     Raises:
-        ValueError: there is no block.
+        ValueError: there is no block, or (`NotFiniteError`) features overflowed.
     """
     if len(blocks) == 0:
         raise ValueError("there is no text to take the mean feature of")
@@ -282,4 +301,6 @@ def extract_mean(
         for number, tokens, _ in _batches(blocks, batch_size, device):
             total += model.features(tokens)[:number].sum((0, 1), dtype=torch.float64)
             progress.update(number * blocks.shape[1])
+    if not total.isfinite().all():
+        raise NotFiniteError("the mean feature is not finite")
     return total / blocks.size

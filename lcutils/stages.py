@@ -29,7 +29,13 @@ from lcutils.collapse import measure_collapse, measure_tokens, ood_deviation
 from lcutils.corpus import open_blocks, prepare_corpus, source_digest
 from lcutils.devices import reserved_device
 from lcutils.errors import UserError
-from lcutils.extraction import extract_agreement, extract_mean, extract_statistics, load_feature_model
+from lcutils.extraction import (
+    extract_agreement,
+    extract_mean,
+    extract_statistics,
+    load_feature_model,
+    overflow_told,
+)
 from lcutils.model import Architecture, count_parameters
 from lcutils.parameters import Run, Study
 from lcutils.recipe import Recipe
@@ -223,15 +229,17 @@ def extract_point(work: Workspace, model: str, checkpoint: int) -> Extracted:
             precision = settings.precision if device.type == "cuda" else "fp32"
             source = work.checkpoint_source(model, checkpoint)
             feature_model = load_feature_model(source, precision=precision, device=device)
-            statistics = extract_statistics(
-                feature_model, data.train, covariance=settings.covariance, resume=resume / "state", **common
-            )
+            with overflow_told(model, precision):
+                statistics = extract_statistics(
+                    feature_model, data.train, covariance=settings.covariance, resume=resume / "state", **common
+                )
+                keep = statistics.counts >= study.measurement.min_count
+                hits, totals = extract_agreement(feature_model, data.validation, statistics.means, keep, **common)
+                arrays = {"hits": hits.cpu().numpy(), "totals": totals.cpu().numpy()}
+                if study.corpus.ood:
+                    ood = open_blocks(work.data, "ood")
+                    arrays["ood_mean"] = extract_mean(feature_model, ood, **common).cpu().numpy()
             statistics.save(aside / "statistics.safetensors")
-            keep = statistics.counts >= study.measurement.min_count
-            hits, totals = extract_agreement(feature_model, data.validation, statistics.means, keep, **common)
-            arrays = {"hits": hits.cpu().numpy(), "totals": totals.cpu().numpy()}
-            if study.corpus.ood:
-                arrays["ood_mean"] = extract_mean(feature_model, open_blocks(work.data, "ood"), **common).cpu().numpy()
             np.savez(aside / "agreement.npz", **arrays)  # type: ignore[arg-type]  # numpy's stub mistakes the names
             if run.pretrained:
                 exact = load_feature_model(source, precision="fp32", device=device)

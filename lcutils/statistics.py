@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lcutils.artifacts import atomic_path
-from lcutils.errors import UserError
+from lcutils.errors import NotFiniteError, UserError
 
 CPU_ROWS = 2048  # features centred at a time on the CPU: their float64 copy then stays in the cache
 SPLIT = 8192  # classes a step where a step needs a temporary copy of their rows
@@ -155,6 +155,12 @@ class ClassStatistics:
         largest = int(self._largest)
         if largest >= self.num_classes:
             raise ValueError(f"label {largest} is out of range: there are {self.num_classes} classes")
+
+    def check_finite(self) -> None:
+        """Raise `NotFiniteError` where a feature was not finite: the sum of squares of its class is then not either."""
+        broken = (~self._squares.isfinite()).nonzero()[:, 0]
+        if len(broken):
+            raise NotFiniteError(f"the features of {len(broken)} classes are not finite, class {int(broken[0])} first")
 
     @property
     def counts(self) -> Tensor:

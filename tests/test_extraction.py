@@ -15,7 +15,7 @@ import torch
 
 from lcutils import extraction
 from lcutils.collapse import classifier_agreement
-from lcutils.errors import UserError
+from lcutils.errors import NotFiniteError, UserError
 from lcutils.extraction import (
     FeatureModel,
     extract_agreement,
@@ -83,6 +83,27 @@ def test_mean_feature_is_over_every_position(model, blocks):
     torch.testing.assert_close(extract_mean(model, blocks, batch_size=7), expected, rtol=1e-5, atol=1e-6)
     with pytest.raises(ValueError, match="no text"):
         extract_mean(model, blocks[:0], batch_size=7)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_features_that_overflow_are_told(model, blocks, tmp_path, monkeypatch, value):
+    def features(tokens):
+        made = model.features(tokens)
+        made[tokens == 7] = value
+        return made
+
+    broken = FeatureModel(features, model.classifier, model.identity)
+    stats = extract_statistics(model, blocks, batch_size=4)
+    with pytest.raises(NotFiniteError, match="classes are not finite"):
+        extract_statistics(broken, blocks, batch_size=4)
+    with pytest.raises(NotFiniteError, match="features are not finite"):
+        extract_agreement(broken, blocks, stats.means, stats.counts > 0, batch_size=4)
+    with pytest.raises(NotFiniteError, match="mean feature is not finite"):
+        extract_mean(broken, blocks, batch_size=4)
+    monkeypatch.setattr(extraction, "SECONDS_BETWEEN_STATES", 0.0)
+    with pytest.raises(NotFiniteError):
+        extract_statistics(broken, blocks, batch_size=4, resume=tmp_path)
+    assert not list(tmp_path.glob(f"*-{len(blocks):012d}.safetensors"))  # no sum of nan is kept to be continued
 
 
 # -------------------------------------------------------------------------------------------------- loading models

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from lcutils.collapse.classes import SPLIT
+from lcutils.errors import NotFiniteError
 
 CPU_SCORES = 1 << 22  # scores held at a time: rows x K
 CUDA_ROWS = 1 << 17
@@ -100,6 +101,7 @@ class AgreementCounter:
         self.hits = torch.zeros(len(keep), dtype=torch.int64, device=self.device)
         self.totals = torch.zeros_like(self.hits)
         self.largest = torch.zeros_like(self.hits[0])
+        self.broken = torch.zeros_like(self.hits[0])  # counted features that are not finite
         centres = means.detach().to(self.device)[ids].double()  # (K, D)
         rows = classifier.detach().to(self.device)[ids]  # (K, D)
         self.origin = centres.mean(0).float()  # (D,) g
@@ -114,7 +116,8 @@ class AgreementCounter:
         """Count a batch: (N, D) features and (N,) labels; negative labels and classes not kept are left out.
 
         Raises:
-            ValueError: shapes that do not fit; at `result`, a label >= C.
+            ValueError: shapes that do not fit; at `result`, a label >= C or (`NotFiniteError`) a counted feature that
+                is not finite, of which nothing can be decided.
         """
         if features.ndim != 2 or features.shape[1] != self.dim or labels.shape != features.shape[:1]:
             raise ValueError(
@@ -135,11 +138,14 @@ class AgreementCounter:
                 alike = decide(x, self.linear) == decide(x, self.nearest)
             self.hits.index_add_(0, y, (alike & counted).long())
             self.totals.index_add_(0, y, counted.long())
+            self.broken += (counted & ~x.exact.isfinite().all(1)).sum()
 
     def result(self) -> tuple[Tensor, Tensor]:
         """Hits and totals: (C,) int64 each."""
         if int(self.largest) >= len(self.keep):
             raise ValueError(f"label {int(self.largest)} is out of range: there are {len(self.keep)} classes")
+        if self.broken:
+            raise NotFiniteError(f"{int(self.broken)} of {int(self.totals.sum())} features are not finite")
         return self.hits, self.totals
 
 
@@ -241,7 +247,8 @@ def classifier_agreement(
         keep: (C,) bool.
 
     Raises:
-        ValueError: shapes that do not fit, no kept class, or a label >= C.
+        ValueError: shapes that do not fit, no kept class, a label >= C, or (`NotFiniteError`) a feature that is not
+            finite.
 
     Example:
         >>> head = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
