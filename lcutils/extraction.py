@@ -24,8 +24,10 @@ from lcutils.errors import NotFiniteError, UserError
 from lcutils.model import PRECISIONS, count_parameters, load_model, tf32
 from lcutils.progress import Progress
 from lcutils.statistics import ClassStatistics
+from lcutils.training import evaluate
 
 SECONDS_BETWEEN_STATES = 120.0
+LOGITS_BYTES = 2**31  # of a batch in float32; transformers holds a few copies of them
 STATE = "statistics"
 
 
@@ -39,12 +41,15 @@ class FeatureModel:
             decisions are then those of the weights alone.
         identity: what was loaded and how, so that a resumed extraction is not continued with another model.
         n_params: of the whole model, tied weights counted once; 0 if unknown.
+        logits: (B, S) integer tokens -> (B, S, V) float32, the model's own scores, which a bias, a scale or a soft cap
+            may set apart from the head's products; None where they are `features` @ `classifier`ᵀ.
     """
 
     features: Callable[[Tensor], Tensor]
     classifier: Tensor
     identity: str = ""
     n_params: int = 0
+    logits: Callable[[Tensor], Tensor] | None = None
 
 
 def load_feature_model(
@@ -115,18 +120,40 @@ def _load_any(name: str, precision: str, device: torch.device, identity: str) ->
     if getattr(head, "bias", None) is not None:
         warnings.warn(f"{name}: the head has a bias; measurements use its weights alone", UserWarning, stacklevel=3)
     model.to(device).eval()
-    head.register_forward_pre_hook(_stop)
     half = precision in ("fp16", "bf16")
 
+    def logits(tokens: Tensor) -> Tensor:
+        with torch.autocast(device.type, PRECISIONS[precision], enabled=half), tf32(precision == "tf32"):
+            return model(input_ids=tokens.long(), use_cache=False).logits.float()
+
     def features(tokens: Tensor) -> Tensor:
+        hook = head.register_forward_pre_hook(_stop)
         try:
-            with torch.autocast(device.type, PRECISIONS[precision], enabled=half), tf32(precision == "tf32"):
-                model(input_ids=tokens.long(), use_cache=False)
+            logits(tokens)
         except _HeadReachedError as reached:
             return reached.features.float()
+        finally:
+            hook.remove()
         raise UserError(f"{name}: {type(model).__name__} does not call its output embedding; features cannot be taken")
 
-    return FeatureModel(features, head.weight.detach(), identity, model.num_parameters())
+    return FeatureModel(features, head.weight.detach(), identity, model.num_parameters(), logits)
+
+
+def evaluate_model(
+    model: FeatureModel, blocks: np.ndarray, *, batch_size: int, device: torch.device | str
+) -> dict[str, float]:
+    """Validation loss, accuracy and perplexity by the model's own logits, as `lcutils.training.evaluate` gives them.
+
+    Args:
+        model: loaded with precision "fp32".
+        blocks: (n, S) tokens.
+        batch_size: blocks at a time; fewer where all their logits are held at once and would take too much room.
+        device: where the model is.
+    """
+    if model.logits is None:
+        return evaluate(model.features, model.classifier, blocks, batch_size=batch_size, device=device)
+    fitting = max(1, LOGITS_BYTES // (4 * blocks.shape[1] * len(model.classifier)))
+    return evaluate(model.logits, None, blocks, batch_size=min(batch_size, fitting), device=device)
 
 
 def _batches(

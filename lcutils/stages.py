@@ -30,6 +30,7 @@ from lcutils.corpus import open_blocks, prepare_corpus, source_digest
 from lcutils.devices import reserved_device
 from lcutils.errors import UserError
 from lcutils.extraction import (
+    evaluate_model,
     extract_agreement,
     extract_mean,
     extract_statistics,
@@ -40,7 +41,7 @@ from lcutils.model import Architecture, count_parameters
 from lcutils.parameters import Run, Study
 from lcutils.recipe import Recipe
 from lcutils.statistics import ClassStatistics
-from lcutils.training import evaluate, train
+from lcutils.training import train
 from lcutils.workspace import Workspace, is_complete, open_study
 
 if TYPE_CHECKING:
@@ -243,13 +244,7 @@ def extract_point(work: Workspace, model: str, checkpoint: int) -> Extracted:
             np.savez(aside / "agreement.npz", **arrays)  # type: ignore[arg-type]  # numpy's stub mistakes the names
             if run.pretrained:
                 exact = load_feature_model(source, precision="fp32", device=device)
-                scores = evaluate(
-                    exact.features,
-                    exact.classifier,
-                    data.validation,
-                    batch_size=settings.blocks_per_batch,
-                    device=device,
-                )
+                scores = evaluate_model(exact, data.validation, batch_size=settings.blocks_per_batch, device=device)
                 known = {"n_params": exact.n_params, "width": exact.classifier.shape[1], "depth": _depth(source)}
                 write_json(aside / "evaluation.json", scores | known)
             speed = data.train.size / (time.monotonic() - began)

@@ -1,14 +1,16 @@
 """Pretrained models through the stages: what is measured of them, and what is refused in one line."""
 
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from lcutils import stages
+from lcutils import extraction, stages
 from lcutils.artifacts import read_manifest
 from lcutils.errors import NotFiniteError, UserError
-from lcutils.extraction import overflow_told
+from lcutils.extraction import evaluate_model, load_feature_model, overflow_told
 from lcutils.model import Architecture, GPTNeo, save_model
 from lcutils.stages import extract_point, open_study, prepare_data
 
@@ -79,3 +81,48 @@ def test_an_overflow_in_fp16_names_wider_types():
     with pytest.raises(UserError) as caught, overflow_told("theirs", "fp16"):
         raise NotFiniteError
     assert str(caught.value) == ("extraction.precision: features of theirs are not finite in fp16; use bf16 or fp32")
+
+
+def own_logits(kind: str) -> torch.nn.Module:
+    """A model whose logits are not the products of features and head."""
+    import transformers as hf
+
+    torch.manual_seed(0)
+    sizes = {"vocab_size": VOCABULARY, "bos_token_id": None, "eos_token_id": None}
+    llama = {
+        "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2,
+        "num_key_value_heads": 2, "max_position_embeddings": 32, "pad_token_id": None, **sizes,
+    }  # fmt: skip
+    if kind == "granite":
+        model = hf.GraniteForCausalLM(hf.GraniteConfig(logits_scaling=4.0, **llama))
+    elif kind == "gemma2":
+        model = hf.Gemma2ForCausalLM(hf.Gemma2Config(head_dim=8, final_logit_softcapping=0.5, **llama))
+    else:
+        model = hf.GPTJForCausalLM(hf.GPTJConfig(n_embd=16, n_layer=1, n_head=2, n_positions=32, rotary_dim=4, **sizes))
+        torch.nn.init.normal_(model.lm_head.bias)
+    torch.nn.init.normal_(model.get_output_embeddings().weight)
+    return model.eval()
+
+
+@pytest.mark.filterwarnings("ignore:.*the head has a bias")
+@pytest.mark.parametrize("kind", ["gptj", "granite", "gemma2"])
+def test_the_loss_of_a_pretrained_model_is_its_own(kind, tmp_path, monkeypatch):
+    theirs = own_logits(kind)
+    theirs.save_pretrained(tmp_path / "model")
+    work = study_of(tmp_path, tmp_path / "model")
+    x = torch.from_numpy(prepare_data(work).validation.astype(np.int64))
+    with torch.no_grad():
+        loss, logits = theirs(x, labels=x)[:2]
+        products = theirs.get_output_embeddings().weight @ load_feature_model(tmp_path / "model").features(x).mT
+    plain = torch.nn.functional.cross_entropy(products[..., :-1], x[:, 1:])
+    assert abs(plain - loss) > 0.1  # what features and head alone would say
+    evaluation = json.loads((extract_point(work, "theirs", 0).folder / "evaluation.json").read_text())
+    assert evaluation["val_loss"] == pytest.approx(loss.item(), rel=1e-5)
+    assert evaluation["perplexity"] == pytest.approx(loss.exp().item(), rel=1e-4)
+    right = (logits[:, :-1].argmax(-1) == x[:, 1:]).float().mean()
+    assert evaluation["val_accuracy"] == pytest.approx(right.item(), abs=1e-6)
+    monkeypatch.setattr(extraction, "LOGITS_BYTES", 1)  # a block at a time
+    alone = evaluate_model(
+        load_feature_model(tmp_path / "model"), x.numpy().astype(np.uint16), batch_size=9, device="cpu"
+    )
+    assert alone["val_loss"] == pytest.approx(loss.item(), rel=1e-5)
