@@ -43,6 +43,7 @@ class FeatureModel:
         n_params: of the whole model, tied weights counted once; 0 if unknown.
         logits: (B, S) integer tokens -> (B, S, V) float32, the model's own scores, which a bias, a scale or a soft cap
             may set apart from the head's products; None where they are `features` @ `classifier`ᵀ.
+        positions: tokens that a block may have; None where the model has no such limit.
     """
 
     features: Callable[[Tensor], Tensor]
@@ -50,6 +51,7 @@ class FeatureModel:
     identity: str = ""
     n_params: int = 0
     logits: Callable[[Tensor], Tensor] | None = None
+    positions: int | None = None
 
 
 def load_feature_model(
@@ -75,8 +77,13 @@ def load_feature_model(
             model = load_model(name, device)
         except UserError:  # a GPT-Neo of another layout, or a broken one: transformers knows
             return _load_any(name, precision, device, identity)
-        size = count_parameters(model.architecture)
-        return FeatureModel(lambda tokens: model.features(tokens, precision), model.head.detach(), identity, size)
+        return FeatureModel(
+            lambda tokens: model.features(tokens, precision),
+            model.head.detach(),
+            identity,
+            count_parameters(model.architecture),
+            positions=model.architecture.positions,
+        )
     return _load_any(name, precision, device, identity)
 
 
@@ -136,7 +143,22 @@ def _load_any(name: str, precision: str, device: torch.device, identity: str) ->
             hook.remove()
         raise UserError(f"{name}: {type(model).__name__} does not call its output embedding; features cannot be taken")
 
-    return FeatureModel(features, head.weight.detach(), identity, model.num_parameters(), logits)
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return FeatureModel(features, head.weight.detach(), identity, model.num_parameters(), logits, positions)
+
+
+def check_fit(model: FeatureModel, name: str, block_size: int, vocab_size: int) -> None:
+    """Raise a `UserError` where the text's blocks or token ids are more than the model called `name` was made for."""
+    if model.positions is not None and 0 < model.positions < block_size:  # XLNet says -1 for no limit
+        raise UserError(
+            f"corpus.block_size: {block_size} tokens exceed the {model.positions} positions of {name}; "
+            f"use at most {model.positions}"
+        )
+    if vocab_size > len(model.classifier):
+        raise UserError(
+            f"corpus.tokenizer: its {vocab_size} tokens exceed the vocabulary of {name}, {len(model.classifier)}; "
+            "use the model's own tokenizer"
+        )
 
 
 def evaluate_model(

@@ -30,6 +30,7 @@ from lcutils.corpus import open_blocks, prepare_corpus, source_digest
 from lcutils.devices import reserved_device
 from lcutils.errors import UserError
 from lcutils.extraction import (
+    check_fit,
     evaluate_model,
     extract_agreement,
     extract_mean,
@@ -217,6 +218,12 @@ def extract_point(work: Workspace, model: str, checkpoint: int) -> Extracted:
     }
     if work.needs_work(folder, parameters, inputs):
         data, settings = prepare_data(work), study.extraction
+        least = study.measurement.min_count
+        if (kept := int((data.counts[0] >= least).sum())) < 2:
+            raise UserError(
+                f"measurement.min_count: {kept} token types have at least {least} samples in the train text, two are needed; "
+                f"use at most {np.sort(data.counts[0])[-2]}"
+            )
         resume = folder.with_name(f".{folder.name}.resume")
         _keep_only_if_same(resume, {"parameters": parameters, "inputs": inputs})
         torch.set_num_threads(study.threads)
@@ -230,11 +237,12 @@ def extract_point(work: Workspace, model: str, checkpoint: int) -> Extracted:
             precision = settings.precision if device.type == "cuda" else "fp32"
             source = work.checkpoint_source(model, checkpoint)
             feature_model = load_feature_model(source, precision=precision, device=device)
+            check_fit(feature_model, model, study.corpus.block_size, data.summary["vocab_size"])
             with overflow_told(model, precision):
                 statistics = extract_statistics(
                     feature_model, data.train, covariance=settings.covariance, resume=resume / "state", **common
                 )
-                keep = statistics.counts >= study.measurement.min_count
+                keep = statistics.counts >= least
                 hits, totals = extract_agreement(feature_model, data.validation, statistics.means, keep, **common)
                 arrays = {"hits": hits.cpu().numpy(), "totals": totals.cpu().numpy()}
                 if study.corpus.ood:

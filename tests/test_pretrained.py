@@ -14,6 +14,8 @@ from lcutils.extraction import evaluate_model, load_feature_model, overflow_told
 from lcutils.model import Architecture, GPTNeo, save_model
 from lcutils.stages import extract_point, open_study, prepare_data
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*the head has a bias")
+
 TINY = """
 corpus:
   {source: built-in, max_stories: 60, max_validation_stories: 20, tokenizer: "bpe:300", block_size: 32,
@@ -104,7 +106,6 @@ def own_logits(kind: str) -> torch.nn.Module:
     return model.eval()
 
 
-@pytest.mark.filterwarnings("ignore:.*the head has a bias")
 @pytest.mark.parametrize("kind", ["gptj", "granite", "gemma2"])
 def test_the_loss_of_a_pretrained_model_is_its_own(kind, tmp_path, monkeypatch):
     theirs = own_logits(kind)
@@ -126,3 +127,34 @@ def test_the_loss_of_a_pretrained_model_is_its_own(kind, tmp_path, monkeypatch):
         load_feature_model(tmp_path / "model"), x.numpy().astype(np.uint16), batch_size=9, device="cpu"
     )
     assert alone["val_loss"] == pytest.approx(loss.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["gptj", "granite", "neo"])
+def test_a_model_with_too_few_positions_is_refused(kind, tmp_path, monkeypatch):
+    if kind == "neo":
+        neo(tmp_path / "model", positions=32)
+    else:
+        own_logits(kind).save_pretrained(tmp_path / "model")
+    monkeypatch.setattr(stages, "extract_statistics", None)  # the refusal comes before the work
+    assert refusal(study_of(tmp_path, tmp_path / "model", "block_size=48")) == (
+        "corpus.block_size: 48 tokens exceed the 32 positions of theirs; use at most 32"
+    )
+
+
+def test_a_tokenizer_larger_than_the_vocabulary_is_refused(tmp_path, monkeypatch):
+    neo(tmp_path / "model")
+    monkeypatch.setattr(stages, "extract_statistics", None)
+    assert refusal(study_of(tmp_path, tmp_path / "model", "tokenizer=bpe:310")) == (
+        "corpus.tokenizer: its 310 tokens exceed the vocabulary of theirs, 300; use the model's own tokenizer"
+    )
+
+
+def test_a_min_count_that_no_two_classes_reach_is_refused(tmp_path, monkeypatch):
+    neo(tmp_path / "model")
+    monkeypatch.setattr(stages, "load_feature_model", None)
+    work = study_of(tmp_path, tmp_path / "model", "min_count=100000")
+    second = np.sort(prepare_data(work).counts[0])[-2]
+    assert refusal(work) == (
+        "measurement.min_count: 0 token types have at least 100000 samples in the train text, two are needed; "
+        f"use at most {second}"
+    )
