@@ -221,8 +221,8 @@ def extract_point(work: Workspace, model: str, checkpoint: int) -> Extracted:
         least = study.measurement.min_count
         if (kept := int((data.counts[0] >= least).sum())) < 2:
             raise UserError(
-                f"measurement.min_count: {kept} token types have at least {least} samples in the train text, two are needed; "
-                f"use at most {np.sort(data.counts[0])[-2]}"
+                f"measurement.min_count: {kept} token types have at least {least} samples in the train text, "
+                f"two are needed; use at most {np.sort(data.counts[0])[-2]}"
             )
         resume = folder.with_name(f".{folder.name}.resume")
         _keep_only_if_same(resume, {"parameters": parameters, "inputs": inputs})
