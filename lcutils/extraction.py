@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from lcutils.collapse import AgreementCounter
 from lcutils.errors import NotFiniteError, UserError
-from lcutils.model import PRECISIONS, count_parameters, load_model, tf32
+from lcutils.model import PRECISIONS, OtherLayoutError, count_parameters, load_model, tf32
 from lcutils.progress import Progress
 from lcutils.statistics import ClassStatistics
 from lcutils.training import evaluate
@@ -75,7 +75,8 @@ def load_feature_model(
     if _model_type(name) == "gpt_neo":
         try:
             model = load_model(name, device)
-        except UserError:  # a GPT-Neo of another layout, or a broken one: transformers knows
+        except OtherLayoutError as error:
+            warnings.warn(f"transformers computes this model, without fast attention ({error})", stacklevel=2)
             return _load_any(name, precision, device, identity)
         return FeatureModel(
             lambda tokens: model.features(tokens, precision),
