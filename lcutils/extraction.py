@@ -24,6 +24,7 @@ from lcutils.errors import NotFiniteError, UserError
 from lcutils.model import PRECISIONS, OtherLayoutError, count_parameters, load_model, tf32
 from lcutils.progress import Progress
 from lcutils.statistics import ClassStatistics
+from lcutils.step import next_tokens
 from lcutils.training import evaluate
 
 SECONDS_BETWEEN_STATES = 120.0
@@ -187,15 +188,13 @@ def _batches(
     On a GPU the last batch is filled up with blocks without labels: another shape would compile the model anew.
     """
     for begin in range(start, len(blocks), batch_size):
-        chosen = np.ascontiguousarray(blocks[begin : begin + batch_size]).astype(np.int32)
-        number, size = len(chosen), chosen.shape[1]
-        if device.type == "cuda" and number < batch_size < len(blocks):
-            chosen = np.concatenate([chosen, np.zeros((batch_size - number, size), np.int32)])
-        tokens = torch.from_numpy(chosen)
-        if device.type == "cuda":
+        tokens = torch.from_numpy(blocks[begin : begin + batch_size].astype(np.int32))
+        if device.type == "cuda":  # pinned, so that the host does not wait for the copy
             tokens = tokens.pin_memory().to(device, non_blocking=True)
-        labels = torch.full_like(tokens, -1)
-        labels[:number, :-1] = tokens[:number, 1:]
+        labels, number = next_tokens(tokens), len(tokens)
+        if device.type == "cuda" and number < batch_size < len(blocks):
+            tokens = nn.functional.pad(tokens, (0, 0, 0, batch_size - number))
+            labels = nn.functional.pad(labels, (0, 0, 0, batch_size - number), value=-1)
         yield number, tokens, labels.flatten()
 
 
