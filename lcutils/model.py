@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lcutils.artifacts import atomic_folder
 from lcutils.errors import UserError
+from lcutils.tensors import save_tensors
 from lcutils.trunk import LAYER_NORM_EPS, BlockWeights, TrunkWeights, run_trunk
 
 INITIAL_STD = 0.02
@@ -281,7 +282,7 @@ def _architecture(config: dict[str, Any], source: str) -> Architecture:
 def write_model(model: GPTNeo, folder: Path) -> None:
     """Write config.json and model.safetensors into an existing folder, without making the whole atomic."""
     state = {name: tensor.detach().to("cpu").contiguous() for name, tensor in model.state_dict().items()}
-    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    save_tensors(state, folder / "model.safetensors", {"format": "pt"})
     (folder / "config.json").write_text(json.dumps(_config(model.architecture), indent=1) + "\n")
 
 
