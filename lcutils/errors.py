@@ -1,4 +1,4 @@
-"""The one exception that stands for a user's mistake."""
+"""The one exception that stands for a user's mistake, and the one for features that overflowed."""
 
 from __future__ import annotations
 
@@ -11,3 +11,7 @@ class UserError(ValueError):
 
     def _render_traceback_(self) -> list[str]:
         return [f"error: {self}"]
+
+
+class NotFiniteError(ValueError):
+    """Features that are inf or nan, found when their sums or counts are read."""

@@ -10,6 +10,7 @@ import hashlib
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,15 @@ import torch
 from torch import Tensor, nn
 
 from lcutils.collapse import AgreementCounter
-from lcutils.errors import UserError
-from lcutils.model import PRECISIONS, count_parameters, load_model, tf32
+from lcutils.errors import NotFiniteError, UserError
+from lcutils.model import PRECISIONS, OtherLayoutError, count_parameters, load_model, tf32
 from lcutils.progress import Progress
 from lcutils.statistics import ClassStatistics
+from lcutils.step import next_tokens
+from lcutils.training import evaluate
 
 SECONDS_BETWEEN_STATES = 120.0
+LOGITS_BYTES = 2**31  # of a batch in float32; transformers holds a few copies of them
 STATE = "statistics"
 
 
@@ -38,12 +42,17 @@ class FeatureModel:
             decisions are then those of the weights alone.
         identity: what was loaded and how, so that a resumed extraction is not continued with another model.
         n_params: of the whole model, tied weights counted once; 0 if unknown.
+        logits: (B, S) integer tokens -> (B, S, V) float32, the model's own scores, which a bias, a scale or a soft cap
+            may set apart from the head's products; None where they are `features` @ `classifier`ᵀ.
+        positions: tokens that a block may have; None where the model has no such limit.
     """
 
     features: Callable[[Tensor], Tensor]
     classifier: Tensor
     identity: str = ""
     n_params: int = 0
+    logits: Callable[[Tensor], Tensor] | None = None
+    positions: int | None = None
 
 
 def load_feature_model(
@@ -67,10 +76,16 @@ def load_feature_model(
     if _model_type(name) == "gpt_neo":
         try:
             model = load_model(name, device)
-        except UserError:  # a GPT-Neo of another layout, or a broken one: transformers knows
+        except OtherLayoutError as error:
+            warnings.warn(f"transformers computes this model, without fast attention ({error})", stacklevel=2)
             return _load_any(name, precision, device, identity)
-        size = count_parameters(model.architecture)
-        return FeatureModel(lambda tokens: model.features(tokens, precision), model.head.detach(), identity, size)
+        return FeatureModel(
+            lambda tokens: model.features(tokens, precision),
+            model.head.detach(),
+            identity,
+            count_parameters(model.architecture),
+            positions=model.architecture.positions,
+        )
     return _load_any(name, precision, device, identity)
 
 
@@ -114,18 +129,55 @@ def _load_any(name: str, precision: str, device: torch.device, identity: str) ->
     if getattr(head, "bias", None) is not None:
         warnings.warn(f"{name}: the head has a bias; measurements use its weights alone", UserWarning, stacklevel=3)
     model.to(device).eval()
-    head.register_forward_pre_hook(_stop)
     half = precision in ("fp16", "bf16")
 
+    def logits(tokens: Tensor) -> Tensor:
+        with torch.autocast(device.type, PRECISIONS[precision], enabled=half), tf32(precision == "tf32"):
+            return model(input_ids=tokens.long(), use_cache=False).logits.float()
+
     def features(tokens: Tensor) -> Tensor:
+        hook = head.register_forward_pre_hook(_stop)
         try:
-            with torch.autocast(device.type, PRECISIONS[precision], enabled=half), tf32(precision == "tf32"):
-                model(input_ids=tokens.long(), use_cache=False)
+            logits(tokens)
         except _HeadReachedError as reached:
             return reached.features.float()
+        finally:
+            hook.remove()
         raise UserError(f"{name}: {type(model).__name__} does not call its output embedding; features cannot be taken")
 
-    return FeatureModel(features, head.weight.detach(), identity, model.num_parameters())
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return FeatureModel(features, head.weight.detach(), identity, model.num_parameters(), logits, positions)
+
+
+def check_fit(model: FeatureModel, name: str, block_size: int, vocab_size: int) -> None:
+    """Raise a `UserError` where the text's blocks or token ids are more than the model called `name` was made for."""
+    if model.positions is not None and 0 < model.positions < block_size:  # XLNet says -1 for no limit
+        raise UserError(
+            f"corpus.block_size: {block_size} tokens exceed the {model.positions} positions of {name}; "
+            f"use at most {model.positions}"
+        )
+    if vocab_size > len(model.classifier):
+        raise UserError(
+            f"corpus.tokenizer: its {vocab_size} tokens exceed the vocabulary of {name}, {len(model.classifier)}; "
+            "use the model's own tokenizer"
+        )
+
+
+def evaluate_model(
+    model: FeatureModel, blocks: np.ndarray, *, batch_size: int, device: torch.device | str
+) -> dict[str, float]:
+    """Validation loss, accuracy and perplexity by the model's own logits, as `lcutils.training.evaluate` gives them.
+
+    Args:
+        model: loaded with precision "fp32".
+        blocks: (n, S) tokens.
+        batch_size: blocks at a time; fewer where all their logits are held at once and would take too much room.
+        device: where the model is.
+    """
+    if model.logits is None:
+        return evaluate(model.features, model.classifier, blocks, batch_size=batch_size, device=device)
+    fitting = max(1, LOGITS_BYTES // (4 * blocks.shape[1] * len(model.classifier)))
+    return evaluate(model.logits, None, blocks, batch_size=min(batch_size, fitting), device=device)
 
 
 def _batches(
@@ -136,16 +188,24 @@ def _batches(
     On a GPU the last batch is filled up with blocks without labels: another shape would compile the model anew.
     """
     for begin in range(start, len(blocks), batch_size):
-        chosen = np.ascontiguousarray(blocks[begin : begin + batch_size]).astype(np.int32)
-        number, size = len(chosen), chosen.shape[1]
-        if device.type == "cuda" and number < batch_size < len(blocks):
-            chosen = np.concatenate([chosen, np.zeros((batch_size - number, size), np.int32)])
-        tokens = torch.from_numpy(chosen)
-        if device.type == "cuda":
+        tokens = torch.from_numpy(blocks[begin : begin + batch_size].astype(np.int32))
+        if device.type == "cuda":  # pinned, so that the host does not wait for the copy
             tokens = tokens.pin_memory().to(device, non_blocking=True)
-        labels = torch.full_like(tokens, -1)
-        labels[:number, :-1] = tokens[:number, 1:]
+        labels, number = next_tokens(tokens), len(tokens)
+        if device.type == "cuda" and number < batch_size < len(blocks):
+            tokens = nn.functional.pad(tokens, (0, 0, 0, batch_size - number))
+            labels = nn.functional.pad(labels, (0, 0, 0, batch_size - number), value=-1)
         yield number, tokens, labels.flatten()
+
+
+@contextmanager
+def overflow_told(name: str, precision: str) -> Iterator[None]:
+    """Turn a `NotFiniteError` of the extraction within into a `UserError` that names the model and the mend."""
+    try:
+        yield
+    except NotFiniteError as error:
+        mend = "use bf16 or fp32" if precision == "fp16" else "its weights are broken; give another checkpoint"
+        raise UserError(f"extraction.precision: features of {name} are not finite in {precision}; {mend}") from error
 
 
 @torch.no_grad()
@@ -172,6 +232,9 @@ def extract_statistics(
         covariance: keep the pooled within-class covariance too (for `nc1_pinv`).
         resume: folder for the state; it may be absent. It is left in place, complete, for the caller to remove.
         log: file for lines of progress.
+
+    Raises:
+        NotFiniteError: features overflowed; told by the next save of the state, or at the end.
     """
     device = torch.device(device)
     classes, dim = model.classifier.shape
@@ -189,8 +252,10 @@ def extract_statistics(
             done += number
             progress.update(number * size)
             if state is not None and time.monotonic() - saved_at >= SECONDS_BETWEEN_STATES:
+                stats.check_finite()
                 state.save(stats, done)
                 saved_at = time.monotonic()
+    stats.check_finite()
     if state is not None:
         state.save(stats, done)
     return stats
@@ -250,6 +315,9 @@ def extract_agreement(
         batch_size: blocks a batch.
         device: where the work is done.
         log: file for lines of progress.
+
+    Raises:
+        NotFiniteError: features overflowed; told at the end.
     """
     device = torch.device(device)
     counter = AgreementCounter(model.classifier, means, keep, device)
@@ -272,7 +340,7 @@ def extract_mean(
     """Mean feature over all S positions of all blocks: (D,) float64, for `ood_deviation`.
 
     Raises:
-        ValueError: there is no block.
+        ValueError: there is no block, or (`NotFiniteError`) features overflowed.
     """
     if len(blocks) == 0:
         raise ValueError("there is no text to take the mean feature of")
@@ -282,4 +350,6 @@ def extract_mean(
         for number, tokens, _ in _batches(blocks, batch_size, device):
             total += model.features(tokens)[:number].sum((0, 1), dtype=torch.float64)
             progress.update(number * blocks.shape[1])
+    if not total.isfinite().all():
+        raise NotFiniteError("the mean feature is not finite")
     return total / blocks.size

@@ -78,26 +78,27 @@ def _chunked(
 
 
 @torch.no_grad()
-def prediction_loss(h: Tensor, head: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+def prediction_loss(h: Tensor, head: Tensor | None, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Sum of the cross-entropies and number of right predictions, in fp32, for evaluation.
 
     Args:
-        h: (N, D) fp32.
-        head: (V, D) fp32.
+        h: (N, D) fp32, or (N, V) logits.
+        head: (V, D) fp32; None where `h` is the logits.
         labels: (N,) integers, -1 for none.
 
     Returns:
         Two scalar fp64 tensors: the sum over labelled tokens of -log p(label), and how many labels have the
         highest logit.
     """
-    rows = max(64, (CUDA_CHUNK_BYTES if h.is_cuda else CPU_CHUNK_BYTES) // (4 * len(head)))
+    classes = h.shape[1] if head is None else len(head)
+    rows = max(64, (CUDA_CHUNK_BYTES if h.is_cuda else CPU_CHUNK_BYTES) // (4 * classes))
     valid = labels >= 0
     targets = torch.where(valid, labels, 0).long()
     loss = torch.zeros((), dtype=torch.float64, device=h.device)
     right = torch.zeros((), dtype=torch.float64, device=h.device)
     for begin in range(0, len(h), rows):
         part = slice(begin, begin + rows)
-        logits = h[part] @ head.T  # (n, V)
+        logits = h[part] if head is None else h[part] @ head.T  # (n, V)
         losses = logits.logsumexp(1) - logits.gather(1, targets[part, None])[:, 0]
         loss += (losses.double() * valid[part]).sum()
         right += ((logits.argmax(1) == targets[part]) & valid[part]).sum()

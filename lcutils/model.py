@@ -15,15 +15,20 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lcutils.artifacts import atomic_folder
 from lcutils.errors import UserError
+from lcutils.tensors import save_tensors
 from lcutils.trunk import LAYER_NORM_EPS, BlockWeights, TrunkWeights, run_trunk
 
 INITIAL_STD = 0.02
 PRECISIONS = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+class OtherLayoutError(UserError):
+    """A model that is complete, but not one that `GPTNeo` computes."""
 
 
 @dataclass(frozen=True)
@@ -249,18 +254,21 @@ def _config(a: Architecture) -> dict[str, Any]:
 
 
 def _architecture(config: dict[str, Any], source: str) -> Architecture:
-    """The architecture in a Hugging Face config; UserError where this model cannot compute what it says."""
+    """The architecture in a Hugging Face config; `OtherLayoutError` where this model cannot compute what it says."""
     expected = {
         "model_type": "gpt_neo",
         "activation_function": "gelu_new",
         "layer_norm_epsilon": LAYER_NORM_EPS,
         "intermediate_size": (None, 4 * config.get("hidden_size", 0)),
         "attention_layers": ["local" if layer % 2 else "global" for layer in range(config.get("num_layers", 0))],
+        "tie_word_embeddings": True,
     }
     for key, value in expected.items():
         allowed = value if isinstance(value, tuple) else (value,)
         if key in config and config[key] not in allowed:
-            raise UserError(f"{source}: {key} is {config[key]!r}, GPT-Neo here has {allowed[-1]!r}; use another model")
+            raise OtherLayoutError(
+                f"{source}: {key} is {config[key]!r}, GPT-Neo here has {allowed[-1]!r}; use another model"
+            )
     return Architecture(
         depth=config["num_layers"],
         width=config["hidden_size"],
@@ -274,7 +282,7 @@ def _architecture(config: dict[str, Any], source: str) -> Architecture:
 def write_model(model: GPTNeo, folder: Path) -> None:
     """Write config.json and model.safetensors into an existing folder, without making the whole atomic."""
     state = {name: tensor.detach().to("cpu").contiguous() for name, tensor in model.state_dict().items()}
-    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    save_tensors(state, folder / "model.safetensors", {"format": "pt"})
     (folder / "config.json").write_text(json.dumps(_config(model.architecture), indent=1) + "\n")
 
 
@@ -290,7 +298,8 @@ def load_model(folder: Path | str, device: torch.device | str = "cpu") -> GPTNeo
     The model comes frozen (no parameter requires a gradient): `features` then casts its weights only once.
 
     Raises:
-        UserError: there is no checkpoint, or it is not a GPT-Neo that this model can compute.
+        UserError: there is no checkpoint, or a broken one; `OtherLayoutError` where it is not a GPT-Neo that this
+            model can compute.
     """
     path = Path(folder)
     if (path / "config.json").is_file() and (path / "model.safetensors").is_file():

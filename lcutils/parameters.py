@@ -5,12 +5,12 @@ from __future__ import annotations
 import difflib
 import re
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -146,15 +146,24 @@ def _as_tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list | tuple) else (value,)
 
 
+_Value = TypeVar("_Value")
+OneOrMore = Annotated[tuple[_Value, ...], Field(min_length=1), BeforeValidator(_as_tuple)]
+
+
 class GridEntry(_Section):
     """A product of values; each field takes one value or a list."""
 
-    depth: Annotated[tuple[Annotated[int, Field(gt=0)], ...], BeforeValidator(_as_tuple)]
-    width: Annotated[tuple[Annotated[int, Field(gt=0)], ...], BeforeValidator(_as_tuple)]
-    epochs: Annotated[tuple[Annotated[int, Field(gt=0)], ...], BeforeValidator(_as_tuple)]
-    decay: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)] = ("d",)
-    seed: Annotated[tuple[Annotated[int, Field(ge=0)] | None, ...], BeforeValidator(_as_tuple)] = (None,)
-    checkpoints: Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_as_tuple)]
+    depth: OneOrMore[Annotated[int, Field(gt=0)]]
+    width: OneOrMore[Annotated[int, Field(gt=0)]]
+    epochs: OneOrMore[Annotated[int, Field(gt=0)]]
+    decay: OneOrMore[str] = ("d",)
+    seed: OneOrMore[Annotated[int, Field(ge=0)] | None] = (None,)
+    checkpoints: OneOrMore[Annotated[int, Field(ge=0)]]
+
+    def run_names(self) -> Iterator[RunName]:
+        """The names of the product, in order."""
+        for values in product(self.depth, self.width, self.epochs, self.decay, self.seed):
+            yield RunName(*values)
 
 
 @dataclass(frozen=True)
@@ -199,7 +208,7 @@ class Study(_Section):
         if not self.grid and not self.pretrained:
             raise ValueError("grid: is empty; name at least one model to train, or one under pretrained")
         heads = self.architecture.heads
-        if self.corpus.block_size > self.architecture.positions:
+        if self.grid and self.corpus.block_size > self.architecture.positions:
             raise ValueError(
                 f"corpus.block_size: {self.corpus.block_size} is more than architecture.positions "
                 f"({self.architecture.positions}); shorten the blocks or add positions"
@@ -224,9 +233,22 @@ class Study(_Section):
                 for depth, width in product(entry.depth, entry.width):
                     if depth not in PAPER_BATCH_SIZES or width not in PAPER_WIDTHS:
                         raise ValueError(f"training.batch_size: the paper has none for {depth}x{width}; give a number")
+        for letter in self.training.decay:
+            if not re.fullmatch("[A-Za-z]", letter):
+                raise ValueError(
+                    f"training.decay.{letter}: is not one letter, as run names such as 02x0064_01d need it"
+                )
+        trained = {str(name) for entry in self.grid for name in entry.run_names()}
         for name in self.pretrained:
-            if not re.fullmatch(r"[\w.-]+", name):
-                raise ValueError(f"pretrained.{name}: use letters, digits, dots and dashes; the name becomes a folder")
+            if not re.fullmatch(r"\w[\w.-]*", name):
+                raise ValueError(
+                    f"pretrained.{name}: begin with a letter or digit, go on with letters, digits, dots and dashes; "
+                    "the name becomes a folder"
+                )
+            if name in trained:
+                raise ValueError(
+                    f"pretrained.{name}: is also a run of the grid; give the pretrained model another name"
+                )
         return self
 
     def batch_size(self, depth: int, width: int) -> int:
@@ -239,8 +261,8 @@ class Study(_Section):
         """All runs by name, in the grid's order; entries that name the same run share it."""
         kept: dict[RunName, set[int]] = {}
         for entry in self.grid:
-            for values in product(entry.depth, entry.width, entry.epochs, entry.decay, entry.seed):
-                kept.setdefault(RunName(*values), set()).update(entry.checkpoints)
+            for name in entry.run_names():
+                kept.setdefault(name, set()).update(entry.checkpoints)
         runs = {
             str(name): Run(
                 name=str(name),
@@ -318,17 +340,22 @@ def parse_overrides(overrides: Mapping[str, Any] | str | Iterable[str] | None) -
     if not overrides:
         return {}
     if isinstance(overrides, str) and overrides.lstrip().startswith("{"):
-        overrides = dict(yaml.safe_load(overrides))
+        overrides = _read_override("overrides", overrides)
     if isinstance(overrides, Mapping):
-        pairs = dict(overrides)
+        pairs = {str(key): value for key, value in overrides.items()}
     else:
-        words = shlex.split(overrides) if isinstance(overrides, str) else list(overrides)
+        try:
+            words = shlex.split(overrides) if isinstance(overrides, str) else list(overrides)
+        except ValueError as error:
+            raise UserError(
+                f"overrides: {overrides!r} cannot be split into words ({error}); close what is open in it"
+            ) from None
         for word in words:
             if "=" not in word:
                 raise UserError(
                     f"overrides: {word!r} is not of the form key=value; write for instance learning_rate=1e-3"
                 )
-        pairs = {key: yaml.safe_load(value) for key, value in (word.split("=", 1) for word in words)}
+        pairs = {key: _read_override(key, value) for key, value in (word.split("=", 1) for word in words)}
     keys = leaf_keys()
     names = {key.rpartition(".")[2]: key for key in keys}
     dotted = {}
@@ -339,6 +366,13 @@ def parse_overrides(overrides: Mapping[str, Any] | str | Iterable[str] | None) -
             raise UserError(f"{key}: no such parameter{f'; did you mean {near[0]}?' if near else ''}")
         dotted[whole] = value
     return dotted
+
+
+def _read_override(key: str, text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError):  # a ValueError is that of a date such as 2024-13-01
+        raise UserError(f"{key}: {text!r} is neither YAML nor JSON; close or quote what is open in it") from None
 
 
 def study_path(study: str | Path) -> Path:
@@ -359,8 +393,8 @@ def load_study(study: str | Path, overrides: Mapping[str, Any] | str | Iterable[
     path = study_path(study)
     shown = path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
     try:
-        values = yaml.safe_load(path.read_text()) or {}
-    except yaml.YAMLError as error:
+        values = yaml.safe_load(path.read_bytes()) or {}  # of bytes, YAML itself tells what is not UTF-8
+    except (yaml.YAMLError, ValueError) as error:  # a ValueError is that of a date such as 2024-13-01
         raise UserError(f"{shown}: is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise UserError(f"{shown}: should hold keys such as corpus and grid, not a {type(values).__name__}")
@@ -368,12 +402,15 @@ def load_study(study: str | Path, overrides: Mapping[str, Any] | str | Iterable[
         section, _, leaf = key.rpartition(".")
         place = values
         if section:
-            place = values[section] = dict(values.get(section) or {})
+            given = values.get(section) or {}
+            if not isinstance(given, dict):
+                raise UserError(f"{shown}: {section}: should hold keys such as {leaf}, not {given!r}")
+            place = values[section] = dict(given)
         place[leaf] = value
     for key in {"name", "source"} & values.keys():
         raise UserError(f"{shown}: {key}: is taken from the file itself; delete the key")
     try:
-        return Study(name=path.stem, source=str(path.resolve()), **values)
+        return Study.model_validate({"name": path.stem, "source": str(path.resolve()), **values})
     except ValidationError as error:
         raise UserError(f"{shown}: {'; '.join(_explain(problem) for problem in error.errors())}") from None
 
@@ -390,4 +427,6 @@ def _explain(problem: Any) -> str:
         return f"{place}: no such key{f'; did you mean {near[0]}?' if near else ''}"
     if problem["type"] == "missing":
         return f"{place}: is missing; add it"
+    if problem["type"] == "too_short":
+        return f"{place}: is empty; give at least one value"
     return f"{place}: {problem['msg'][0].lower()}{problem['msg'][1:]}, not {problem['input']!r}"

@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 from safetensors import safe_open
-from safetensors.torch import save_file
 
 from lcutils.artifacts import atomic_path, write_json
 from lcutils.errors import UserError
 from lcutils.model import Architecture
 from lcutils.optimizer import FlatParameters
 from lcutils.recipe import Recipe
+from lcutils.tensors import save_tensors
 
 STATE_TENSORS = ("values", "first", "second")
 
@@ -62,7 +62,7 @@ def save_state(path: Path, parameters: FlatParameters, facts: dict[str, Any]) ->
     began = time.monotonic()
     with atomic_path(path) as aside:
         tensors = {name: getattr(parameters, name).cpu() for name in STATE_TENSORS}
-        save_file(tensors, aside, metadata={"facts": json.dumps(facts)})
+        save_tensors(tensors, aside, {"facts": json.dumps(facts)})
     return time.monotonic() - began
 
 

@@ -22,12 +22,20 @@ from lcutils.collapse import measure_collapse, measure_tokens, ood_deviation
 from lcutils.corpus import open_blocks, prepare_corpus, source_digest
 from lcutils.devices import reserved_device
 from lcutils.errors import UserError
-from lcutils.extraction import extract_agreement, extract_mean, extract_statistics, load_feature_model
+from lcutils.extraction import (
+    check_fit,
+    evaluate_model,
+    extract_agreement,
+    extract_mean,
+    extract_statistics,
+    load_feature_model,
+    overflow_told,
+)
 from lcutils.model import Architecture, count_parameters
 from lcutils.parameters import Run, Study
 from lcutils.recipe import Recipe
 from lcutils.statistics import ClassStatistics
-from lcutils.training import evaluate, train
+from lcutils.training import train
 from lcutils.workspace import Workspace, open_study
 
 if TYPE_CHECKING:
@@ -208,6 +216,12 @@ def extract_point(work: Workspace, model: str, checkpoint: int) -> Extracted:
     if work.needs_work(job):
         source = _weights(work, model, checkpoint)
         data, settings = open_data(work), study.extraction
+        least = study.measurement.min_count
+        if (kept := int((data.counts[0] >= least).sum())) < 2:
+            raise UserError(
+                f"measurement.min_count: {kept} token types have at least {least} samples in the train text, "
+                f"two are needed; use at most {np.sort(data.counts[0])[-2]}"
+            )
         resume = folder.with_name(f".{folder.name}.resume")
         _keep_only_if_same(resume, job)
         torch.set_num_threads(study.threads)
@@ -220,25 +234,22 @@ def extract_point(work: Workspace, model: str, checkpoint: int) -> Extracted:
             }
             precision = settings.precision if device.type == "cuda" else "fp32"
             feature_model = load_feature_model(source, precision=precision, device=device)
-            statistics = extract_statistics(
-                feature_model, data.train, covariance=settings.covariance, resume=resume / "state", **common
-            )
+            check_fit(feature_model, model, study.corpus.block_size, data.summary["vocab_size"])
+            with overflow_told(model, precision):
+                statistics = extract_statistics(
+                    feature_model, data.train, covariance=settings.covariance, resume=resume / "state", **common
+                )
+                keep = statistics.counts >= least
+                hits, totals = extract_agreement(feature_model, data.validation, statistics.means, keep, **common)
+                arrays = {"hits": hits.cpu().numpy(), "totals": totals.cpu().numpy()}
+                if study.corpus.ood:
+                    ood = open_blocks(work.data, "ood")
+                    arrays["ood_mean"] = extract_mean(feature_model, ood, **common).cpu().numpy()
             statistics.save(aside / "statistics.safetensors")
-            keep = statistics.counts >= study.measurement.min_count
-            hits, totals = extract_agreement(feature_model, data.validation, statistics.means, keep, **common)
-            arrays = {"hits": hits.cpu().numpy(), "totals": totals.cpu().numpy()}
-            if study.corpus.ood:
-                arrays["ood_mean"] = extract_mean(feature_model, open_blocks(work.data, "ood"), **common).cpu().numpy()
             np.savez(aside / "agreement.npz", **arrays)  # type: ignore[arg-type]  # numpy's stub mistakes the names
             if run.pretrained:
                 exact = load_feature_model(source, precision="fp32", device=device)
-                scores = evaluate(
-                    exact.features,
-                    exact.classifier,
-                    data.validation,
-                    batch_size=settings.blocks_per_batch,
-                    device=device,
-                )
+                scores = evaluate_model(exact, data.validation, batch_size=settings.blocks_per_batch, device=device)
                 known = {"n_params": exact.n_params, "width": exact.classifier.shape[1], "depth": _depth(source)}
                 write_json(aside / "evaluation.json", scores | known)
             speed = data.train.size / (time.monotonic() - began)

@@ -8,11 +8,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from lcutils.artifacts import atomic_path
-from lcutils.errors import UserError
+from lcutils.errors import NotFiniteError, UserError
+from lcutils.tensors import save_tensors
 
 CPU_ROWS = 2048  # features centred at a time on the CPU: their float64 copy then stays in the cache
 SPLIT = 8192  # classes a step where a step needs a temporary copy of their rows
@@ -156,6 +157,12 @@ class ClassStatistics:
         if largest >= self.num_classes:
             raise ValueError(f"label {largest} is out of range: there are {self.num_classes} classes")
 
+    def check_finite(self) -> None:
+        """Raise `NotFiniteError` where a feature was not finite: the sum of squares of its class is then not either."""
+        broken = (~self._squares.isfinite()).nonzero()[:, 0]
+        if len(broken):
+            raise NotFiniteError(f"the features of {len(broken)} classes are not finite, class {int(broken[0])} first")
+
     @property
     def counts(self) -> Tensor:
         """Number of features of each class: (C,) int64."""
@@ -214,7 +221,7 @@ class ClassStatistics:
         if self._scatter is not None:
             tensors["scatter"] = self._scatter
         with atomic_path(Path(path)) as aside:
-            save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, aside)
+            save_tensors({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, aside)
 
     @classmethod
     def load(cls, path: str | Path, device: str | torch.device = "cpu") -> ClassStatistics:

@@ -94,7 +94,7 @@ def train(
 
 def evaluate(
     features: Callable[[Tensor], Tensor],
-    head: Tensor,
+    head: Tensor | None,
     blocks: np.ndarray,
     *,
     batch_size: int,
@@ -105,8 +105,8 @@ def evaluate(
     The paper's losses were computed from fp32 weights without autocast: give features of that precision.
 
     Args:
-        features: (B, S) tokens -> (B, S, D) float32, what the head multiplies; on `device`.
-        head: (V, D).
+        features: (B, S) tokens -> (B, S, D) float32, what the head multiplies, or (B, S, V) logits; on `device`.
+        head: (V, D); None where `features` gives logits.
         blocks: (n, S) tokens; a block gives S - 1 predictions.
         batch_size: blocks at a time.
         device: where both are.

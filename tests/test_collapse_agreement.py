@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lcutils.collapse import AgreementCounter, agreement, classifier_agreement
+from lcutils.errors import NotFiniteError
 
 
 def draw(number, dim, classes, seed=0, offset=0.0):
@@ -108,6 +109,21 @@ def test_a_counter_adds_batches_up():
     hits, totals = counter.result()
     expected = naive.agreement(features, labels, head, means, keep)
     assert (hits.tolist(), totals.tolist()) == (expected[0].tolist(), expected[1].tolist())
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_feature_that_is_not_finite_is_no_hit(value):
+    features, labels, head, means, keep = draw(50, 4, 9)
+    keep[:] = True
+    labels[:] = np.arange(50) % 9
+    features[[7, 30], 2] = value
+    with pytest.raises(NotFiniteError, match="2 of 50 features are not finite"):
+        check(features, labels, head, means, keep)
+    labels[[7, 30]] = -1  # what is left out is not looked at
+    check(np.nan_to_num(features, posinf=0, neginf=0), labels, head, means, keep)
+    counter = AgreementCounter(*(torch.as_tensor(x) for x in (head, means, keep)))
+    counter.update(torch.as_tensor(features), torch.as_tensor(labels))
+    assert counter.result()[1].sum() == 48
 
 
 def test_wrong_input_is_an_error():

@@ -15,7 +15,7 @@ if not CUDA:
 pytest.importorskip("triton", reason="Triton is not installed: the kernels of the CUDA path cannot run")
 
 from lcutils import statistics_kernels  # noqa: E402
-from lcutils.collapse import classifier_agreement, kernels, measure_collapse, pairs  # noqa: E402
+from lcutils.collapse import agreement, classifier_agreement, kernels, measure_collapse, pairs  # noqa: E402
 from lcutils.collapse.classes import keep_classes  # noqa: E402
 from lcutils.statistics import ClassStatistics  # noqa: E402
 
@@ -141,6 +141,43 @@ def test_scores(number, classes, dim):
     sure, maybe = ((scores >= (cut + shift)[:, None]).nonzero().tolist() for shift in (1e-4, -1e-4))
     assert {tuple(pair) for pair in sure} <= found <= {tuple(pair) for pair in maybe}
     assert len(found) == len(row)
+
+
+@pytest.fixture
+def half(monkeypatch):
+    """Agreement goes the CUDA way, float16 and kernels, whatever the device."""
+    monkeypatch.setitem(agreement.FAST, "cpu", torch.float16)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_near_ties_are_decided_as_float64_does(half, dtype):
+    """Features between two of the means near 0, while g lies near 50: h - g is not what float32 can tell apart."""
+    torch.manual_seed(0)
+    means = torch.cat([1e-3 * torch.randn(40, 8), 100 + torch.randn(40, 8)]).double()
+    first, second = torch.randint(0, 40, (2, 90))
+    side = torch.where(torch.rand(90, 1) < 0.5, -1, 1) * 1e-4
+    h = ((means[first] + means[second]) / 2 + side * (means[first] - means[second])).to(dtype)
+    counter = agreement.AgreementCounter(means, means, torch.ones(80, dtype=torch.bool), DEVICE)
+    x = agreement._Rounded.of(h.to(DEVICE), counter.origin, torch.float16)
+    exact = (h.double()[:, None] - means).square().sum(2).argmin(1)
+    assert torch.equal(agreement.decide(x, counter.nearest).cpu(), exact)
+    g = counter.origin.cpu()
+    rounded = (h.float() - g).double() + g.double()  # no straw man: float32 differences are decided otherwise
+    assert ((rounded[:, None] - means).square().sum(2).argmin(1) != exact).any()
+
+
+@pytest.mark.parametrize(("seed", "dim", "offset"), [(0, 8, 0.0), (1, 5, 30.0), (2, 40, 3.0)])
+def test_agreement_in_half_precision_is_that_of_the_cpu(half, monkeypatch, seed, dim, offset):
+    torch.manual_seed(seed)
+    means = offset + torch.randn(50, dim)
+    head, labels = means - offset + 0.3 * torch.randn(50, dim), torch.randint(-1, 50, (150,))
+    features, keep = means[labels] + torch.randn(150, dim), torch.rand(50) < 0.8
+    fast = classifier_agreement(features.to(DEVICE), labels.to(DEVICE), head, means.to(DEVICE), keep)
+    monkeypatch.setitem(agreement.FAST, "cpu", torch.float32)
+    plain = classifier_agreement(features, labels, head, means, keep)
+    for a, b in zip(fast, plain, strict=True):
+        assert torch.equal(a.cpu(), b)
+    assert 0 < plain[0].sum() < plain[1].sum()
 
 
 @pytest.mark.skipif(not CUDA, reason="needs an NVIDIA GPU: the whole path, not its kernels alone")

@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,10 +13,11 @@ import naive_collapse as naive
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from lcutils import extraction
 from lcutils.collapse import classifier_agreement
-from lcutils.errors import UserError
+from lcutils.errors import NotFiniteError, UserError
 from lcutils.extraction import (
     FeatureModel,
     extract_agreement,
@@ -85,6 +87,27 @@ def test_mean_feature_is_over_every_position(model, blocks):
         extract_mean(model, blocks[:0], batch_size=7)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_features_that_overflow_are_told(model, blocks, tmp_path, monkeypatch, value):
+    def features(tokens):
+        made = model.features(tokens)
+        made[tokens == 7] = value
+        return made
+
+    broken = FeatureModel(features, model.classifier, model.identity)
+    stats = extract_statistics(model, blocks, batch_size=4)
+    with pytest.raises(NotFiniteError, match="classes are not finite"):
+        extract_statistics(broken, blocks, batch_size=4)
+    with pytest.raises(NotFiniteError, match="features are not finite"):
+        extract_agreement(broken, blocks, stats.means, stats.counts > 0, batch_size=4)
+    with pytest.raises(NotFiniteError, match="mean feature is not finite"):
+        extract_mean(broken, blocks, batch_size=4)
+    monkeypatch.setattr(extraction, "SECONDS_BETWEEN_STATES", 0.0)
+    with pytest.raises(NotFiniteError):
+        extract_statistics(broken, blocks, batch_size=4, resume=tmp_path)
+    assert not list(tmp_path.glob(f"*-{len(blocks):012d}.safetensors"))  # no sum of nan is kept to be continued
+
+
 # -------------------------------------------------------------------------------------------------- loading models
 
 
@@ -112,17 +135,20 @@ def tiny(kind):
             max_position_embeddings=32, tie_word_embeddings=False, **sizes,
         )  # fmt: skip
         return hf.LlamaForCausalLM(config)
-    if kind == "neo-other-layout":  # two local layers: not what lcutils.model computes
+    if kind.startswith("neo"):  # two local layers, or a head of its own: not what lcutils.model computes
+        untied = kind == "neo-untied"
         config = hf.GPTNeoConfig(
-            hidden_size=16, num_layers=2, num_heads=2, attention_types=[[["local"], 2]], window_size=3,
-            max_position_embeddings=32, **sizes,
+            hidden_size=16, num_layers=2, num_heads=2, window_size=3, max_position_embeddings=32,
+            attention_types=[[["global", "local"], 1] if untied else [["local"], 2]], tie_word_embeddings=not untied,
+            **sizes,
         )  # fmt: skip
         return hf.GPTNeoForCausalLM(config)
     config = hf.GPTJConfig(n_embd=16, n_layer=1, n_head=2, n_positions=32, rotary_dim=4, **sizes)
     return hf.GPTJForCausalLM(config)  # its head has a bias
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "llama", "neo-other-layout"])
+@pytest.mark.filterwarnings("ignore:transformers computes this model")
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "neo-other-layout", "neo-untied"])
 def test_any_causal_model_features_are_what_its_head_multiplies(kind, tmp_path, blocks):
     theirs = tiny(kind).eval()
     theirs.save_pretrained(tmp_path)
@@ -136,6 +162,22 @@ def test_any_causal_model_features_are_what_its_head_multiplies(kind, tmp_path, 
     torch.testing.assert_close(features @ loaded.classifier.T, logits, rtol=1e-4, atol=1e-5)
     stats = extract_statistics(loaded, blocks, batch_size=5)
     assert stats.counts.sum() == 23 * (LENGTH - 1)
+
+
+def test_what_is_left_to_transformers_is_told(tmp_path):
+    tiny("neo-other-layout").save_pretrained(tmp_path)
+    with pytest.warns(UserWarning, match=r"transformers computes this model.*attention_layers is \['local', 'local'\]"):
+        load_feature_model(str(tmp_path))
+
+
+def test_a_broken_gpt_neo_is_not_left_to_transformers(checkpoint, tmp_path):
+    """Weights that a checkpoint lacks would be drawn at random there."""
+    shutil.copytree(checkpoint, tmp_path, dirs_exist_ok=True)
+    state = load_file(tmp_path / "model.safetensors")
+    del state["transformer.h.1.mlp.c_fc.weight"]
+    save_file(state, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match=r"the checkpoint lacks transformer\.h\.1\.mlp\.c_fc\.weight; save it again"):
+        load_feature_model(str(tmp_path))
 
 
 def test_a_head_with_a_bias_is_told(tmp_path, blocks):

@@ -123,6 +123,7 @@ def test_what_cannot_be_loaded(tmp_path):
         "attention_layers": ["local", "global"],
         "activation_function": "relu",
         "model_type": "gpt2",
+        "tie_word_embeddings": False,
     }.items():
         (tmp_path / "model" / "config.json").write_text(json.dumps(config | {key: value}))
         with pytest.raises(UserError, match=key):

@@ -110,6 +110,13 @@ def test_other_names_are_refused(name):
         ({"corpus": {"block_size": 4096}}, ["corpus.block_size", "4096", "positions"]),
         ({"pretrained": {"a b": "x"}}, ["pretrained.a b", "letters"]),
         ({"name": "other"}, ["name", "delete the key"]),
+        ({"pretrained": {"..": "x"}}, ["pretrained...", "begin with a letter"]),
+        ({"pretrained": {"01x0032_02d": "x"}}, ["pretrained.01x0032_02d", "also a run of the grid", "another name"]),
+        ({"training": {"batch_size": 4, "decay": {"d": 0.0, "dd": 0.1}}}, ["training.decay.dd", "not one letter"]),
+        ({"grid": [SMALL["grid"][0] | {"checkpoints": []}]}, ["grid[0].checkpoints", "is empty", "at least one"]),
+        ({"grid": [SMALL["grid"][0] | {"depth": []}]}, ["grid[0].depth", "is empty"]),
+        ({5: 1}, ["[5]", "keys should be strings"]),
+        ({"corpus": {5: 1}}, ["corpus[5]", "keys should be strings"]),
         ({"measurement": {"min_count": 0}}, ["measurement.min_count", "greater than or equal to 1"]),
     ],
 )
@@ -124,6 +131,10 @@ def test_no_file_no_yaml_no_mapping(tmp_path):
     assert "parameters/nowhere.yaml" in message
     assert "demo" in message
     assert "not valid YAML" in message_of(write(tmp_path, "grid: [1"))
+    assert "not valid YAML: month" in message_of(write(tmp_path, "title: 2024-13-01"))
+    path = write(tmp_path, SMALL)
+    path.write_bytes("title: café\n".encode("latin-1"))
+    assert "not valid YAML: unacceptable character" in message_of(path)
     assert "should hold keys" in message_of(write(tmp_path, "- 1"))
 
 
@@ -146,6 +157,18 @@ def test_override_mistakes(tmp_path):
     assert "did you mean learning_rate" in message_of(path, {"learning_rat": 1})
     assert "key=value" in message_of(path, "learning_rate")
     assert "training.learning_rate" in message_of(path, {"learning_rate": "fast"})
+    assert message_of(path, "block_size=[1").startswith("block_size: '[1' is neither YAML nor JSON; close")
+    assert message_of(path, "title=2024-13-01").startswith("title: '2024-13-01' is neither")
+    assert message_of(path, "{block_size").startswith("overrides: '{block_size' is neither YAML nor JSON; close")
+    assert "No closing quotation" in message_of(path, "title='open")
+    assert message_of(path, {5: 1}) == "5: no such parameter"
+    path = write(tmp_path, SMALL | {"corpus": 5})
+    assert "corpus: should hold keys such as block_size, not 5" in message_of(path, "block_size=3")
+
+
+def test_blocks_are_held_to_the_positions_of_what_is_trained(tmp_path):
+    path = write(tmp_path, {"corpus": {"block_size": 4096}, "pretrained": {"theirs": "some/model"}})
+    assert load_study(path).points == [("theirs", 0)]  # that model's own positions are looked at when it is loaded
 
 
 def test_no_two_keys_share_a_last_part():

@@ -20,7 +20,9 @@ import torch
 from torch import Tensor
 
 from lcutils.collapse.classes import SPLIT
+from lcutils.errors import NotFiniteError
 
+FAST = {"cpu": torch.float32, "cuda": torch.float16}  # type of the product; float16 is multiplied by kernels
 CPU_SCORES = 1 << 22  # scores held at a time: rows x K
 CUDA_ROWS = 1 << 17
 GATHERED = 1 << 22  # numbers gathered at a time for exact scores: pairs x D
@@ -48,7 +50,7 @@ class _Scores:
             largest += float(offset.abs().max())
         scale = 2.0 ** math.floor(math.log2(16 / largest)) if fast == torch.float16 and largest > 0 else 1.0
         filled = len(rows)
-        if rows.is_cuda:
+        if fast == torch.float16:
             from lcutils.collapse.kernels import CLASS_BLOCK
 
             filled = -(-filled // CLASS_BLOCK) * CLASS_BLOCK
@@ -100,11 +102,12 @@ class AgreementCounter:
         self.hits = torch.zeros(len(keep), dtype=torch.int64, device=self.device)
         self.totals = torch.zeros_like(self.hits)
         self.largest = torch.zeros_like(self.hits[0])
+        self.broken = torch.zeros_like(self.hits[0])  # counted features that are not finite
         centres = means.detach().to(self.device)[ids].double()  # (K, D)
         rows = classifier.detach().to(self.device)[ids]  # (K, D)
         self.origin = centres.mean(0).float()  # (D,) g
         wide = self.origin.double()
-        fast = torch.float16 if self.device.type == "cuda" else torch.float32
+        fast = FAST[self.device.type]
         lifts = torch.cat([part.double() @ wide for part in rows.split(SPLIT)])
         halves = torch.cat([(part - wide).square().sum(1) for part in centres.split(SPLIT)]) / 2
         self.linear = _Scores.of(rows, None, lifts, fast)
@@ -114,7 +117,8 @@ class AgreementCounter:
         """Count a batch: (N, D) features and (N,) labels; negative labels and classes not kept are left out.
 
         Raises:
-            ValueError: shapes that do not fit; at `result`, a label >= C.
+            ValueError: shapes that do not fit; at `result`, a label >= C or (`NotFiniteError`) a counted feature that
+                is not finite, of which nothing can be decided.
         """
         if features.ndim != 2 or features.shape[1] != self.dim or labels.shape != features.shape[:1]:
             raise ValueError(
@@ -135,19 +139,23 @@ class AgreementCounter:
                 alike = decide(x, self.linear) == decide(x, self.nearest)
             self.hits.index_add_(0, y, (alike & counted).long())
             self.totals.index_add_(0, y, counted.long())
+            self.broken += (counted & ~x.features.isfinite().all(1)).sum()
 
     def result(self) -> tuple[Tensor, Tensor]:
         """Hits and totals: (C,) int64 each."""
         if int(self.largest) >= len(self.keep):
             raise ValueError(f"label {int(self.largest)} is out of range: there are {len(self.keep)} classes")
+        if self.broken:
+            raise NotFiniteError(f"{int(self.broken)} of {int(self.totals.sum())} features are not finite")
         return self.hits, self.totals
 
 
 @dataclass
 class _Rounded:
-    """Features x = h - g of a batch, as exact as their type needs, and rounded for the fast product."""
+    """Features x = h - g of a batch, rounded for the fast product; h and g are kept to settle near ties exactly."""
 
-    exact: Tensor  # (n, D) float64, or float32 where h is no wider and the device a GPU
+    features: Tensor  # (n, D) h
+    origin: Tensor  # (D,) g, float32
     fast: Tensor  # (n, D) x~
     length: Tensor  # (n,) ||x||
     lost: Tensor  # (n,) at least ||x - x~||
@@ -155,14 +163,18 @@ class _Rounded:
     @classmethod
     def of(cls, features: Tensor, origin: Tensor, fast: torch.dtype) -> _Rounded:
         """Shift by g, round, and measure what the rounding lost (inf where float16 overflows: all is flagged)."""
-        narrow = features.is_cuda and features.dtype != torch.float64
-        exact = features.to(torch.float32 if narrow else torch.float64) - origin
-        rounded = exact.to(fast)
-        length = torch.linalg.vector_norm(exact, dim=1)
-        lost = torch.linalg.vector_norm(exact - rounded, dim=1)
-        if narrow:  # h - g was itself rounded
+        narrow = fast == torch.float16 and features.dtype != torch.float64
+        x = features.to(torch.float32 if narrow else torch.float64) - origin
+        rounded = x.to(fast)
+        length = torch.linalg.vector_norm(x, dim=1)
+        lost = torch.linalg.vector_norm(x - rounded, dim=1)
+        if narrow:  # h - g was itself rounded, by at most 2^-24 of each of its numbers
             lost += 2.0**-23 * length
-        return cls(exact, rounded, length, lost)
+        return cls(features, origin, rounded, length, lost)
+
+    def exact(self, rows: Tensor) -> Tensor:
+        """Chosen rows of x, exact but for float64 rounding: (m,) positions -> (m, D) float64."""
+        return self.features[rows].double() - self.origin.double()
 
 
 def decide(x: _Rounded, scores: _Scores) -> Tensor:
@@ -171,11 +183,12 @@ def decide(x: _Rounded, scores: _Scores) -> Tensor:
     bound = (x.lost + adding * x.length) * scores.norm + (x.length + x.lost) * scores.residual
     bound = (2.001 * (bound + 2.0**-22 * scores.bias_size)).float()  # (n,) that two scores may be wrong by together
     number = len(scores.bias)
-    if not x.fast.is_cuda:
+    if x.fast.dtype != torch.float16:
         values = x.fast @ scores.fast_rows.T  # (n, K)
         values += scores.fast_bias
         cut = values.amax(1) - bound
-        return _settle(x.exact, scores, *(~(values < cut[:, None])).nonzero(as_tuple=True))
+        everything = torch.arange(len(x.fast), device=x.fast.device)
+        return _settle(x, everything, scores, *(~(values < cut[:, None])).nonzero(as_tuple=True))
     from lcutils.collapse.kernels import best_two, list_candidates
 
     fast = scores.fast_rows, scores.fast_bias, 1 / scores.scale
@@ -183,37 +196,37 @@ def decide(x: _Rounded, scores: _Scores) -> Tensor:
     decision = which.long()
     flagged = (~(best - second > bound)).nonzero()[:, 0]  # nan is flagged too
     if len(flagged):
-        exact, cut = x.exact[flagged], (best - bound)[flagged]
-        listed = list_candidates(x.fast[flagged], *fast, cut.nan_to_num(nan=-torch.inf), number)
-        decision[flagged] = _settle(exact, scores, *listed) if listed else _decide_fully(exact, scores)
+        cut = (best - bound)[flagged].nan_to_num(nan=-torch.inf)
+        listed = list_candidates(x.fast[flagged], *fast, cut, number)
+        decision[flagged] = _settle(x, flagged, scores, *listed) if listed else _decide_fully(x, flagged, scores)
     return decision
 
 
-def _decide_fully(exact: Tensor, scores: _Scores) -> Tensor:
-    """Decide features x (n, D) from all float64 scores: (n,) positions."""
+def _decide_fully(x: _Rounded, chosen: Tensor, scores: _Scores) -> Tensor:
+    """Decide the chosen features (m,) from all float64 scores: (m,) positions of classes."""
     number = len(scores.bias)
-    rows = scores.exact_rows(torch.arange(number, device=exact.device))
-    parts = exact.split(max(GATHERED // number, 1))
-    return torch.cat([(part.double() @ rows.T + scores.bias).argmax(1) for part in parts])
+    rows = scores.exact_rows(torch.arange(number, device=chosen.device))
+    parts = chosen.split(max(GATHERED // number, 1))
+    return torch.cat([(x.exact(part) @ rows.T + scores.bias).argmax(1) for part in parts])
 
 
-def _settle(exact: Tensor, scores: _Scores, row: Tensor, candidate: Tensor) -> Tensor:
-    """Decide features x (n, D) among their candidates (row, class), listed in any order: (n,) positions."""
-    number = len(exact)
-    undecided = torch.bincount(row, minlength=number) > 1  # (n,)
-    decision = torch.empty(number, dtype=torch.int64, device=exact.device)
+def _settle(x: _Rounded, chosen: Tensor, scores: _Scores, row: Tensor, candidate: Tensor) -> Tensor:
+    """Decide the chosen features (m,) among their candidates (row of `chosen`, class), in any order: (m,) positions."""
+    number = len(chosen)
+    undecided = torch.bincount(row, minlength=number) > 1  # (m,)
+    decision = torch.empty(number, dtype=torch.int64, device=chosen.device)
     sure = ~undecided[row]
     decision[row[sure]] = candidate[sure]
     row, candidate = row[~sure], candidate[~sure]
     if len(row) > CROWD * int(undecided.sum()):
-        decision[undecided] = _decide_fully(exact[undecided], scores)
+        decision[undecided] = _decide_fully(x, chosen[undecided], scores)
         return decision
     if len(row) == 0:
         return decision
-    step = max(GATHERED // exact.shape[1], 1)
+    step = max(GATHERED // x.fast.shape[1], 1)
     values = torch.cat(
         [
-            torch.linalg.vecdot(exact[r].double(), scores.exact_rows(c)) + scores.bias[c]
+            torch.linalg.vecdot(x.exact(chosen[r]), scores.exact_rows(c)) + scores.bias[c]
             for r, c in zip(row.split(step), candidate.split(step), strict=True)
         ]
     )
@@ -241,7 +254,8 @@ def classifier_agreement(
         keep: (C,) bool.
 
     Raises:
-        ValueError: shapes that do not fit, no kept class, or a label >= C.
+        ValueError: shapes that do not fit, no kept class, a label >= C, or (`NotFiniteError`) a feature that is not
+            finite.
 
     Example:
         >>> head = torch.tensor([[1.0, 0.0], [0.0, 1.0]])

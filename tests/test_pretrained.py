@@ -1,0 +1,160 @@
+"""Pretrained models through the stages: what is measured of them, and what is refused in one line."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lcutils import extraction, stages
+from lcutils.artifacts import read_manifest
+from lcutils.errors import NotFiniteError, UserError
+from lcutils.extraction import evaluate_model, load_feature_model, overflow_told
+from lcutils.model import Architecture, GPTNeo, save_model
+from lcutils.stages import extract_point, open_study, prepare_data
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*the head has a bias")
+
+TINY = """
+corpus:
+  {source: built-in, max_stories: 60, max_validation_stories: 20, tokenizer: "bpe:300", block_size: 32,
+   packing: lossless}
+extraction: {blocks_per_batch: 32}
+device: cpu
+"""
+VOCABULARY = 300
+
+
+def study_of(folder: Path, checkpoint: Path, overrides: object = None) -> stages.Workspace:
+    """A study of one pretrained model, its data prepared."""
+    path = folder / "pretrained.yaml"
+    path.write_text(f"{TINY}\npretrained: {{theirs: {checkpoint}}}\n")
+    work = open_study(path, folder, overrides)  # type: ignore[arg-type]
+    prepare_data(work)
+    return work
+
+
+def refusal(work: stages.Workspace) -> str:
+    with pytest.raises(UserError) as caught:
+        extract_point(work, "theirs", 0)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert not (work.statistics("theirs", 0)).exists()
+    return message
+
+
+def neo(folder: Path, **sizes: int) -> GPTNeo:
+    model = GPTNeo(Architecture(1, 16, VOCABULARY, **sizes), 0)
+    save_model(model, folder)
+    return model
+
+
+def test_features_that_are_not_finite_leave_no_statistics(tmp_path):
+    model = neo(tmp_path / "model")
+    with torch.no_grad():
+        model.transformer.ln_f.bias[3] = torch.inf
+    save_model(model, tmp_path / "model")
+    assert refusal(study_of(tmp_path, tmp_path / "model")) == (
+        "extraction.precision: features of theirs are not finite in fp32; its weights are broken; "
+        "give another checkpoint"
+    )
+
+
+def test_validation_features_that_overflow_leave_no_statistics(tmp_path, monkeypatch):
+    """The train text gives features, the validation text infinities."""
+    neo(tmp_path / "model")
+    work = study_of(tmp_path, tmp_path / "model")
+    load = stages.load_feature_model
+
+    def overflowing(source, **options):
+        model = load(source, **options)
+        features, calls = model.features, iter(range(10**9))
+        batches = -(-len(prepare_data(work).train) // 32)  # those of the train text
+        model.features = lambda tokens: features(tokens) * (torch.inf if next(calls) >= batches else 1.0)
+        return model
+
+    monkeypatch.setattr(stages, "load_feature_model", overflowing)
+    assert "features of theirs are not finite in fp32" in refusal(work)
+    assert read_manifest(work.statistics("theirs", 0)) is None
+
+
+def test_an_overflow_in_fp16_names_wider_types():
+    with pytest.raises(UserError) as caught, overflow_told("theirs", "fp16"):
+        raise NotFiniteError
+    assert str(caught.value) == ("extraction.precision: features of theirs are not finite in fp16; use bf16 or fp32")
+
+
+def own_logits(kind: str) -> torch.nn.Module:
+    """A model whose logits are not the products of features and head."""
+    import transformers as hf
+
+    torch.manual_seed(0)
+    sizes = {"vocab_size": VOCABULARY, "bos_token_id": None, "eos_token_id": None}
+    llama = {
+        "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2,
+        "num_key_value_heads": 2, "max_position_embeddings": 32, "pad_token_id": None, **sizes,
+    }  # fmt: skip
+    if kind == "granite":
+        model = hf.GraniteForCausalLM(hf.GraniteConfig(logits_scaling=4.0, **llama))
+    elif kind == "gemma2":
+        model = hf.Gemma2ForCausalLM(hf.Gemma2Config(head_dim=8, final_logit_softcapping=0.5, **llama))
+    else:
+        model = hf.GPTJForCausalLM(hf.GPTJConfig(n_embd=16, n_layer=1, n_head=2, n_positions=32, rotary_dim=4, **sizes))
+        torch.nn.init.normal_(model.lm_head.bias)
+    torch.nn.init.normal_(model.get_output_embeddings().weight)
+    return model.eval()
+
+
+@pytest.mark.parametrize("kind", ["gptj", "granite", "gemma2"])
+def test_the_loss_of_a_pretrained_model_is_its_own(kind, tmp_path, monkeypatch):
+    theirs = own_logits(kind)
+    theirs.save_pretrained(tmp_path / "model")
+    work = study_of(tmp_path, tmp_path / "model")
+    x = torch.from_numpy(prepare_data(work).validation.astype(np.int64))
+    with torch.no_grad():
+        loss, logits = theirs(x, labels=x)[:2]
+        products = theirs.get_output_embeddings().weight @ load_feature_model(tmp_path / "model").features(x).mT
+    plain = torch.nn.functional.cross_entropy(products[..., :-1], x[:, 1:])
+    assert abs(plain - loss) > 0.1  # what features and head alone would say
+    evaluation = json.loads((extract_point(work, "theirs", 0).folder / "evaluation.json").read_text())
+    assert evaluation["val_loss"] == pytest.approx(loss.item(), rel=1e-5)
+    assert evaluation["perplexity"] == pytest.approx(loss.exp().item(), rel=1e-4)
+    right = (logits[:, :-1].argmax(-1) == x[:, 1:]).float().mean()
+    assert evaluation["val_accuracy"] == pytest.approx(right.item(), abs=1e-6)
+    monkeypatch.setattr(extraction, "LOGITS_BYTES", 1)  # a block at a time
+    alone = evaluate_model(
+        load_feature_model(tmp_path / "model"), x.numpy().astype(np.uint16), batch_size=9, device="cpu"
+    )
+    assert alone["val_loss"] == pytest.approx(loss.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["gptj", "granite", "neo"])
+def test_a_model_with_too_few_positions_is_refused(kind, tmp_path, monkeypatch):
+    if kind == "neo":
+        neo(tmp_path / "model", positions=32)
+    else:
+        own_logits(kind).save_pretrained(tmp_path / "model")
+    monkeypatch.setattr(stages, "extract_statistics", None)  # the refusal comes before the work
+    assert refusal(study_of(tmp_path, tmp_path / "model", "block_size=48")) == (
+        "corpus.block_size: 48 tokens exceed the 32 positions of theirs; use at most 32"
+    )
+
+
+def test_a_tokenizer_larger_than_the_vocabulary_is_refused(tmp_path, monkeypatch):
+    neo(tmp_path / "model")
+    monkeypatch.setattr(stages, "extract_statistics", None)
+    assert refusal(study_of(tmp_path, tmp_path / "model", "tokenizer=bpe:310")) == (
+        "corpus.tokenizer: its 310 tokens exceed the vocabulary of theirs, 300; use the model's own tokenizer"
+    )
+
+
+def test_a_min_count_that_no_two_classes_reach_is_refused(tmp_path, monkeypatch):
+    neo(tmp_path / "model")
+    monkeypatch.setattr(stages, "load_feature_model", None)
+    work = study_of(tmp_path, tmp_path / "model", "min_count=100000")
+    second = np.sort(prepare_data(work).counts[0])[-2]
+    assert refusal(work) == (
+        "measurement.min_count: 0 token types have at least 100000 samples in the train text, two are needed; "
+        f"use at most {second}"
+    )
