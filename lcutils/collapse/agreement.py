@@ -22,7 +22,7 @@ from torch import Tensor
 from lcutils.collapse.classes import SPLIT
 from lcutils.errors import NotFiniteError
 
-FAST = {"cpu": torch.float32, "cuda": torch.float16}  # type of the product; float16 is multiplied by kernels
+FAST = {"cuda": torch.float16}  # type of the product, float32 elsewhere; float16 is multiplied by kernels
 CPU_SCORES = 1 << 22  # scores held at a time: rows x K
 CUDA_ROWS = 1 << 17
 GATHERED = 1 << 22  # numbers gathered at a time for exact scores: pairs x D
@@ -107,7 +107,7 @@ class AgreementCounter:
         rows = classifier.detach().to(self.device)[ids]  # (K, D)
         self.origin = centres.mean(0).float()  # (D,) g
         wide = self.origin.double()
-        fast = FAST[self.device.type]
+        fast = FAST.get(self.device.type, torch.float32)
         lifts = torch.cat([part.double() @ wide for part in rows.split(SPLIT)])
         halves = torch.cat([(part - wide).square().sum(1) for part in centres.split(SPLIT)]) / 2
         self.linear = _Scores.of(rows, None, lifts, fast)
