@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from lcutils.collapse import AgreementCounter
@@ -120,9 +121,15 @@ def _load_any(name: str, precision: str, device: torch.device, identity: str) ->
     from transformers import AutoModelForCausalLM
 
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)
-    except (OSError, ValueError, KeyError) as error:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, output_loading_info=True)
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise _no_checkpoint(name, error) from error
+    model, info = loaded
+    if absent := sorted(set(info["missing_keys"]) & {parameter for parameter, _ in model.named_parameters()}):
+        raise UserError(
+            f"{name}: the checkpoint lacks {absent[0]}, which would be drawn at random; give a whole causal language "
+            "model, its head included"
+        )
     head = model.get_output_embeddings()
     if head is None:
         raise UserError(f"{name}: {type(model).__name__} has no output embedding; use a causal language model")
@@ -150,7 +157,10 @@ def _load_any(name: str, precision: str, device: torch.device, identity: str) ->
 
 
 def check_fit(model: FeatureModel, name: str, block_size: int, vocab_size: int) -> None:
-    """Raise a `UserError` where the text's blocks or token ids are more than the model called `name` was made for."""
+    """Raise a `UserError` where the text has more positions or token ids than the model called `name` was made for.
+
+    And where a feature depends on the tokens after it: it would see the class that it is a sample of.
+    """
     if model.positions is not None and 0 < model.positions < block_size:  # XLNet says -1 for no limit
         raise UserError(
             f"corpus.block_size: {block_size} tokens exceed the {model.positions} positions of {name}; "
@@ -161,6 +171,14 @@ def check_fit(model: FeatureModel, name: str, block_size: int, vocab_size: int) 
             f"corpus.tokenizer: its {vocab_size} tokens exceed the vocabulary of {name}, {len(model.classifier)}; "
             "use the model's own tokenizer"
         )
+    if model.logits is not None:  # our own GPT-Neo is causal
+        tokens = torch.zeros(2, min(block_size, 8), dtype=torch.int32, device=model.classifier.device)
+        half = tokens.shape[1] // 2
+        tokens[1, half:] = 1  # two texts that differ in their second half
+        with torch.no_grad():
+            one, other = model.features(tokens)[:, :half]
+        if (one - other).norm() > 0.01 * one.norm():
+            raise UserError(f"{name}: its features see the tokens that follow; use a causal language model")
 
 
 def evaluate_model(

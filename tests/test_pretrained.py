@@ -141,6 +141,31 @@ def test_a_model_with_too_few_positions_is_refused(kind, tmp_path, monkeypatch):
     )
 
 
+def test_a_model_that_sees_what_follows_is_refused(tmp_path):
+    import transformers as hf
+
+    sizes = {
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "initializer_range": 0.2,
+    }
+    hf.BertForMaskedLM(hf.BertConfig(vocab_size=VOCABULARY, **sizes)).save_pretrained(tmp_path / "model")
+    message = refusal(study_of(tmp_path, tmp_path / "model"))
+    assert message == "theirs: its features see the tokens that follow; use a causal language model"
+
+
+def test_a_checkpoint_without_its_head_is_refused(tmp_path):
+    own_logits("granite").model.save_pretrained(tmp_path / "model")
+    assert "the checkpoint lacks lm_head.weight, which would be drawn at random" in refusal(
+        study_of(tmp_path, tmp_path / "model")
+    )
+    weights = tmp_path / "model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    assert "no checkpoint can be loaded" in refusal(study_of(tmp_path, tmp_path / "model"))
+
+
 def test_a_tokenizer_larger_than_the_vocabulary_is_refused(tmp_path, monkeypatch):
     neo(tmp_path / "model")
     monkeypatch.setattr(stages, "extract_statistics", None)
