@@ -82,32 +82,61 @@ def open_stories(settings: CorpusSettings, scratch: Path) -> Iterator[dict[str, 
         gc.collect()  # let go of the mapped files before their folder goes: network file systems insist
 
 
+def origin(settings: CorpusSettings, split: str) -> str:
+    """Key and name of what a split was read from, as messages begin."""
+    key = split if split != "train" and getattr(settings, split) is not None else "source"
+    return f"{key}: {getattr(settings, key)}"
+
+
+def _otherwise(key: str) -> str:
+    """How a message about a source that is not there ends."""
+    return f"or use {BUILT_IN!r}" if key == "source" else "or leave it out"
+
+
+def check_sources(settings: CorpusSettings) -> None:
+    """Raise a `UserError` if a source can be seen to be none without reading it."""
+    for key in ("source", "validation", "ood"):
+        name = getattr(settings, key)
+        if name is None or (key == "source" and name == BUILT_IN):
+            continue
+        mend = f"name a file, a folder or a hub dataset, {_otherwise(key)}"
+        if name == BUILT_IN:
+            raise UserError(f"{key}: only source can be {BUILT_IN!r}; {mend}")
+        if not name.strip():
+            raise UserError(f"{key}: the name is empty; {mend}")
+        # A form that no name on the hub has.
+        looks_local = name.startswith((".", "/", "~")) or Path(name).suffix in (*ENDINGS, ".gz") or name.count("/") > 1
+        if looks_local and not Path(name).expanduser().exists():
+            raise UserError(f"{key}: {name}: no such file or folder; mend the path, {_otherwise(key)}")
+
+
 def _open_splits(settings: CorpusSettings, tables: Path) -> dict[str, Dataset]:
-    if settings.source == BUILT_IN:
-        splits = _built_in(settings, tables)
-    else:
-        splits = _load(settings.source, settings.text_column, tables / "source")
-        if settings.validation is not None:
-            separate = _load(settings.validation, settings.text_column, tables / "validation")
-            # A folder may hold both splits; a single file is a "train" split to `datasets`.
-            splits["validation"] = separate.get("validation", separate["train"])
-        if "validation" not in splits:
-            splits |= _cut(splits["train"], settings)
-        limits = {"train": settings.max_stories, "validation": settings.max_validation_stories}
-        for split, limit in limits.items():
-            if limit is not None and limit < len(splits[split]):
-                splits[split] = splits[split].select(range(limit))
+    check_sources(settings)
+    built_in = settings.source == BUILT_IN
+    splits = _built_in(settings, tables) if built_in else _load("source", settings, tables)
+    if settings.validation is not None:
+        separate = _load("validation", settings, tables)
+        # A folder may hold both splits; a single file is a "train" split to `datasets`.
+        splits["validation"] = separate["validation" if "validation" in separate else "train"]
+    if "validation" not in splits:
+        splits |= _cut(splits["train"], settings)
+    limits = {"train": settings.max_stories, "validation": settings.max_validation_stories}
+    for split, limit in limits.items():
+        if limit is not None and limit < len(splits[split]):
+            splits[split] = splits[split].select(range(limit))
     if settings.ood is not None:
-        splits["ood"] = _load(settings.ood, settings.text_column, tables / "ood")["train"]
+        splits["ood"] = _load("ood", settings, tables)["train"]
     for split, dataset in splits.items():
         if not len(dataset):
-            name = {"validation": settings.validation, "ood": settings.ood}.get(split) or settings.source
-            raise UserError(f"{name}: no stories in the {split} split; name a source that has some")
+            raise UserError(f"{origin(settings, split)}: no stories in the {split} split; name a source that has some")
     return {split: splits[split] for split in ("train", "validation", "ood") if split in splits}
 
 
 def _built_in(settings: CorpusSettings, tables: Path) -> dict[str, Dataset]:
-    """Distinct stories of one stream. Validation takes its head: a larger train split leaves that as it is."""
+    """Distinct stories of one stream. Validation takes its head: a larger train split leaves that as it is.
+
+    Validation text of the user's own takes the place of that head; the train stories stay the same.
+    """
     train = settings.max_stories or BUILT_IN_STORIES
     validation = settings.max_validation_stories or max(1, round(settings.validation_share * train))
 
@@ -124,9 +153,10 @@ def _cut(dataset: Dataset, settings: CorpusSettings) -> dict[str, Dataset]:
     n = len(dataset)
     held_out = max(1, round(settings.validation_share * n))
     if held_out >= n:
+        mend = "lower validation_share" if n > 1 else f"give more text (its stories separated by {END_OF_TEXT})"
         raise UserError(
-            f"{settings.source}: too few stories ({n}) to cut a validation split from; "
-            f"separate stories by {END_OF_TEXT}, lower validation_share, or name a file in validation"
+            f"source: {settings.source}: too few stories ({n}) to cut a validation split from; "
+            f"{mend}, or name a file in validation"
         )
     return {
         "train": dataset.select(range(n - held_out)),
@@ -134,21 +164,28 @@ def _cut(dataset: Dataset, settings: CorpusSettings) -> dict[str, Dataset]:
     }
 
 
-def _load(name: str, column: str, tables: Path) -> dict[str, Dataset]:
-    """Splits of a local file, a local folder or a hub dataset, "train" among them, as one column "text"."""
+def _load(key: str, settings: CorpusSettings, tables: Path) -> dict[str, Dataset]:
+    """Splits of the file, folder or hub dataset that `key` names, "train" among them, as one column "text".
+
+    What `validation` names may lack "train".
+    """
+    name, column = getattr(settings, key), settings.text_column
     path = Path(name).expanduser()
-    if path.is_file():
-        splits = _load_file(path, tables)
-    elif path.is_dir():
-        splits = _load_folder(path, tables)
-    else:
-        splits = _load_from_hub(name)
-    for split in VALIDATION_WORDS[1:]:
-        if split in splits:
-            splits.setdefault("validation", splits.pop(split))
-    if "train" not in splits:
-        raise UserError(f"{name}: no train split; its splits are {', '.join(splits)}")
-    return {split: _text_only(splits[split], name, column) for split in ("train", "validation") if split in splits}
+    try:
+        if path.is_file():
+            splits = _load_file(path, tables / key)
+        elif path.is_dir():
+            splits = _load_folder(path, tables / key)
+        else:
+            splits = _load_from_hub(key, name)
+        for split in VALIDATION_WORDS[1:]:
+            if split in splits:
+                splits.setdefault("validation", splits.pop(split))
+        if "train" not in splits and not (key == "validation" and key in splits):
+            raise UserError(f"{name}: no train split; its splits are {', '.join(splits)}")
+        return {split: _text_only(splits[split], name, column) for split in ("train", "validation") if split in splits}
+    except UserError as error:
+        raise UserError(f"{key}: {error}") from None
 
 
 def _text_only(dataset: Dataset, name: str, column: str) -> Dataset:
@@ -196,25 +233,17 @@ def _load_folder(path: Path, tables: Path) -> dict[str, Dataset]:
     return _call_datasets(path, str(path), tables)
 
 
-def refuse_missing_path(name: str) -> None:
-    """Raise a `UserError` if there is nothing at `name` and it has a form that no name on the hub has."""
-    looks_local = name.startswith((".", "/", "~")) or Path(name).suffix in (*ENDINGS, ".gz") or name.count("/") > 1
-    if looks_local and not Path(name).expanduser().exists():
-        raise UserError(f"{name}: no such file or folder; mend the path, or use {BUILT_IN!r}")
-
-
-def _load_from_hub(name: str) -> dict[str, Dataset]:
-    """Load a hub dataset into the cache of `datasets`; a name that none can have is a missing file."""
+def _load_from_hub(key: str, name: str) -> dict[str, Dataset]:
+    """Load a hub dataset into the cache of `datasets`."""
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError
 
-    refuse_missing_path(name)
     try:
         return dict(load_dataset(name))
     except (DatasetsError, OSError, ValueError) as error:
         raise UserError(
             f"{name}: no such file or folder here, and not loaded from the hub ({one_line(error)}); "
-            f"name a local path, or use {BUILT_IN!r}"
+            f"name a local path, {_otherwise(key)}"
         ) from None
 
 
