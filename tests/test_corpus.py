@@ -267,6 +267,24 @@ def test_validation_may_name_a_folder_without_a_train_split(tmp_path):
     assert splits["validation"] == TALES
 
 
+def test_a_dataset_saved_from_a_generator_has_columns_like_any_other(tmp_path):
+    table = datasets.Dataset.from_generator(lambda: ({"story": text} for text in TALES), cache_dir=str(tmp_path / "c"))
+    table.save_to_disk(tmp_path / "saved")
+    splits = read_all(settings(source=str(tmp_path / "saved"), text_column="story"), tmp_path)
+    assert splits == {"train": TALES[:38], "validation": TALES[38:]}
+    with pytest.raises(UserError, match=r"saved: no column 'text'; set text_column to one of story"):
+        read_all(settings(source=str(tmp_path / "saved")), tmp_path)
+
+
+def test_a_text_folder_may_hold_metadata_and_hidden_folders(tmp_path):
+    folder = tmp_path / "tales"
+    (folder / ".ipynb_checkpoints").mkdir(parents=True)
+    write_text(folder / "tales.txt", TALES)
+    write_text(folder / ".ipynb_checkpoints" / "tales-checkpoint.txt", TALES)
+    (folder / "dataset_infos.json").write_text("{}")
+    assert read_all(settings(source=str(folder)), tmp_path)["train"] == TALES[:38]
+
+
 def test_a_missing_text_in_a_table_is_an_empty_story(tmp_path):
     path = tmp_path / "tales.jsonl"
     path.write_text("\n".join(json.dumps({"text": text}) for text in [*TALES, None, *TALES]))
@@ -370,6 +388,13 @@ def broken_tokenizer(folder: Path, files: dict[str, str]) -> str:
         ("tales.jsonl", b'{"story": "a", "id": 1}', r"no column .text.; set text_column to one of story, id"),
         ("tales.jsonl", b'{"text": 5}', r"tales\.jsonl: column 'text' holds int64, no text"),
         ("tales.jsonl", b'{"text": "a"}\n{"text": "b\n', r"tales\.jsonl: not readable \(line 2 is no JSON"),
+        ("tales.jsonl", b'{"text": "a"}\n["b"]', r"tales\.jsonl: not readable \(line 2 is no JSON object"),
+        ("tales.jsonl", b'{"text": "caf\xe9 "}\n' * 2, r"column 'text' is not UTF-8 text; convert it"),
+        ("tales.jsonl", '{"text": "a"}\n'.encode("utf-16"), r"tales\.jsonl: not readable \(line 1 is not UTF-8 text"),
+        ("tales.jsonl.gz", b'{"text": "a"}', r"not readable \(no whole gzip file: Not a gzipped file"),
+        ("tales.jsonl.gz", gzip.compress(b'{"text": "a"}')[:-9], r"not readable \(no whole gzip file: Compressed file"),
+        ("tales.jsonl.gz", gzip.compress(b""), r"tales\.jsonl\.gz: no stories in it"),
+        ("tales.txt.gz", gzip.compress(b"A tale."), r"tales\.txt\.gz: compressed text is not read; unpack it"),
         ("tales.json", b'[{"text": "a"}, ', r"tales\.json: not readable"),
         ("tales.parquet", b"no parquet", r"tales\.parquet: not readable \(Parquet magic bytes not found"),
     ],
@@ -418,6 +443,18 @@ def test_bad_folders_and_splits_are_told_in_one_line(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"empty: no data files in this folder; put \.txt"):
         prepare_corpus(settings(source=str(tmp_path / "empty")), tmp_path)
+    (tmp_path / "mixed").mkdir()
+    write_text(tmp_path / "mixed" / "a.txt", TALES)
+    (tmp_path / "mixed" / "b.json").write_text('[{"text": "A tale."}]')
+    with pytest.raises(
+        UserError, match=r"mixed: \.json and \.txt files are mixed in this folder; name a file or folder"
+    ):
+        prepare_corpus(settings(source=str(tmp_path / "mixed")), tmp_path)
+    (tmp_path / "lines").mkdir()
+    (tmp_path / "lines" / "a.jsonl").write_text('{"text": "A tale."}')
+    (tmp_path / "lines" / "b.jsonl").write_text('{"text": "A tale."}\n{"text": ')
+    with pytest.raises(UserError, match=r"lines/b\.jsonl: not readable \(line 2 is no JSON"):
+        prepare_corpus(settings(source=str(tmp_path / "lines")), tmp_path)
     table = datasets.Dataset.from_dict({"text": TALES})
     datasets.DatasetDict(test=table).save_to_disk(tmp_path / "saved")
     with pytest.raises(UserError, match=r"saved: no train split; its splits are test"):
