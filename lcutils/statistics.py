@@ -5,6 +5,7 @@ Shapes: N features in a batch, D their dimension, C classes.
 
 from __future__ import annotations
 
+import operator
 from pathlib import Path
 
 import torch
@@ -12,12 +13,21 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from lcutils.artifacts import atomic_path
+from lcutils.devices import choose_device
 from lcutils.errors import NotFiniteError, UserError
 from lcutils.tensors import save_tensors
 
 CPU_ROWS = 2048  # features centred at a time on the CPU: their float64 copy then stays in the cache
 SPLIT = 8192  # classes a step where a step needs a temporary copy of their rows
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
+
+def check_tensors(**values: object) -> None:
+    """Raise a ValueError that names the first of the arguments that is no tensor."""
+    for name, value in values.items():
+        if not isinstance(value, Tensor):
+            mend = "give its weight" if isinstance(value, torch.nn.Module) else "use torch.as_tensor"
+            raise ValueError(f"{name} must be a torch tensor, not {type(value).__name__}; {mend}")
 
 
 class ClassStatistics:
@@ -38,6 +48,9 @@ class ClassStatistics:
         covariance: keep the D x D scatter too.
         device: "cpu" or "cuda"; it must have float64.
 
+    Raises:
+        ValueError: num_classes or dim is no whole number or below 1, or the device cannot be used.
+
     Example:
         >>> import torch
         >>> stats = ClassStatistics(num_classes=3, dim=2)
@@ -53,23 +66,24 @@ class ClassStatistics:
     """
 
     def __init__(self, num_classes: int, dim: int, covariance: bool = True, device: str | torch.device = "cpu") -> None:
+        try:
+            num_classes, dim = operator.index(num_classes), operator.index(dim)
+        except TypeError:
+            raise ValueError(f"num_classes and dim must be whole numbers, not {num_classes!r} and {dim!r}") from None
         if num_classes < 1 or dim < 1:
             raise ValueError(f"num_classes and dim must be at least 1, not {num_classes} and {dim}")
         self.num_classes, self.dim = num_classes, dim
-        self.device = torch.device(device)
+        self.device = choose_device(str(device))
 
         def zeros(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
             return torch.zeros(shape, dtype=dtype, device=self.device)
 
-        try:
-            self._counts = zeros(num_classes, dtype=torch.int64)  # (C,)
-            self._pivots = zeros(num_classes, dim)  # (C, D)
-            self._totals = zeros(num_classes, dim)  # (C, D) sum of h - pivot
-            self._squares = zeros(num_classes)  # (C,) sum of ||h - pivot||²
-            self._scatter = zeros(dim, dim) if covariance else None  # (D, D) sum of (h - pivot)(h - pivot)ᵀ
-            self._largest = zeros(dtype=torch.int64)  # largest label met, checked when results are read
-        except TypeError as error:  # Apple's MPS refuses float64
-            raise UserError(f"device {self.device}: it has no float64; choose cpu or cuda") from error
+        self._counts = zeros(num_classes, dtype=torch.int64)  # (C,)
+        self._pivots = zeros(num_classes, dim)  # (C, D)
+        self._totals = zeros(num_classes, dim)  # (C, D) sum of h - pivot
+        self._squares = zeros(num_classes)  # (C,) sum of ||h - pivot||²
+        self._scatter = zeros(dim, dim) if covariance else None  # (D, D) sum of (h - pivot)(h - pivot)ᵀ
+        self._largest = zeros(dtype=torch.int64)  # largest label met, checked when results are read
 
     def update(self, features: Tensor, labels: Tensor) -> None:
         """Add a batch.
@@ -81,6 +95,7 @@ class ClassStatistics:
         Raises:
             ValueError: wrong shapes or types; at the next reading of a result, a label >= C.
         """
+        check_tensors(features=features, labels=labels)
         if features.ndim != 2 or features.shape[1] != self.dim or labels.shape != features.shape[:1]:
             raise ValueError(
                 f"features must be (N, {self.dim}) and labels (N,), "

@@ -92,7 +92,7 @@ class Workspace:
         found = {
             key: str(ROOT / value)
             for key in ("source", "validation", "tokenizer", "ood")
-            if (value := getattr(settings, key)) is not None and value != "built-in" and (ROOT / value).exists()
+            if (value := getattr(settings, key)) and value != "built-in" and (ROOT / value).exists()
         }
         return settings.model_copy(update=found)
 

@@ -11,7 +11,7 @@ import torch
 
 import lcutils.collapse
 import lcutils.collapse.duality
-from lcutils.collapse import KEYS, measure_collapse, ood_deviation
+from lcutils.collapse import KEYS, measure_collapse, measure_tokens, ood_deviation
 from lcutils.statistics import ClassStatistics
 
 
@@ -215,6 +215,16 @@ def test_wrong_arguments_are_errors():
     for riesz_s in (0.0, -1.0, math.nan):
         with pytest.raises(ValueError, match="riesz_s must be above 0"):
             measure_collapse(stats, torch.randn(4, 3), riesz_s=riesz_s)
+    for tile in (0, -1):
+        with pytest.raises(ValueError, match=f"tile must be at least 1, not {tile}"):
+            measure_collapse(stats, torch.randn(4, 3), tile=tile)
+    for head, mend in (
+        (torch.nn.Linear(3, 4), "not Linear; give its weight"),
+        (np.ones((4, 3)), "not ndarray; use torch"),
+    ):
+        for measure in (measure_collapse, measure_tokens):
+            with pytest.raises(ValueError, match=f"^classifier must be a torch tensor, {mend}"):
+                measure(stats, head)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
@@ -223,6 +233,31 @@ def test_features_that_are_not_finite_are_an_error(bad):
     features[labels == 2] = bad
     with pytest.raises(ValueError, match="features of 1 classes are not finite, class 2 first"):
         measure_collapse(stats_of(features, labels, len(head)), torch.from_numpy(head))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("measure", [measure_collapse, measure_tokens])
+def test_a_kept_row_of_the_head_that_is_not_finite_is_an_error(measure, bad):
+    features, labels, head = sample(60, 3, 5)  # the head has three classes more, without samples
+    head[3, 1] = head[4, 0] = bad
+    stats = stats_of(features, labels, len(head))
+    with pytest.raises(ValueError, match="the classifier's rows of 2 classes are not finite, class 3 first"):
+        measure(stats, torch.from_numpy(head))
+    head[3:5], head[5:] = 1, bad
+    measure(stats, torch.from_numpy(head))
+
+
+def test_large_finite_rows_of_the_head_are_no_error():
+    features, labels, head = sample(60, 3, 5)
+    head[:] = 1e308  # their sum overflows
+    measure_tokens(stats_of(features, labels, len(head)), torch.from_numpy(head))
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_a_head_of_zeros_is_named_in_the_warning():
+    features, labels, head = sample(60, 3, 5)
+    with pytest.warns(RuntimeWarning, match="^nc3_cosine_mean is nan: the classifier's rows are all zero$"):
+        measure_collapse(stats_of(features, labels, len(head)), torch.zeros(head.shape))
 
 
 def test_a_zero_row_of_the_head_has_no_cosine():

@@ -253,6 +253,38 @@ def test_the_built_in_splits_are_disjoint_and_validation_does_not_depend_on_max_
     assert read_all(settings(max_stories=100, seed=1), tmp_path)["train"] != small["train"]
 
 
+def test_validation_text_of_ones_own_goes_with_the_built_in_stories(tmp_path):
+    own = write_text(tmp_path / "valid.txt", TALES)
+    alone = read_all(settings(max_stories=100, max_validation_stories=30), tmp_path)
+    splits = read_all(settings(validation=own, max_stories=100, max_validation_stories=30), tmp_path)
+    assert splits == {"train": alone["train"], "validation": TALES[:30]}
+
+
+def test_validation_may_name_a_folder_without_a_train_split(tmp_path):
+    (tmp_path / "held out").mkdir()
+    write_text(tmp_path / "held out" / "valid.txt", TALES)
+    splits = read_all(settings(validation=str(tmp_path / "held out"), max_stories=20), tmp_path)
+    assert splits["validation"] == TALES
+
+
+def test_a_dataset_saved_from_a_generator_has_columns_like_any_other(tmp_path):
+    table = datasets.Dataset.from_generator(lambda: ({"story": text} for text in TALES), cache_dir=str(tmp_path / "c"))
+    table.save_to_disk(tmp_path / "saved")
+    splits = read_all(settings(source=str(tmp_path / "saved"), text_column="story"), tmp_path)
+    assert splits == {"train": TALES[:38], "validation": TALES[38:]}
+    with pytest.raises(UserError, match=r"saved: no column 'text'; set text_column to one of story"):
+        read_all(settings(source=str(tmp_path / "saved")), tmp_path)
+
+
+def test_a_text_folder_may_hold_metadata_and_hidden_folders(tmp_path):
+    folder = tmp_path / "tales"
+    (folder / ".ipynb_checkpoints").mkdir(parents=True)
+    write_text(folder / "tales.txt", TALES)
+    write_text(folder / ".ipynb_checkpoints" / "tales-checkpoint.txt", TALES)
+    (folder / "dataset_infos.json").write_text("{}")
+    assert read_all(settings(source=str(folder)), tmp_path)["train"] == TALES[:38]
+
+
 def test_a_missing_text_in_a_table_is_an_empty_story(tmp_path):
     path = tmp_path / "tales.jsonl"
     path.write_text("\n".join(json.dumps({"text": text}) for text in [*TALES, None, *TALES]))
@@ -351,11 +383,18 @@ def broken_tokenizer(folder: Path, files: dict[str, str]) -> str:
         ("tales.txt", b"", r"tales\.txt: the file is empty"),
         ("tales.txt", b" \n<|endoftext|>\n", r"tales\.txt: no stories in it, only white space"),
         ("tales.txt", b"\xff\xfe\x00", r"tales\.txt: not UTF-8 text"),
-        ("tales.txt", b"One story.", r"tales\.txt: too few stories \(1\) to cut a validation split"),
+        ("tales.txt", b"One story.", r"too few stories \(1\) to cut a validation split from; give more text \(its"),
         ("tales.txt", b"One.<|endoftext|>Two.", r"tales\.txt: the train split \(1 stories, .* fills no block of 8"),
         ("tales.jsonl", b'{"story": "a", "id": 1}', r"no column .text.; set text_column to one of story, id"),
         ("tales.jsonl", b'{"text": 5}', r"tales\.jsonl: column 'text' holds int64, no text"),
         ("tales.jsonl", b'{"text": "a"}\n{"text": "b\n', r"tales\.jsonl: not readable \(line 2 is no JSON"),
+        ("tales.jsonl", b'{"text": "a"}\n["b"]', r"tales\.jsonl: not readable \(line 2 is no JSON object"),
+        ("tales.jsonl", b'{"text": "caf\xe9 "}\n' * 2, r"column 'text' is not UTF-8 text; convert it"),
+        ("tales.jsonl", '{"text": "a"}\n'.encode("utf-16"), r"tales\.jsonl: not readable \(line 1 is not UTF-8 text"),
+        ("tales.jsonl.gz", b'{"text": "a"}', r"not readable \(no whole gzip file: Not a gzipped file"),
+        ("tales.jsonl.gz", gzip.compress(b'{"text": "a"}', mtime=0)[:-9], r"no whole gzip file: Compressed file"),
+        ("tales.jsonl.gz", gzip.compress(b"", mtime=0), r"tales\.jsonl\.gz: no stories in it"),
+        ("tales.txt.gz", gzip.compress(b"A tale.", mtime=0), r"tales\.txt\.gz: compressed text is not read; unpack it"),
         ("tales.json", b'[{"text": "a"}, ', r"tales\.json: not readable"),
         ("tales.parquet", b"no parquet", r"tales\.parquet: not readable \(Parquet magic bytes not found"),
     ],
@@ -365,13 +404,57 @@ def test_a_bad_source_is_told_in_one_line(tmp_path, name, content, message):
         (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=message) as caught:
         prepare_corpus(settings(source=str(tmp_path / name)), tmp_path)
+    assert str(caught.value).startswith(f"source: {tmp_path / name}: ")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "name", "message"),
+    [
+        ("source", "", r"the name is empty; name a file, a folder or a hub dataset, or use 'built-in'"),
+        ("source", "gone.txt", r"gone\.txt: no such file or folder; mend the path, or use 'built-in'"),
+        ("validation", " ", r"the name is empty; name a file, a folder or a hub dataset, or leave it out"),
+        ("validation", "built-in", r"only source can be 'built-in'; name a file, .* or leave it out"),
+        ("ood", "built-in", r"only source can be 'built-in'; name a file, .* or leave it out"),
+        ("ood", "gone.txt", r"gone\.txt: no such file or folder; mend the path, or leave it out"),
+    ],
+)
+def test_a_source_that_is_none_is_told_by_its_key_before_any_work(tmp_path, key, name, message):
+    for check in (source_digest, lambda corpus: prepare_corpus(corpus, tmp_path)):
+        with pytest.raises(UserError, match=f"^{key}: {message}$"):
+            check(settings(**{key: name}))
+
+
+@pytest.mark.parametrize("key", ["validation", "ood"])
+def test_a_message_names_the_key_of_the_text_that_is_wrong(tmp_path, key):
+    for content, message in ((b"caf\xe9", "not UTF-8 text"), (b"One.", f"the {key} split .* fills no block of 8")):
+        (tmp_path / "tale.txt").write_bytes(content)
+        with pytest.raises(UserError, match=rf"^{key}: .*tale\.txt: {message}"):
+            prepare_corpus(settings(max_stories=20, **{key: str(tmp_path / "tale.txt")}), tmp_path)
+
+
+def test_a_validation_share_that_leaves_no_train_stories_is_to_be_lowered(tmp_path):
+    source = write_text(tmp_path / "tales.txt", TALES)
+    with pytest.raises(UserError, match=r"too few stories \(40\) .*; lower validation_share, or name a file"):
+        prepare_corpus(settings(source=source, validation_share=0.999), tmp_path)
 
 
 def test_bad_folders_and_splits_are_told_in_one_line(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"empty: no data files in this folder; put \.txt"):
         prepare_corpus(settings(source=str(tmp_path / "empty")), tmp_path)
+    (tmp_path / "mixed").mkdir()
+    write_text(tmp_path / "mixed" / "a.txt", TALES)
+    (tmp_path / "mixed" / "b.json").write_text('[{"text": "A tale."}]')
+    with pytest.raises(
+        UserError, match=r"mixed: \.json and \.txt files are mixed in this folder; name a file or folder"
+    ):
+        prepare_corpus(settings(source=str(tmp_path / "mixed")), tmp_path)
+    (tmp_path / "lines").mkdir()
+    (tmp_path / "lines" / "a.jsonl").write_text('{"text": "A tale."}')
+    (tmp_path / "lines" / "b.jsonl").write_text('{"text": "A tale."}\n{"text": ')
+    with pytest.raises(UserError, match=r"lines/b\.jsonl: not readable \(line 2 is no JSON"):
+        prepare_corpus(settings(source=str(tmp_path / "lines")), tmp_path)
     table = datasets.Dataset.from_dict({"text": TALES})
     datasets.DatasetDict(test=table).save_to_disk(tmp_path / "saved")
     with pytest.raises(UserError, match=r"saved: no train split; its splits are test"):
@@ -385,7 +468,7 @@ def test_an_empty_split_is_told_in_one_line(tmp_path, monkeypatch):
     table = datasets.Dataset.from_dict({"text": TALES})
     tables = datasets.DatasetDict(train=table, validation=table.select([]))
     monkeypatch.setattr(datasets, "load_dataset", lambda name: tables)
-    with pytest.raises(UserError, match=r"^some/tales: no stories in the validation split"):
+    with pytest.raises(UserError, match=r"^source: some/tales: no stories in the validation split"):
         prepare_corpus(settings(source="some/tales"), tmp_path)
 
 

@@ -197,5 +197,35 @@ def test_a_device_without_float64_is_refused_in_one_line(monkeypatch):
         raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
 
     monkeypatch.setattr(torch, "zeros", refuse)
-    with pytest.raises(UserError, match="has no float64; choose cpu or cuda"):
+    with pytest.raises(UserError, match="^device: cpu has no fp64, .* use cuda or cpu$"):
         ClassStatistics(3, 2)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_cuda_where_there_is_none_is_refused_in_one_line(tmp_path):
+    with pytest.raises(ValueError, match="^device: cuda cannot be used here .*$"):
+        ClassStatistics(3, 2, device="cuda")
+    ClassStatistics(3, 2).save(tmp_path / "stats.safetensors")
+    with pytest.raises(ValueError, match="^device: cuda:0 cannot be used here .*$"):
+        ClassStatistics.load(tmp_path / "stats.safetensors", device=torch.device("cuda", 0))
+
+
+@pytest.mark.parametrize(("num_classes", "dim"), [(10.0, 3), (3, "2"), (None, 2)])
+def test_sizes_are_whole_numbers(num_classes, dim):
+    with pytest.raises(ValueError, match=f"whole numbers, not {num_classes!r} and {dim!r}"):
+        ClassStatistics(num_classes, dim)
+
+
+def test_sizes_may_be_numpys():
+    stats = ClassStatistics(np.int64(3), np.int32(2))
+    assert stats.means.shape == (3, 2)
+
+
+@pytest.mark.parametrize("make", [np.asarray, list])
+def test_what_is_no_tensor_is_refused_by_name(make):
+    features, labels = torch.randn(4, 2), torch.zeros(4, dtype=torch.long)
+    kind = type(make(labels)).__name__
+    with pytest.raises(ValueError, match=f"^features must be a torch tensor, not {kind}; use torch.as_tensor$"):
+        ClassStatistics(3, 2).update(make(features), labels)
+    with pytest.raises(ValueError, match=f"^labels must be a torch tensor, not {kind}; use torch.as_tensor$"):
+        ClassStatistics(3, 2).update(features, make(labels))

@@ -72,8 +72,8 @@ def measure_collapse(
         tile: rows of means multiplied at a time (default 1024 on a GPU, 64 on a CPU); memory grows with it.
 
     Raises:
-        ValueError: fewer than two kept classes, a head of another shape, features that are not finite, min_count
-            below 1, riesz_s not above 0.
+        ValueError: fewer than two kept classes, a head that is no tensor or of another shape, features or a head
+            that are not finite, min_count or tile below 1, riesz_s not above 0.
 
     Example:
         Three classes on the corners of an equilateral triangle, each with some spread:
@@ -116,9 +116,8 @@ def measure_collapse(
     values = {key: values[key] for key in KEYS if key in values}
     for key, value in values.items():
         if math.isnan(value):
-            warnings.warn(
-                f"{key} is nan: with {classes.number} classes it has too few values or a zero divisor",
-                RuntimeWarning,
-                stacklevel=2,
-            )
+            reason = f"with {classes.number} classes it has too few values or a zero divisor"
+            if "nc3" in key and not bool(head.any()):
+                reason = "the classifier's rows are all zero"
+            warnings.warn(f"{key} is nan: {reason}", RuntimeWarning, stacklevel=2)
     return values

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lcutils.statistics import SPLIT, ClassStatistics
+from lcutils.statistics import SPLIT, ClassStatistics, check_tensors
 
 PADDING = 64
 # Two means nearer to each other than this multiple of their own rounding are the same mean.
@@ -130,12 +130,21 @@ def kept_head(classifier: Tensor, stats: ClassStatistics, classes: KeptClasses) 
     """Rows w_c of the kept classes: (C, D) -> (K, D), on the statistics' device, in the head's own type.
 
     Raises:
-        ValueError: the head's shape is not (C, D).
+        ValueError: the head is no tensor, its shape is not (C, D), or a kept row is not finite.
     """
+    check_tensors(classifier=classifier)
     expected = (stats.num_classes, stats.dim)
     if tuple(classifier.shape) != expected:
         raise ValueError(f"the classifier must be {expected}, one row a class, not {tuple(classifier.shape)}")
-    return classifier.detach().to(stats.device).index_select(0, classes.ids)
+    head = classifier.detach().to(stats.device).index_select(0, classes.ids)
+    if not math.isfinite(head.sum(dtype=torch.float64)):
+        broken = ~head.isfinite().all(1)
+        if bool(broken.any()):  # the sum of large finite numbers may overflow
+            first = int(classes.ids[broken][0])
+            raise ValueError(
+                f"the classifier's rows of {int(broken.sum())} classes are not finite, class {first} first"
+            )
+    return head
 
 
 def gram(left: Tensor, right: Tensor | None = None) -> Tensor:

@@ -70,7 +70,7 @@ def _reduce_strip(
     raw_log = tl.zeros([BLOCK], tl.float64)
     raw_log2 = tl.zeros([BLOCK], tl.float64)
     doubts = tl.zeros([BLOCK], tl.int32)
-    left = (row + 1) // BLOCK * BLOCK
+    left = first + (row + 1 - first) // BLOCK * BLOCK  # nothing lies in `gram` for columns before `first`
     start = left
     while start < K:
         column = start + lane

@@ -67,9 +67,14 @@ class PairSweep:
         classes: the kept classes, on any device.
         riesz_s: exponent s > 0 of the Riesz kernel ||u - u'||^-s.
         tile: rows multiplied at a time (default 1024 on a GPU, 64 on a CPU).
+
+    Raises:
+        ValueError: tile below 1.
     """
 
     def __init__(self, classes: KeptClasses, riesz_s: float = 1.0, tile: int | None = None) -> None:
+        if tile is not None and tile < 1:
+            raise ValueError(f"tile must be at least 1, not {tile}: it is the rows multiplied at a time")
         self.classes, self.riesz_s, self.tile = classes, riesz_s, tile
         self.numbers = torch.stack(
             [(classes.variances == 0).sum(), (~classes.central).sum(), (classes.raw_norms > 0).sum()]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lcutils.artifacts import file_digest, write_json
-from lcutils.corpus.sources import BUILT_IN, local_files, open_stories, refuse_missing_path
+from lcutils.corpus.sources import BUILT_IN, check_sources, local_files, open_stories, origin
 from lcutils.corpus.stories import fingerprint
 from lcutils.corpus.tokenization import (
     TOKENIZER_FILES,
@@ -118,7 +118,7 @@ def prepare_corpus(settings: CorpusSettings, folder: Path, *, log: Path | None =
                         tokens, blocks = tokens + n, blocks + len(block)
                 if not blocks:
                     raise UserError(
-                        f"{settings.source if split != 'ood' else settings.ood}: the {split} split "
+                        f"{origin(settings, split)}: the {split} split "
                         f"({len(dataset):,} stories, {tokens:,} tokens) fills no block of {settings.block_size}; "
                         f"use more text{' or' if packing == 'lossless' else ', packing: lossless or'} "
                         "a smaller block_size"
@@ -184,12 +184,12 @@ def source_digest(settings: CorpusSettings) -> str:
         UserError: a file or folder that the settings name is not there. Cheap, so that it is told before any work.
     """
     check_tokenizer_name(settings.tokenizer)
+    check_sources(settings)
     digest = hashlib.sha256()
     if settings.source == BUILT_IN:
         digest.update(fingerprint().encode())
     for name in (settings.source, settings.validation, settings.ood):
         if name is not None and name != BUILT_IN:
-            refuse_missing_path(name)
             _add(digest, name, local_files(name))
     files = [Path(settings.tokenizer).expanduser() / name for name in TOKENIZER_FILES]
     _add(digest, settings.tokenizer, [file for file in files if file.is_file()])

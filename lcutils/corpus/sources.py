@@ -12,6 +12,7 @@ import itertools
 import json
 import re
 import tempfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,8 +30,9 @@ BUILT_IN = "built-in"
 BUILT_IN_STORIES = 10_000  # train stories of the built-in corpus when max_stories names no number
 END_OF_TEXT = "<|endoftext|>"
 ENDINGS = {".txt": "text", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
+FOLDER_ENDINGS = ENDINGS | {".arrow": "arrow", ".csv": "csv"}
+NO_STORIES = ("config.json", "dataset_info.json", "dataset_infos.json")  # `datasets` does not read these either
 VALIDATION_WORDS = ("validation", "valid", "val", "dev")
-DATA_ENDINGS = (".json", ".jsonl", ".parquet", ".arrow", ".csv", ".gz")
 CHUNK = 1 << 20  # characters read at a time from a text file
 
 
@@ -56,10 +58,14 @@ def read_separated(path: Path, chunk: int = CHUNK) -> Iterator[str]:
 
 
 def local_files(name: str) -> list[Path]:
-    """Files behind a local path, sorted: the file itself, or all that its folder holds; else none."""
+    """Files behind a local path, sorted: the file itself, or all that its folder holds but the hidden; else none."""
     path = Path(name).expanduser()
     if path.is_dir():
-        return sorted(file for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))
+        return sorted(
+            file
+            for file in path.rglob("*")
+            if file.is_file() and not any(part.startswith(".") for part in file.relative_to(path).parts)
+        )
     return [path] if path.is_file() else []
 
 
@@ -82,32 +88,61 @@ def open_stories(settings: CorpusSettings, scratch: Path) -> Iterator[dict[str, 
         gc.collect()  # let go of the mapped files before their folder goes: network file systems insist
 
 
+def origin(settings: CorpusSettings, split: str) -> str:
+    """Key and name of what a split was read from, as messages begin."""
+    key = split if split != "train" and getattr(settings, split) is not None else "source"
+    return f"{key}: {getattr(settings, key)}"
+
+
+def _otherwise(key: str) -> str:
+    """How a message about a source that is not there ends."""
+    return f"or use {BUILT_IN!r}" if key == "source" else "or leave it out"
+
+
+def check_sources(settings: CorpusSettings) -> None:
+    """Raise a `UserError` if a source can be seen to be none without reading it."""
+    for key in ("source", "validation", "ood"):
+        name = getattr(settings, key)
+        if name is None or (key == "source" and name == BUILT_IN):
+            continue
+        mend = f"name a file, a folder or a hub dataset, {_otherwise(key)}"
+        if name == BUILT_IN:
+            raise UserError(f"{key}: only source can be {BUILT_IN!r}; {mend}")
+        if not name.strip():
+            raise UserError(f"{key}: the name is empty; {mend}")
+        # A form that no name on the hub has.
+        looks_local = name.startswith((".", "/", "~")) or Path(name).suffix in (*ENDINGS, ".gz") or name.count("/") > 1
+        if looks_local and not Path(name).expanduser().exists():
+            raise UserError(f"{key}: {name}: no such file or folder; mend the path, {_otherwise(key)}")
+
+
 def _open_splits(settings: CorpusSettings, tables: Path) -> dict[str, Dataset]:
-    if settings.source == BUILT_IN:
-        splits = _built_in(settings, tables)
-    else:
-        splits = _load(settings.source, settings.text_column, tables / "source")
-        if settings.validation is not None:
-            separate = _load(settings.validation, settings.text_column, tables / "validation")
-            # A folder may hold both splits; a single file is a "train" split to `datasets`.
-            splits["validation"] = separate.get("validation", separate["train"])
-        if "validation" not in splits:
-            splits |= _cut(splits["train"], settings)
-        limits = {"train": settings.max_stories, "validation": settings.max_validation_stories}
-        for split, limit in limits.items():
-            if limit is not None and limit < len(splits[split]):
-                splits[split] = splits[split].select(range(limit))
+    check_sources(settings)
+    built_in = settings.source == BUILT_IN
+    splits = _built_in(settings, tables) if built_in else _load("source", settings, tables)
+    if settings.validation is not None:
+        separate = _load("validation", settings, tables)
+        # A folder may hold both splits; a single file is a "train" split to `datasets`.
+        splits["validation"] = separate["validation" if "validation" in separate else "train"]
+    if "validation" not in splits:
+        splits |= _cut(splits["train"], settings)
+    limits = {"train": settings.max_stories, "validation": settings.max_validation_stories}
+    for split, limit in limits.items():
+        if limit is not None and limit < len(splits[split]):
+            splits[split] = splits[split].select(range(limit))
     if settings.ood is not None:
-        splits["ood"] = _load(settings.ood, settings.text_column, tables / "ood")["train"]
+        splits["ood"] = _load("ood", settings, tables)["train"]
     for split, dataset in splits.items():
         if not len(dataset):
-            name = {"validation": settings.validation, "ood": settings.ood}.get(split) or settings.source
-            raise UserError(f"{name}: no stories in the {split} split; name a source that has some")
+            raise UserError(f"{origin(settings, split)}: no stories in the {split} split; name a source that has some")
     return {split: splits[split] for split in ("train", "validation", "ood") if split in splits}
 
 
 def _built_in(settings: CorpusSettings, tables: Path) -> dict[str, Dataset]:
-    """Distinct stories of one stream. Validation takes its head: a larger train split leaves that as it is."""
+    """Distinct stories of one stream. Validation takes its head: a larger train split leaves that as it is.
+
+    Validation text of the user's own takes the place of that head; the train stories stay the same.
+    """
     train = settings.max_stories or BUILT_IN_STORIES
     validation = settings.max_validation_stories or max(1, round(settings.validation_share * train))
 
@@ -124,9 +159,10 @@ def _cut(dataset: Dataset, settings: CorpusSettings) -> dict[str, Dataset]:
     n = len(dataset)
     held_out = max(1, round(settings.validation_share * n))
     if held_out >= n:
+        mend = "lower validation_share" if n > 1 else f"give more text (its stories separated by {END_OF_TEXT})"
         raise UserError(
-            f"{settings.source}: too few stories ({n}) to cut a validation split from; "
-            f"separate stories by {END_OF_TEXT}, lower validation_share, or name a file in validation"
+            f"source: {settings.source}: too few stories ({n}) to cut a validation split from; "
+            f"{mend}, or name a file in validation"
         )
     return {
         "train": dataset.select(range(n - held_out)),
@@ -134,47 +170,68 @@ def _cut(dataset: Dataset, settings: CorpusSettings) -> dict[str, Dataset]:
     }
 
 
-def _load(name: str, column: str, tables: Path) -> dict[str, Dataset]:
-    """Splits of a local file, a local folder or a hub dataset, "train" among them, as one column "text"."""
+def _load(key: str, settings: CorpusSettings, tables: Path) -> dict[str, Dataset]:
+    """Splits of the file, folder or hub dataset that `key` names, "train" among them, as one column "text".
+
+    What `validation` names may lack "train".
+    """
+    name, column = getattr(settings, key), settings.text_column
     path = Path(name).expanduser()
-    if path.is_file():
-        splits = _load_file(path, tables)
-    elif path.is_dir():
-        splits = _load_folder(path, tables)
-    else:
-        splits = _load_from_hub(name)
-    for split in VALIDATION_WORDS[1:]:
-        if split in splits:
-            splits.setdefault("validation", splits.pop(split))
-    if "train" not in splits:
-        raise UserError(f"{name}: no train split; its splits are {', '.join(splits)}")
-    return {split: _text_only(splits[split], name, column) for split in ("train", "validation") if split in splits}
+    try:
+        if path.is_file():
+            splits = _load_file(path, column, tables / key)
+        elif path.is_dir():
+            splits = _load_folder(path, column, tables / key)
+        else:
+            splits = _load_from_hub(key, name)
+        for split in VALIDATION_WORDS[1:]:
+            if split in splits:
+                splits.setdefault("validation", splits.pop(split))
+        if "train" not in splits and not (key == "validation" and key in splits):
+            raise UserError(f"{name}: no train split; its splits are {', '.join(splits)}")
+        return {split: _text_only(splits[split], name, column) for split in ("train", "validation") if split in splits}
+    except UserError as error:
+        raise UserError(f"{key}: {error}") from None
 
 
 def _text_only(dataset: Dataset, name: str, column: str) -> Dataset:
-    if dataset.info.builder_name == "generator":  # made by us of a text file: its one column is the text
-        return dataset
+    import pyarrow as pa
+
     if column not in dataset.column_names:
         raise UserError(f"{name}: no column {column!r}; set text_column to one of {', '.join(dataset.column_names)}")
     kind = getattr(dataset.features[column], "dtype", "nested data")
     if kind not in ("string", "large_string"):
         raise UserError(f"{name}: column {column!r} holds {kind}, no text; set text_column to a column of text")
     dataset = dataset.select_columns([column])
+    try:  # the reader of JSON lines takes any bytes for text
+        dataset.data.column(column).validate(full=True)
+    except pa.ArrowInvalid:
+        raise UserError(f"{name}: column {column!r} is not UTF-8 text; convert it, for example with iconv") from None
     return dataset if column == "text" else dataset.rename_column(column, "text")
 
 
-def _load_file(path: Path, tables: Path) -> dict[str, Dataset]:
+def _load_file(path: Path, column: str, tables: Path) -> dict[str, Dataset]:
     if path.stat().st_size == 0:
         raise UserError(f"{path}: the file is empty; name a file with stories")
     if path.suffix == ".txt":
-        return {"train": _tabulate_text([path], tables)}
-    inner = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
-    if inner not in ENDINGS or path.name.endswith(".txt.gz"):
+        return {"train": _tabulate_text([path], column, tables)}
+    if _ending(path) not in ENDINGS:
         raise UserError(f"{path}: unknown ending; text comes as {', '.join(ENDINGS)} or .jsonl.gz")
-    return _call_datasets(path, ENDINGS[inner], tables, data_files=str(path))
+    return _call_datasets(path, ENDINGS[_ending(path)], tables, data_files=str(path))
 
 
-def _load_folder(path: Path, tables: Path) -> dict[str, Dataset]:
+def _ending(path: Path) -> str:
+    """Ending that tells how a file is read: ".jsonl" of "a.jsonl.gz" too.
+
+    Raises:
+        UserError: compressed text.
+    """
+    if path.name.endswith(".txt.gz"):
+        raise UserError(f"{path}: compressed text is not read; unpack it with gunzip")
+    return Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
+
+
+def _load_folder(path: Path, column: str, tables: Path) -> dict[str, Dataset]:
     from datasets import DatasetDict, load_from_disk
 
     if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
@@ -184,37 +241,34 @@ def _load_folder(path: Path, tables: Path) -> dict[str, Dataset]:
             reason = one_line(error)
             raise UserError(f"{path}: not readable as a saved dataset ({reason}); save it again") from None
         return dict(saved) if isinstance(saved, DatasetDict) else {"train": saved}
-    files = local_files(str(path))
-    text = [file for file in files if file.suffix == ".txt"]
-    if text and not any(file.suffix in DATA_ENDINGS for file in files):
+    endings = {file: _ending(file) for file in local_files(str(path)) if file.name not in NO_STORIES}
+    text = [file for file, ending in endings.items() if ending == ".txt"]
+    present = sorted({ending for ending in endings.values() if ending in FOLDER_ENDINGS})
+    if not present:
+        raise UserError(f"{path}: no data files in this folder; put {', '.join(ENDINGS)} files there")
+    if len({FOLDER_ENDINGS[ending] for ending in present}) > 1:  # `datasets` would read the most frequent kind only
+        raise UserError(
+            f"{path}: {' and '.join(present)} files are mixed in this folder; name a file or folder of one kind"
+        )
+    if text:
         # `datasets` would take each line of a text file for a story.
         held_out = [file for file in text if set(re.split(r"[^a-z]+", file.stem.lower())) & set(VALIDATION_WORDS)]
         groups = {"train": [file for file in text if file not in held_out], "validation": held_out}
-        return {split: _tabulate_text(group, tables / split) for split, group in groups.items() if group}
-    if not any(file.suffix in DATA_ENDINGS for file in files):
-        raise UserError(f"{path}: no data files in this folder; put {', '.join(ENDINGS)} files there")
+        return {split: _tabulate_text(group, column, tables / split) for split, group in groups.items() if group}
     return _call_datasets(path, str(path), tables)
 
 
-def refuse_missing_path(name: str) -> None:
-    """Raise a `UserError` if there is nothing at `name` and it has a form that no name on the hub has."""
-    looks_local = name.startswith((".", "/", "~")) or Path(name).suffix in (*ENDINGS, ".gz") or name.count("/") > 1
-    if looks_local and not Path(name).expanduser().exists():
-        raise UserError(f"{name}: no such file or folder; mend the path, or use {BUILT_IN!r}")
-
-
-def _load_from_hub(name: str) -> dict[str, Dataset]:
-    """Load a hub dataset into the cache of `datasets`; a name that none can have is a missing file."""
+def _load_from_hub(key: str, name: str) -> dict[str, Dataset]:
+    """Load a hub dataset into the cache of `datasets`."""
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError
 
-    refuse_missing_path(name)
     try:
         return dict(load_dataset(name))
     except (DatasetsError, OSError, ValueError) as error:
         raise UserError(
             f"{name}: no such file or folder here, and not loaded from the hub ({one_line(error)}); "
-            f"name a local path, or use {BUILT_IN!r}"
+            f"name a local path, {_otherwise(key)}"
         ) from None
 
 
@@ -225,21 +279,27 @@ def _call_datasets(path: Path, builder: str, tables: Path, **options: Any) -> di
     try:
         with _quiet():
             return dict(load_dataset(builder, cache_dir=str(tables), **options))
-    except (DatasetsError, OSError, ValueError) as error:
-        reason = (_bad_line(path) if ".jsonl" in path.suffixes else None) or one_line(_root(error))
-        raise UserError(f"{path}: not readable ({reason}); mend or replace it") from None
+    except StopIteration:  # files of no bytes, or with none inside their .gz
+        raise UserError(f"{path}: no stories in it; name one with stories") from None
+    except (DatasetsError, OSError, ValueError, EOFError, zlib.error) as error:
+        for file in local_files(str(path)):
+            if ".jsonl" in file.suffixes and (reason := _bad_line(file)):
+                raise UserError(f"{file}: not readable ({reason}); mend or replace it") from None
+        raise UserError(f"{path}: not readable ({one_line(_root(error))}); mend or replace it") from None
 
 
-def _tabulate_text(files: list[Path], tables: Path) -> Dataset:
+def _tabulate_text(files: list[Path], column: str, tables: Path) -> Dataset:
+    """Stories of text files: they have no columns, so the text is the column that is asked for."""
+
     def rows() -> Iterator[dict[str, str]]:
-        return ({"text": story} for file in files for story in read_separated(file))
+        return ({column: story} for file in files for story in read_separated(file))
 
     if next(rows(), None) is None:
         raise UserError(f"{files[0]}: no stories in it, only white space; name a file with stories")
-    return _tabulate(rows, {}, tables)
+    return _tabulate(rows, {}, tables, column)
 
 
-def _tabulate(rows: Any, arguments: dict[str, Any], tables: Path) -> Dataset:
+def _tabulate(rows: Any, arguments: dict[str, Any], tables: Path, column: str = "text") -> Dataset:
     """Write the rows of a generator into an Arrow table under `tables`."""
     from datasets import Dataset, Features, Value
     from datasets.exceptions import DatasetGenerationError
@@ -248,7 +308,7 @@ def _tabulate(rows: Any, arguments: dict[str, Any], tables: Path) -> Dataset:
         with _quiet():
             return Dataset.from_generator(
                 rows,
-                features=Features({"text": Value("string")}),
+                features=Features({column: Value("string")}),
                 cache_dir=str(tables),
                 gen_kwargs=arguments,
             )
@@ -276,13 +336,20 @@ def _quiet() -> Iterator[None]:
 
 
 def _bad_line(path: Path) -> str | None:
-    """What is wrong with the first line that is no JSON; None where each line is."""
-    with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                json.loads(line or "null")
-            except json.JSONDecodeError as error:
-                return f"line {number} is no JSON: {error.msg}"
+    """What is wrong with the first line that is no JSON object; None where each line is one."""
+    number = 0
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                text = line.decode("utf-8-sig")
+                if text.strip() and not isinstance(json.loads(text), dict):
+                    return f"line {number} is no JSON object"
+    except UnicodeDecodeError:
+        return f"line {number} is not UTF-8 text"
+    except json.JSONDecodeError as error:
+        return f"line {number} is no JSON: {error.msg}"
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        return f"no whole gzip file: {one_line(error)}"
     return None
 
 
