@@ -14,12 +14,37 @@ if not CUDA:
     os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported
 pytest.importorskip("triton", reason="Triton is not installed: the kernels of the CUDA path cannot run")
 
+import triton  # noqa: E402
+import triton.language as tl  # noqa: E402
+from triton_bounds import check_bounds  # noqa: E402
+
 from lcutils import statistics_kernels  # noqa: E402
 from lcutils.collapse import agreement, classifier_agreement, kernels, measure_collapse, pairs  # noqa: E402
 from lcutils.collapse.classes import keep_classes  # noqa: E402
 from lcutils.statistics import ClassStatistics  # noqa: E402
 
 DEVICE = "cuda" if CUDA else "cpu"
+
+
+@triton.jit
+def _shift(x, offset, BLOCK: tl.constexpr):
+    at = x + tl.arange(0, BLOCK)
+    tl.store(at, tl.load(at + offset))
+
+
+@pytest.fixture(autouse=True)
+def bounds(monkeypatch):
+    if not CUDA:
+        check_bounds(monkeypatch)
+
+
+def test_the_check_of_bounds_can_fail():
+    if CUDA:
+        pytest.skip("it is the interpreter's")
+    storage = torch.zeros(64)
+    with pytest.raises(Exception, match="1 addresses outside"):
+        _shift[(1,)](storage[:8], 1, 64)
+    _shift[(1,)](storage[:8], 0, 64)
 
 
 def zipf(number, classes, seed):

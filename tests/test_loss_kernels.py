@@ -11,6 +11,8 @@ if not CUDA:
     os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported
 pytest.importorskip("triton", reason="Triton is not installed: the kernels of the CUDA path cannot run")
 
+from triton_bounds import check_bounds  # noqa: E402
+
 from lcutils import loss_kernels as kernels  # noqa: E402
 from lcutils.loss import padded_vocabulary  # noqa: E402
 
@@ -31,6 +33,7 @@ def interpreter(monkeypatch):
         patch(tensor, scope)  # int() of an array with one element is an error from NumPy 2.4 on
         scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
 
+    check_bounds(monkeypatch)
     monkeypatch.setattr(interpreter, "_patch_lang_tensor", patched)
     monkeypatch.setattr(torch, "mm", lambda a, b, out_dtype, out: out.copy_(a @ b))
 
