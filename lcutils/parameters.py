@@ -249,6 +249,10 @@ class Study(_Section):
                 raise ValueError(
                     f"pretrained.{name}: is also a run of the grid; give the pretrained model another name"
                 )
+        if self.pretrained and "tokenizer" not in self.corpus.model_fields_set:
+            raise ValueError(
+                "corpus.tokenizer: is not given; name the pretrained model's own, its folder or its name on the hub"
+            )
         return self
 
     def batch_size(self, depth: int, width: int) -> int:

@@ -109,6 +109,7 @@ def test_other_names_are_refused(name):
         ({"grid": [{"depth": 1, "width": 32, "checkpoints": 0}]}, ["grid[0].epochs", "is missing"]),
         ({"corpus": {"block_size": 4096}}, ["corpus.block_size", "4096", "positions"]),
         ({"pretrained": {"a b": "x"}}, ["pretrained.a b", "letters"]),
+        ({"pretrained": {"theirs": "x"}}, ["corpus.tokenizer", "is not given", "pretrained model's own"]),
         ({"name": "other"}, ["name", "delete the key"]),
         ({"pretrained": {"..": "x"}}, ["pretrained...", "begin with a letter"]),
         ({"pretrained": {"01x0032_02d": "x"}}, ["pretrained.01x0032_02d", "also a run of the grid", "another name"]),
@@ -167,7 +168,9 @@ def test_override_mistakes(tmp_path):
 
 
 def test_blocks_are_held_to_the_positions_of_what_is_trained(tmp_path):
-    path = write(tmp_path, {"corpus": {"block_size": 4096}, "pretrained": {"theirs": "some/model"}})
+    path = write(
+        tmp_path, {"corpus": {"block_size": 4096, "tokenizer": "some/model"}, "pretrained": {"theirs": "some/model"}}
+    )
     assert load_study(path).points == [("theirs", 0)]  # that model's own positions are looked at when it is loaded
 
 
