@@ -224,6 +224,7 @@ def extract_point(work: Workspace, model: str, checkpoint: int) -> Extracted:
             )
         resume = folder.with_name(f".{folder.name}.resume")
         _keep_only_if_same(resume, job)
+        resumed = len(list(resume.iterdir())) > 1  # more than the note of the job
         torch.set_num_threads(study.threads)
         began = time.monotonic()
         with reserved_device(study.device, study.jobs_per_gpu) as device, atomic_folder(folder) as aside:
@@ -252,8 +253,10 @@ def extract_point(work: Workspace, model: str, checkpoint: int) -> Extracted:
                 scores = evaluate_model(exact, data.validation, batch_size=settings.blocks_per_batch, device=device)
                 known = {"n_params": exact.n_params, "width": exact.classifier.shape[1], "depth": _depth(source)}
                 write_json(aside / "evaluation.json", scores | known)
-            speed = data.train.size / (time.monotonic() - began)
-            write_manifest(aside, job, began, {"device": str(device), "tokens_per_second": speed})
+            facts: dict[str, Any] = {"device": str(device)}
+            if not resumed:  # else an earlier process took a part of the time
+                facts["tokens_per_second"] = data.train.size / (time.monotonic() - began)
+            write_manifest(aside, job, began, facts)
         shutil.rmtree(resume)
     with np.load(folder / "agreement.npz") as arrays:
         return Extracted(folder, ClassStatistics.load(folder / "statistics.safetensors"), dict(arrays))
