@@ -180,8 +180,9 @@ class Workspace:
         if job.current:
             return False
         if first := job.blocked_by:
-            why = first.stale or "is not there yet"
-            raise UserError(f"{self.shown(first.folder)}: {why}; run {first.made_by} first")
+            why, mend = first.stale or "is not there yet", f"run {first.made_by} first"
+            mend += ", or give the overrides that it was made with" if first.stale else ""
+            raise UserError(f"{self.shown(first.folder)}: {why}; {mend}")
         self.refuse_clash(job)
         return True
 

@@ -55,13 +55,17 @@ def test_an_unknown_papermill_parameter_is_refused(tmp_path):
 
 
 def test_papermill_runs_one_model_size_by_itself(tiny):
-    """The commands of the README, on a tiny study: 01, then 02 to 04 for one model; an override by its plain name."""
+    """The commands of the README, on a tiny study: 01, then 02 to 04 for one model; an override by its plain name.
+
+    What follows from an overridden stage is given the same override: without it the model is not the study's.
+    """
     out = tiny.parent / "executed.ipynb"
+    overridden = ["-p", "model", "01x0016_01d", "-p", "learning_rate", "0.001"]
     for stage, words in [
         ("01_data", []),
-        ("02_train", ["-p", "model", "01x0016_01d", "-p", "learning_rate", "0.001"]),
-        ("03_extract", ["-p", "model", "01x0016_01d", "-p", "checkpoint", "0"]),
-        ("04_measure", ["-p", "model", "01x0016_01d", "-p", "checkpoint", "0"]),
+        ("02_train", overridden),
+        ("03_extract", [*overridden, "-p", "checkpoint", "0"]),
+        ("04_measure", [*overridden, "-p", "checkpoint", "0"]),
     ]:
         command = [sys.executable, "-m", "papermill", "--no-progress-bar", f"notebooks/{stage}.ipynb", str(out)]
         command += ["-p", "study", str(tiny), "-p", "outputs", str(tiny.parent), *words]

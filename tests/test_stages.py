@@ -83,21 +83,16 @@ def test_a_stale_input_is_told_and_a_stale_row_left_out(work, tiny, capsys):
     assert "2 of 2 points of study tiny are not measured yet, or stale (1)" in capsys.readouterr().err
 
 
-def test_an_override_of_05_cannot_belie_the_rows(work, tiny):
-    prepare_data(work), train_run(work, MODEL), extract_point(work, MODEL, 0), measure_point(work, MODEL, 0)
-    with pytest.raises(UserError, match="min_count = 1, the override says 2; name another outputs folder"):
-        analyze_study(open_study(tiny, tiny.parent, "min_count=2"))
-    analyze_study(work)
-    assert work.analyze_job().current
-    analyze_study(open_study(tiny, tiny.parent, "permutations=100"))
-    assert not work.analyze_job().current  # so that the next sweep makes the study's own again
-
-
-def test_results_can_be_analysed_without_what_they_were_made_from(work):
+def test_results_can_be_analysed_without_what_they_were_made_from(work, tiny):
     prepare_data(work), train_run(work, MODEL), extract_point(work, MODEL, 0), measure_point(work, MODEL, 0)
     for name in ("data", "runs", "statistics"):
         shutil.rmtree(work.folder / name)
-    assert len(analyze_study(work).results) == 1
+    with pytest.raises(UserError, match="min_count = 1, the override says 2; name another outputs folder"):
+        analyze_study(open_study(tiny, tiny.parent, "min_count=2"))
+    overridden = open_study(tiny, tiny.parent, "permutations=100")
+    assert len(analyze_study(overridden).results) == 1
+    assert overridden.analyze_job().current
+    assert not work.analyze_job().current  # so that the next sweep makes the study's own again
 
 
 def test_an_unfinished_folder_of_another_job_is_not_continued(tiny):
