@@ -37,8 +37,8 @@ def deterministic(wanted: bool) -> Iterator[None]:
 def add_rows(out: Tensor, index: Tensor, rows: Tensor) -> None:
     """out[index[n]] += rows[n], for (N,) indices of which many may be equal; (P, D) and (N, D) fp32.
 
-    In deterministic mode CUDA's `index_add_` adds the rows of a frequent token one after another: 0.85 ms for 32,768
-    rows of width 64 on an H200, where the gradient of an embedding, which sums the same rows, takes 0.15 ms.
+    In deterministic mode CUDA's `index_add_` adds the rows of a frequent token one after another; the gradient of an
+    embedding sums the same rows in parts, side by side.
     """
     if torch.are_deterministic_algorithms_enabled():
         out += torch.ops.aten.embedding_dense_backward(rows, index, len(out), -1, False)
