@@ -2,15 +2,15 @@
 #
 #   data ─> train <run> ─> extract <run>@<k> ─> measure <run>@<k> ─> analyze
 #
-# `lcutils.sweep` leaves a stamp in `.current/` for every artifact that is complete and fits the study and its inputs'
+# `lcutils.pipeline.sweep` leaves a stamp in `.current/` for every artifact that is complete and fits the study and its inputs'
 # content. Jobs without a stamp run, and those that follow from them; a job that finds nothing to do ends at once.
 import json
 import shlex
 import sys
 
 from lcutils.parameters import ROOT
-from lcutils.sweep import STAMPS
-from lcutils.workspace import open_study
+from lcutils.pipeline.sweep import STAMPS
+from lcutils.pipeline.paths import open_study
 
 work = open_study(config["study"], config["outputs"], config.get("overrides"))
 study = work.study

@@ -14,19 +14,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lcutils.analysis import correlations, permutation_test
+    from lcutils.analysis.published import load_published
     from lcutils.collapse import classifier_agreement, measure_collapse, measure_tokens
     from lcutils.errors import UserError
+    from lcutils.features.statistics import ClassStatistics
     from lcutils.parameters import load_study
-    from lcutils.published import load_published
     from lcutils.stages import open_study
-    from lcutils.statistics import ClassStatistics
 
 _HOMES = {
-    "ClassStatistics": "statistics",
+    "ClassStatistics": "features.statistics",
     "UserError": "errors",
     "classifier_agreement": "collapse",
     "correlations": "analysis",
-    "load_published": "published",
+    "load_published": "analysis.published",
     "load_study": "parameters",
     "measure_collapse": "collapse",
     "measure_tokens": "collapse",

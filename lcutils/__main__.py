@@ -31,11 +31,11 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a command; a user's mistake is one line on standard error and exit status 2."""
     options = build_parser().parse_args(arguments)
     try:
-        from lcutils.workspace import open_study
+        from lcutils.pipeline.paths import open_study
 
         work = open_study(options.study, options.outputs, options.set)
         if options.command == "plan":
-            from lcutils.plan import describe_plan
+            from lcutils.pipeline.plan import describe_plan
 
             print(describe_plan(work))
             return 0
@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
 
             train_run(work, options.model)
             return 0
-        from lcutils.sweep import run_sweep
+        from lcutils.pipeline.sweep import run_sweep
 
         return run_sweep(
             work, model=options.model, profile=options.profile, cores=options.cores, dry_run=options.dry_run

@@ -22,7 +22,7 @@ from lcutils.collapse import measure_collapse, measure_tokens, ood_deviation
 from lcutils.corpus import open_blocks, prepare_corpus, source_digest
 from lcutils.devices import reserved_device
 from lcutils.errors import UserError
-from lcutils.extraction import (
+from lcutils.features.extraction import (
     check_fit,
     evaluate_model,
     extract_agreement,
@@ -31,12 +31,12 @@ from lcutils.extraction import (
     load_feature_model,
     overflow_told,
 )
-from lcutils.model import Architecture, count_parameters
+from lcutils.features.statistics import ClassStatistics
+from lcutils.gptneo.model import Architecture, count_parameters
 from lcutils.parameters import Run, Study
-from lcutils.recipe import Recipe
-from lcutils.statistics import ClassStatistics
-from lcutils.training import train
-from lcutils.workspace import Workspace, open_study
+from lcutils.pipeline.paths import Workspace, open_study
+from lcutils.training.loop import train
+from lcutils.training.recipe import Recipe
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -399,7 +399,7 @@ def analyze_study(work: Workspace, published: str | list[str] | None = None) -> 
     import pandas as pd
 
     from lcutils.analysis import MEASUREMENTS
-    from lcutils.published import load_published
+    from lcutils.analysis.published import load_published
     from lcutils.report import write_analysis
 
     study, began = work.study, time.monotonic()

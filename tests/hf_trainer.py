@@ -12,8 +12,8 @@ import torch
 from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments, default_data_collator
 from transformers.utils import logging
 
-from lcutils.model import GPTNeo, save_model
-from lcutils.recipe import Recipe, epoch_order
+from lcutils.gptneo.model import GPTNeo, save_model
+from lcutils.training.recipe import Recipe, epoch_order
 
 logging.set_verbosity_error()
 logging.disable_progress_bar()

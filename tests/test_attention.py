@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lcutils.attention import FLEX_MIN_HEAD, attention_mask, flex_block, flex_options
+from lcutils.gptneo.attention import FLEX_MIN_HEAD, attention_mask, flex_block, flex_options
 
 HOPPER, AMPERE = (9, 0), (8, 0)
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.special import digamma
 
 from lcutils.collapse import measure_collapse
-from lcutils.statistics import ClassStatistics
+from lcutils.features.statistics import ClassStatistics
 
 ZERO = pytest.approx(0, abs=1e-7)
 

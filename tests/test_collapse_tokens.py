@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from lcutils.collapse import measure_collapse, measure_tokens
+from lcutils.features.statistics import ClassStatistics
 from lcutils.stages import extract_point, measure_point, open_study, prepare_data, train_run
-from lcutils.statistics import ClassStatistics
 
 
 def make(dim=4, classes=20, number=120, seed=0):

@@ -12,7 +12,7 @@ import torch
 import lcutils.collapse
 import lcutils.collapse.duality
 from lcutils.collapse import KEYS, measure_collapse, measure_tokens, ood_deviation
-from lcutils.statistics import ClassStatistics
+from lcutils.features.statistics import ClassStatistics
 
 
 def stats_of(features, labels, classes):

@@ -22,10 +22,10 @@ from safetensors.torch import load_file
 from test_model import stirred
 from toy_training import blocks, recipe
 
-from lcutils.model import Architecture, GPTNeo
-from lcutils.optimizer import ClippedAdamW, FlatParameters
-from lcutils.step import TrainingStep, resident
-from lcutils.training import train
+from lcutils.gptneo.model import Architecture, GPTNeo
+from lcutils.training.loop import train
+from lcutils.training.optimizer import ClippedAdamW, FlatParameters
+from lcutils.training.step import TrainingStep, resident
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 VOCABULARY = 997
@@ -93,8 +93,8 @@ def test_the_cpus_fallback_agrees(width):
 @pytest.mark.parametrize(("precision", "error"), [("fp32", 1e-4), ("bf16", 5e-3)])
 def test_every_step_is_the_trainers(tmp_path, monkeypatch, precision, error):
     """Captured graphs, an odd last batch, clipping, decay: 18 steps of ours and of `transformers.Trainer`."""
-    monkeypatch.setattr("lcutils.training.LOG_LINES", 10**9)
-    monkeypatch.setattr("lcutils.training.LOG_EVERY_AT_LEAST", {"cpu": 1, "cuda": 1})
+    monkeypatch.setattr("lcutils.training.loop.LOG_LINES", 10**9)
+    monkeypatch.setattr("lcutils.training.loop.LOG_EVERY_AT_LEAST", {"cpu": 1, "cuda": 1})
     given = recipe(precision=precision, weight_decay=0.5, clip_norm=0.5)
     data = blocks(22, 300, vocabulary=VOCABULARY)
     records = train(SMALL, given, data, blocks(5, 300, 1, VOCABULARY), tmp_path / "run", device="cuda")
@@ -112,7 +112,7 @@ from pathlib import Path
 sys.path.insert(0, {tests!r})
 from test_cuda import SMALL, VOCABULARY
 from toy_training import blocks, recipe
-from lcutils.training import train
+from lcutils.training.loop import train
 data, other = blocks(1200, 256, vocabulary=VOCABULARY), blocks(9, 256, 1, VOCABULARY)
 chosen = recipe(precision="bf16", deterministic=True)
 train(SMALL, chosen, data, other, Path({folder!r}), device="cuda", seconds_between_saves=0.02)
@@ -148,7 +148,7 @@ from pathlib import Path
 sys.path.insert(0, {tests!r})
 from test_cuda import SMALL, VOCABULARY
 from toy_training import blocks, recipe
-from lcutils.training import train
+from lcutils.training.loop import train
 data, other = blocks(20, 256, vocabulary=VOCABULARY), blocks(3, 256, 1, VOCABULARY)
 train(SMALL, recipe(batch_size=3, precision="fp32"), data, other, Path({folder!r}), device="cuda")
 """

@@ -15,18 +15,18 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lcutils import extraction
 from lcutils.collapse import classifier_agreement
 from lcutils.errors import NotFiniteError, UserError
-from lcutils.extraction import (
+from lcutils.features import extraction
+from lcutils.features.extraction import (
     FeatureModel,
     extract_agreement,
     extract_mean,
     extract_statistics,
     load_feature_model,
 )
-from lcutils.model import Architecture, GPTNeo, save_model
-from lcutils.statistics import ClassStatistics
+from lcutils.features.statistics import ClassStatistics
+from lcutils.gptneo.model import Architecture, GPTNeo, save_model
 
 VOCABULARY, LENGTH = 60, 16
 
@@ -135,7 +135,7 @@ def tiny(kind):
             max_position_embeddings=32, tie_word_embeddings=False, **sizes,
         )  # fmt: skip
         return hf.LlamaForCausalLM(config)
-    if kind.startswith("neo"):  # two local layers, or a head of its own: not what lcutils.model computes
+    if kind.startswith("neo"):  # two local layers, or a head of its own: not what lcutils.gptneo.model computes
         untied = kind == "neo-untied"
         config = hf.GPTNeoConfig(
             hidden_size=16, num_layers=2, num_heads=2, window_size=3, max_position_embeddings=32,
@@ -277,7 +277,7 @@ def test_a_state_of_something_else_is_not_continued(model, blocks, tmp_path, che
 CHILD = """
 import sys, time
 import numpy as np, torch
-from lcutils import extraction
+from lcutils.features import extraction
 extraction.SECONDS_BETWEEN_STATES = 0.02
 model = extraction.load_feature_model(sys.argv[1])
 def slowly(tokens):

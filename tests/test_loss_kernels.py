@@ -13,8 +13,8 @@ pytest.importorskip("triton", reason="Triton is not installed: the kernels of th
 
 from triton_bounds import check_bounds  # noqa: E402
 
-from lcutils import loss_kernels as kernels  # noqa: E402
-from lcutils.loss import padded_vocabulary  # noqa: E402
+from lcutils.gptneo import loss_kernels as kernels  # noqa: E402
+from lcutils.gptneo.loss import padded_vocabulary  # noqa: E402
 
 DEVICE = "cuda" if CUDA else "cpu"
 TOLERANCE = 2e-2 if CUDA else 1e-5  # the interpreter has no bf16 product, so it gets fp32

@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM, GPTNeoConfig, GPTNeoForCausalLM
 
 from lcutils.errors import UserError
-from lcutils.model import (
+from lcutils.gptneo.model import (
     INITIAL_STD,
     Architecture,
     GPTNeo,

@@ -21,7 +21,7 @@ def test_importing_loads_nothing_heavy():
 
 def test_measurements_need_neither_tables_nor_charts():
     """They run where only torch, numpy and safetensors are, such as a GPU machine without our environment."""
-    loaded = modules_after("from lcutils import ClassStatistics, measure_collapse; import lcutils.training")
+    loaded = modules_after("from lcutils import ClassStatistics, measure_collapse; import lcutils.training.loop")
     assert "torch" in loaded
     assert not loaded & {"transformers", "altair", "pandas", "datasets", "pydantic", "papermill"}
 

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from lcutils import extraction, stages
+from lcutils import stages
 from lcutils.artifacts import read_manifest
 from lcutils.errors import NotFiniteError, UserError
-from lcutils.extraction import evaluate_model, load_feature_model, overflow_told
-from lcutils.model import Architecture, GPTNeo, save_model
+from lcutils.features import extraction
+from lcutils.features.extraction import evaluate_model, load_feature_model, overflow_told
+from lcutils.gptneo.model import Architecture, GPTNeo, save_model
 from lcutils.stages import extract_point, open_study, prepare_data
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*the head has a bias")

@@ -9,8 +9,8 @@ from scipy import stats
 
 from lcutils.analysis.definitions import MEASUREMENTS, Missing
 from lcutils.analysis.inference import holm, permutation_test
+from lcutils.analysis.published import load_published
 from lcutils.analysis.relations import correlations, seed_groups, seed_rows, table_1
-from lcutils.published import load_published
 
 PUBLISHED = Path(__file__).resolve().parents[2] / "shared" / "published"
 

@@ -10,9 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import lcutils.statistics
+import lcutils.features.statistics
 from lcutils.errors import UserError
-from lcutils.statistics import ClassStatistics
+from lcutils.features.statistics import ClassStatistics
 
 
 def draw(number, dim, classes, seed=0, offset=0.0, spread=1.0):
@@ -40,7 +40,7 @@ def assert_like_naive(stats, features, labels, classes, rtol=1e-12):
 
 
 def test_docstring_examples():
-    assert doctest.testmod(lcutils.statistics).failed == 0
+    assert doctest.testmod(lcutils.features.statistics).failed == 0
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])

@@ -16,9 +16,9 @@ import pytest
 from conftest import TINY, lcutils_command
 
 from lcutils.parameters import ROOT, load_study
+from lcutils.pipeline.paths import open_study
+from lcutils.pipeline.sweep import STAMPS, shown_logs, snakemake_command, stamp_current
 from lcutils.stages import extract_point, measure_point, prepare_data, train_run
-from lcutils.sweep import STAMPS, shown_logs, snakemake_command, stamp_current
-from lcutils.workspace import open_study
 
 
 def planned(study: Path, model: str | None = None) -> list[str]:

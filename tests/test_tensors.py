@@ -7,11 +7,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lcutils.model import Architecture, GPTNeo, save_model
-from lcutils.optimizer import FlatParameters
-from lcutils.resume import save_state
-from lcutils.statistics import ClassStatistics
+from lcutils.features.statistics import ClassStatistics
+from lcutils.gptneo.model import Architecture, GPTNeo, save_model
 from lcutils.tensors import save_tensors
+from lcutils.training.optimizer import FlatParameters
+from lcutils.training.resume import save_state
 
 
 def mode(path: Path) -> int:

@@ -18,14 +18,14 @@ from hf_trainer import hugging_face, trainer
 from safetensors.torch import load_file
 from toy_training import SMALL, blocks, recipe
 
-from lcutils import loss as losses
 from lcutils.errors import UserError
-from lcutils.loss import head_loss, padded_vocabulary, prediction_loss
-from lcutils.model import Architecture, GPTNeo, load_model
-from lcutils.optimizer import FlatParameters
-from lcutils.recipe import epoch_order
-from lcutils.step import next_tokens
-from lcutils.training import evaluate, train
+from lcutils.gptneo import loss as losses
+from lcutils.gptneo.loss import head_loss, padded_vocabulary, prediction_loss
+from lcutils.gptneo.model import Architecture, GPTNeo, load_model
+from lcutils.training.loop import evaluate, train
+from lcutils.training.optimizer import FlatParameters
+from lcutils.training.recipe import epoch_order
+from lcutils.training.step import next_tokens
 
 
 def weights(folder, checkpoint=2):
@@ -41,8 +41,8 @@ def weights(folder, checkpoint=2):
     ids=["paper", "decay", "clipped", "settings"],
 )
 def test_every_step_is_the_trainers(tmp_path, monkeypatch, changes):
-    monkeypatch.setattr("lcutils.training.LOG_LINES", 10**9)
-    monkeypatch.setattr("lcutils.training.LOG_EVERY_AT_LEAST", {"cpu": 1, "cuda": 1})
+    monkeypatch.setattr("lcutils.training.loop.LOG_LINES", 10**9)
+    monkeypatch.setattr("lcutils.training.loop.LOG_EVERY_AT_LEAST", {"cpu": 1, "cuda": 1})
     given, data = recipe(**changes), blocks(22)  # six steps an epoch, the last of two sequences
     records = train(SMALL, given, data, blocks(5, seed=1), tmp_path / "run", device="cpu")
     model = hugging_face(GPTNeo(SMALL, given.init_seed))
@@ -140,7 +140,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from toy_training import SMALL, blocks, recipe
-from lcutils.training import train
+from lcutils.training.loop import train
 folder = Path({folder!r})
 train(SMALL, recipe(keep=(0, 2)), blocks(900), blocks(9, seed=1), folder, device="cpu", seconds_between_saves=0.02)
 """
@@ -232,7 +232,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from toy_training import SMALL, blocks, recipe
-from lcutils.training import train
+from lcutils.training.loop import train
 train(SMALL, recipe(batch_size=3), blocks(20), blocks(3, seed=1), Path({folder!r}), device="cpu")
 """
 

@@ -6,7 +6,7 @@ import pytest
 
 from lcutils.artifacts import write_manifest
 from lcutils.errors import UserError
-from lcutils.workspace import injected_parameters, open_study
+from lcutils.pipeline.paths import injected_parameters, open_study
 
 
 def test_where_artifacts_lie(tiny):

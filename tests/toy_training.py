@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from lcutils.model import Architecture
-from lcutils.recipe import Recipe
+from lcutils.gptneo.model import Architecture
+from lcutils.training.recipe import Recipe
 
 SMALL = Architecture(2, 32, 101, heads=4, positions=32, window=8)
 

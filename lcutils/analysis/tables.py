@@ -8,8 +8,8 @@ from typing import Any
 import pandas as pd
 
 from lcutils.analysis.definitions import MEASUREMENTS, Missing, in_display_order, measurements_in
+from lcutils.analysis.published import BATCH_SIZES
 from lcutils.parameters import AnalysisSettings
-from lcutils.published import BATCH_SIZES
 
 RUN = ["model", "depth", "width", "epochs", "weight_decay", "checkpoint"]
 OUTCOMES = {"val_loss": "validation loss", "val_accuracy": "validation accuracy", "perplexity": "perplexity"}

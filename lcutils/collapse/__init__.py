@@ -15,7 +15,7 @@ from lcutils.collapse.geometry import coherence, equal_angles, equal_norms, etf_
 from lcutils.collapse.pairs import PairSweep
 from lcutils.collapse.tokens import measure_tokens
 from lcutils.collapse.variability import covariance_ratios, distance_normalised_variance
-from lcutils.statistics import ClassStatistics
+from lcutils.features.statistics import ClassStatistics
 
 __all__ = ["KEYS", "AgreementCounter", "classifier_agreement", "measure_collapse", "measure_tokens", "ood_deviation"]
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lcutils.statistics import SPLIT, ClassStatistics, check_tensors
+from lcutils.features.statistics import SPLIT, ClassStatistics, check_tensors
 
 PADDING = 64
 # Two means nearer to each other than this multiple of their own rounding are the same mean.

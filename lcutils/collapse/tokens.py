@@ -9,7 +9,7 @@ from torch import Tensor
 from lcutils.collapse.classes import ROUNDING, KeptClasses, keep_classes, kept_head
 from lcutils.collapse.duality import head_cosines
 from lcutils.collapse.pairs import CUDA_ROWS, TRUSTED
-from lcutils.statistics import ClassStatistics
+from lcutils.features.statistics import ClassStatistics
 
 CPU_ROWS = 64
 

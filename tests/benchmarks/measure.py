@@ -24,8 +24,8 @@ import released
 import torch
 
 from lcutils.collapse import AgreementCounter, measure_collapse, measure_tokens
-from lcutils.extraction import extract_agreement, extract_statistics, load_feature_model
-from lcutils.statistics import ClassStatistics
+from lcutils.features.extraction import extract_agreement, extract_statistics, load_feature_model
+from lcutils.features.statistics import ClassStatistics
 
 VOCABULARY = 50257
 SECTIONS = ("statistics", "pairs", "memory", "agreement", "growth", "extraction")
@@ -237,9 +237,9 @@ def memory(report: Report, device: str) -> None:
 
 def extraction(report: Report, device: str, theirs: bool, tokens: np.ndarray | None, models: list[str]) -> None:
     """Extraction end to end at each precision, and what each does to the measurements of a trained model."""
-    from lcutils.model import Architecture
-    from lcutils.recipe import Recipe
-    from lcutils.training import train
+    from lcutils.gptneo.model import Architecture
+    from lcutils.training.loop import train
+    from lcutils.training.recipe import Recipe
 
     if tokens is None:
         return

@@ -11,7 +11,7 @@ ours after the GPU has been busy for four seconds (`at_first`: before that). Wit
 set beside itself in PyTorch's deterministic mode.
 Results are appended to `--out` as JSON lines, one as soon as it is known; what `--have` holds is not measured again, so
 that it may take several commands. `--tokens` is an .npy file, an (n, 2048) array of GPT-2 token ids; without it
-tokens are drawn from Zipf's law. Ours is timed through `TrainingStep`, as `lcutils.training.train` uses it.
+tokens are drawn from Zipf's law. Ours is timed through `TrainingStep`, as `lcutils.training.loop.train` uses it.
 """
 
 import argparse
@@ -32,11 +32,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lcutils.determinism import deterministic
-from lcutils.model import PRECISIONS, Architecture, GPTNeo, training_flops_per_token
-from lcutils.optimizer import ClippedAdamW, FlatParameters
-from lcutils.recipe import Recipe, epoch_order
-from lcutils.step import TrainingStep, resident
+from lcutils.gptneo.model import PRECISIONS, Architecture, GPTNeo, training_flops_per_token
+from lcutils.training.determinism import deterministic
+from lcutils.training.optimizer import ClippedAdamW, FlatParameters
+from lcutils.training.recipe import Recipe, epoch_order
+from lcutils.training.step import TrainingStep, resident
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from study_cost import cost_table

@@ -17,7 +17,7 @@ from lcutils.corpus import source_digest
 from lcutils.devices import choose_device
 from lcutils.errors import UserError
 from lcutils.parameters import ROOT
-from lcutils.workspace import Workspace
+from lcutils.pipeline.paths import Workspace
 
 PROFILES = ROOT / "parameters" / "profiles"
 STAMPS = ".current"  # folder of empty files that tell Snakemake which artifacts need no work

@@ -7,10 +7,10 @@ import json
 import numpy as np
 
 from lcutils.corpus.tokenization import bpe_size
-from lcutils.model import count_parameters
+from lcutils.gptneo.model import count_parameters
 from lcutils.parameters import Run
+from lcutils.pipeline.paths import Workspace
 from lcutils.stages import architecture_of
-from lcutils.workspace import Workspace
 
 # Blocks of the paper's packing (paper, Appendix A): known before the text is there.
 KNOWN_BLOCKS = {("roneneldan/TinyStories", "paper", 2048): 229_367}

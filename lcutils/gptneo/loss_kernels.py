@@ -1,4 +1,4 @@
-"""Triton kernels for the cross-entropy of a large vocabulary on CUDA; `lcutils.loss` says when each is used.
+"""Triton kernels for the cross-entropy of a large vocabulary on CUDA; `lcutils.gptneo.loss` says when each is used.
 
 Shapes: N tokens, D width, V vocabulary, P padded vocabulary (rows of the head; logits beyond V do not exist).
 A label of -1 gives no loss and no gradient. Imported on CUDA alone: elsewhere Triton need not be there.
@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from lcutils.determinism import add_rows
+from lcutils.training.determinism import add_rows
 
 LOG2_E = tl.constexpr(1.4426950408889634)
 # If no |logit| log2(e) can exceed this, exp needs no subtracted maximum: sums stay within 2^±116, fp32's normal range.
@@ -77,7 +77,7 @@ def _in_place_kernel(logits, labels, losses, scale, V, P, BLOCK: tl.constexpr):
 def in_place_head_loss(
     h: Tensor, head: Tensor, labels: Tensor, scale: Tensor, vocab_size: int, grad_head: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """`lcutils.loss.head_loss` with logits in the dtype of `h`, overwritten by their gradient."""
+    """`lcutils.gptneo.loss.head_loss` with logits in the dtype of `h`, overwritten by their gradient."""
     P = len(head)
     logits = h @ head.T  # (N, P)
     losses = torch.empty(len(h), device=h.device)
@@ -165,7 +165,7 @@ def _fused_backward_kernel(
 def fused_head_loss(
     h: Tensor, head: Tensor, labels: Tensor, scale: Tensor, vocab_size: int, grad_head: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """`lcutils.loss.head_loss` without any logits in memory; D must be a power of two from 16 to 128."""
+    """`lcutils.gptneo.loss.head_loss` without any logits in memory; D must be a power of two from 16 to 128."""
     (N, D), P = h.shape, len(head)
     losses, log_sums = torch.empty(N, device=h.device), torch.empty(N, device=h.device)
     grad_h = torch.empty_like(h)

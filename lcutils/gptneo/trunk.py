@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lcutils.attention import FLEX_MIN_HEAD, FLEX_MIN_LENGTH, attention, attention_mask, flex_block
+from lcutils.gptneo.attention import FLEX_MIN_HEAD, FLEX_MIN_LENGTH, attention, attention_mask, flex_block
 
 LAYER_NORM_EPS = 1e-5
 

@@ -108,7 +108,7 @@ class ClassStatistics:
         features = features.detach().to(self.device)
         labels = labels.detach().to(self.device)
         if self.device.type == "cuda":
-            from lcutils.statistics_kernels import add_batch
+            from lcutils.features.statistics_kernels import add_batch
 
             sums = self._counts, self._pivots, self._totals, self._squares, self._scatter
             with torch.cuda.device(self.device):  # Triton launches on the current GPU

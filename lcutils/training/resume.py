@@ -18,10 +18,10 @@ from safetensors import safe_open
 
 from lcutils.artifacts import atomic_path, write_json
 from lcutils.errors import UserError
-from lcutils.model import Architecture
-from lcutils.optimizer import FlatParameters
-from lcutils.recipe import Recipe
+from lcutils.gptneo.model import Architecture
 from lcutils.tensors import save_tensors
+from lcutils.training.optimizer import FlatParameters
+from lcutils.training.recipe import Recipe
 
 STATE_TENSORS = ("values", "first", "second")
 

@@ -17,11 +17,11 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from lcutils.determinism import add_rows
-from lcutils.loss import head_loss
-from lcutils.model import tf32
-from lcutils.optimizer import ClippedAdamW, FlatParameters
-from lcutils.trunk import compiled, run_trunk
+from lcutils.gptneo.loss import head_loss
+from lcutils.gptneo.model import tf32
+from lcutils.gptneo.trunk import compiled, run_trunk
+from lcutils.training.determinism import add_rows
+from lcutils.training.optimizer import ClippedAdamW, FlatParameters
 
 WARM_UP_STEPS = 2  # eager steps before the capture: compilation, and the workspaces of libraries
 

@@ -2,7 +2,7 @@
 
 Shapes: V tokens of the vocabulary, D width, B sequences, S positions. Layers alternate global and local
 attention, scores are not scaled, the head is the token embedding, and there is no dropout (Wu & Papyan 2024,
-section 3). The modules only hold parameters; `lcutils.trunk` computes.
+section 3). The modules only hold parameters; `lcutils.gptneo.trunk` computes.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from lcutils.artifacts import atomic_folder
 from lcutils.errors import UserError
+from lcutils.gptneo.trunk import LAYER_NORM_EPS, BlockWeights, TrunkWeights, run_trunk
 from lcutils.tensors import save_tensors
-from lcutils.trunk import LAYER_NORM_EPS, BlockWeights, TrunkWeights, run_trunk
 
 INITIAL_STD = 0.02
 PRECISIONS = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -109,7 +109,7 @@ class Block(nn.Module):
         self.mlp = Perceptron(width)
 
     def weights(self, dtype: torch.dtype) -> BlockWeights:
-        """This layer's weights as `lcutils.trunk` takes them, matrices and biases cast to `dtype`."""
+        """This layer's weights as `lcutils.gptneo.trunk` takes them, matrices and biases cast to `dtype`."""
         attention, fc, proj = self.attn.attention, self.mlp.c_fc, self.mlp.c_proj
         kvq = torch.cat([attention.k_proj.weight, attention.v_proj.weight, attention.q_proj.weight])
         return BlockWeights(
@@ -138,7 +138,7 @@ class Transformer(nn.Module):
         self.ln_f = nn.LayerNorm(a.width, eps=LAYER_NORM_EPS)
 
     def weights(self, dtype: torch.dtype) -> TrunkWeights:
-        """All layers' weights as `lcutils.trunk` takes them."""
+        """All layers' weights as `lcutils.gptneo.trunk` takes them."""
         blocks = cast(Iterable[Block], self.h)
         return TrunkWeights([block.weights(dtype) for block in blocks], self.ln_f.weight, self.ln_f.bias)
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 
-from lcutils.loss import padded_vocabulary
-from lcutils.model import GPTNeo
-from lcutils.trunk import BlockWeights, TrunkWeights, compiled
+from lcutils.gptneo.loss import padded_vocabulary
+from lcutils.gptneo.model import GPTNeo
+from lcutils.gptneo.trunk import BlockWeights, TrunkWeights, compiled
 
 
 class FlatParameters:

@@ -22,11 +22,11 @@ from torch import Tensor, nn
 
 from lcutils.collapse import AgreementCounter
 from lcutils.errors import NotFiniteError, UserError
-from lcutils.model import PRECISIONS, OtherLayoutError, count_parameters, load_model, tf32
+from lcutils.features.statistics import ClassStatistics
+from lcutils.gptneo.model import PRECISIONS, OtherLayoutError, count_parameters, load_model, tf32
 from lcutils.progress import Progress
-from lcutils.statistics import ClassStatistics
-from lcutils.step import next_tokens
-from lcutils.training import evaluate
+from lcutils.training.loop import evaluate
+from lcutils.training.step import next_tokens
 
 SECONDS_BETWEEN_STATES = 120.0
 LOGITS_BYTES = 2**31  # of a batch in float32; transformers holds a few copies of them
@@ -59,7 +59,7 @@ class FeatureModel:
 def load_feature_model(
     name_or_folder: str | Path, *, precision: str = "fp32", device: str | torch.device = "cpu"
 ) -> FeatureModel:
-    """Load a checkpoint for extraction: GPT-Neo by `lcutils.model`, any other causal model by transformers.
+    """Load a checkpoint for extraction: GPT-Neo by `lcutils.gptneo.model`, any other causal model by transformers.
 
     Args:
         name_or_folder: a Hugging Face checkpoint folder, or a name on the hub.
@@ -184,7 +184,7 @@ def check_fit(model: FeatureModel, name: str, block_size: int, vocab_size: int) 
 def evaluate_model(
     model: FeatureModel, blocks: np.ndarray, *, batch_size: int, device: torch.device | str
 ) -> dict[str, float]:
-    """Validation loss, accuracy and perplexity by the model's own logits, as `lcutils.training.evaluate` gives them.
+    """Validation loss, accuracy and perplexity by the model's own logits, as `evaluate` gives them.
 
     Args:
         model: loaded with precision "fp32".

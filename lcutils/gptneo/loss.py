@@ -8,7 +8,7 @@ Three ways, by device and width, that agree within rounding (tests compare them)
 
 - CPU: a chunk of rows at a time, so that the logits stay in the cache.
 - CUDA, wide: bf16 logits, overwritten by their gradient in one kernel; the rest is matrix products.
-- CUDA, narrow: kernels like flash attention that write no logits at all (`lcutils.loss_kernels`).
+- CUDA, narrow: kernels like flash attention that write no logits at all (`lcutils.gptneo.loss_kernels`).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def head_loss(
     """
     if not h.is_cuda or h.dtype == torch.float32:  # fp32 on CUDA is for checks and gets no kernel of its own
         return _chunked(h, head, labels, scale, vocab_size, grad_head)
-    from lcutils import loss_kernels
+    from lcutils.gptneo import loss_kernels
 
     if h.shape[1] in FUSED_WIDTHS:
         return loss_kernels.fused_head_loss(h, head, labels, scale, vocab_size, grad_head)

@@ -1,6 +1,6 @@
 """Train one GPT-Neo by the paper's recipe, evaluate it, and survive being killed.
 
-`lcutils.recipe` says what is done, `lcutils.step` does one step of it. Under `torchrun` the ranks share each batch.
+`recipe` says what is done, `step` does one step of it. Under `torchrun` the ranks share each batch.
 
 Shapes: B sequences a batch, S tokens a block, D width, V vocabulary.
 """
@@ -24,15 +24,15 @@ import torch.distributed as dist
 from torch import Tensor
 
 from lcutils.artifacts import atomic_folder, write_json
-from lcutils.determinism import deterministic
 from lcutils.errors import UserError
-from lcutils.loss import prediction_loss
-from lcutils.model import PRECISIONS, Architecture, GPTNeo, write_model
-from lcutils.optimizer import ClippedAdamW, FlatParameters
+from lcutils.gptneo.loss import prediction_loss
+from lcutils.gptneo.model import PRECISIONS, Architecture, GPTNeo, write_model
 from lcutils.progress import Progress
-from lcutils.recipe import Recipe, epoch_order
-from lcutils.resume import claim_folder, cut_log, load_state, run_identity, save_state
-from lcutils.step import TrainingStep, next_tokens, resident, widen
+from lcutils.training.determinism import deterministic
+from lcutils.training.optimizer import ClippedAdamW, FlatParameters
+from lcutils.training.recipe import Recipe, epoch_order
+from lcutils.training.resume import claim_folder, cut_log, load_state, run_identity, save_state
+from lcutils.training.step import TrainingStep, next_tokens, resident, widen
 
 SECONDS_BETWEEN_SAVES = 180.0
 SAVE_SHARE = 0.01  # of the time at most

@@ -1,0 +1,1 @@
+"""The model: GPT-Neo as the paper trains it, its loss, and its checkpoints in Hugging Face's format."""
