@@ -10,7 +10,8 @@ import sys
 
 from lcutils.parameters import ROOT
 from lcutils.pipeline.sweep import STAMPS
-from lcutils.pipeline.paths import open_study
+from lcutils.pipeline.overrides import open_study
+from lcutils.runs import TrainedRun
 
 work = open_study(config["study"], config["outputs"], config.get("overrides"))
 study = work.study
@@ -25,7 +26,7 @@ PAPERMILL = (
     f"TQDM_DISABLE=1 {sys.executable} -m papermill --kernel python3 --no-progress-bar --cwd {quoted(ROOT)}"
     f" {quoted(ROOT)}/notebooks/{{params.notebook}}.ipynb notebooks/{{params.job}}.ipynb"
     f" -p study {quoted(study.source)} -p outputs {quoted(work.folder.parent)}"
-    + (f" -p overrides {quoted(json.dumps(work.overridden))}" if work.overridden else "")
+    + (f" -p overrides {quoted(json.dumps(work.overrides))}" if work.overrides else "")
 )
 
 # papermill's own log is kept; of a failed job its end is shown, which says what was wrong.
@@ -34,7 +35,7 @@ END = " 2> logs/{params.job}.papermill || {{ tail -n 3 logs/{params.job}.papermi
 
 def trained(wildcards):
     """The stamp of a point's run; none for a pretrained model."""
-    return [] if study.run(wildcards.run).pretrained else f"{STAMPS}/train/{wildcards.run}"
+    return f"{STAMPS}/train/{wildcards.run}" if isinstance(study.run(wildcards.run), TrainedRun) else []
 
 
 def stamps(stage):
@@ -48,7 +49,7 @@ localrules: all, analyze
 # Every artifact is asked for, not the last alone: one that was deleted is made again, with what follows from it.
 rule all:
     input:
-        f"{STAMPS}/data", [f"{STAMPS}/train/{run.name}" for run in study.runs.values() if not run.pretrained],
+        f"{STAMPS}/data", [f"{STAMPS}/train/{run.name}" for run in study.runs.values() if isinstance(run, TrainedRun)],
         stamps("extract"), stamps("measure"), f"{STAMPS}/analyze"
 
 

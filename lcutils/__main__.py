@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a command; a user's mistake is one line on standard error and exit status 2."""
     options = build_parser().parse_args(arguments)
     try:
-        from lcutils.pipeline.paths import open_study
+        from lcutils.pipeline.overrides import open_study
 
         work = open_study(options.study, options.outputs, options.set)
         if options.command == "plan":

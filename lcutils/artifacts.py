@@ -10,15 +10,17 @@ import platform
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from lcutils.errors import UserError
+
 MANIFEST = "manifest.json"
+NOTE = "job.json"  # in a folder of unfinished work: which job it belongs to
 
 
 @contextmanager
@@ -103,72 +105,61 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     return json.loads(path.read_text()) if path.is_file() else None
 
 
-@dataclass(frozen=True)
-class Job:
-    """An artifact, and what it is made from as things are now.
-
-    Attributes:
-        folder: of the artifact.
-        made_by: the notebook that makes it, and with which model.
-        parameters: what it reads from the study.
-        inputs: name -> content digest of each input; None where an input is not there.
-        before: the jobs that make the inputs.
-        also: files outside `folder` that belong to it.
-    """
-
-    folder: Path
-    made_by: str
-    parameters: dict[str, Any]
-    inputs: dict[str, str | None]
-    before: tuple[Job, ...] = ()
-    also: tuple[Path, ...] = ()
-
-    @property
-    def complete(self) -> bool:
-        """Whether the artifact is there, current or stale."""
-        return all(path.is_file() for path in (self.folder / MANIFEST, *self.also))
-
-    @property
-    def stale(self) -> str | None:
-        """Why the artifact, or one that it follows from, does not fit what it would be made from now; None if it fits.
-
-        An input that is not there says nothing: results may be moved without what they were made from.
-        """
-        manifest = read_manifest(self.folder)
-        if manifest is not None:
-            then, now = manifest["parameters"], self.parameters
-            for key in sorted(then.keys() | now.keys()):
-                if then.get(key) != now.get(key):
-                    return f"was made with {key} = {then.get(key)}, the study says {now.get(key)}"
-            then, now = manifest["inputs"], self.inputs
-            for name in sorted(then.keys() | now.keys()):
-                if name not in now or now[name] not in (None, then.get(name)):
-                    return f"was made from another {name}"
-        return next((why for job in self.before if (why := job.stale)), None)
-
-    @property
-    def blocked_by(self) -> Job | None:
-        """The first job that has to be done before this one; None if this one can be done."""
-        return next((job.blocked_by or job for job in self.before if not job.current), None)
-
-    @property
-    def current(self) -> bool:
-        """Whether nothing is to be done."""
-        return self.complete and not self.stale
-
-
-def write_manifest(folder: Path, job: Job, began: float, facts: dict[str, Any]) -> dict[str, Any]:
-    """Declare an artifact complete.
+def claim_folder(folder: Path, job: Mapping[str, Any], *, discard: bool) -> None:
+    """Note, in `job.json`, which job the unfinished work in a folder belongs to.
 
     Args:
-        folder: holds the finished files, the job's own folder in the end; `manifest.json` is written into it last.
-        job: what it was made from.
-        began: `time.monotonic()` at the job's start.
+        folder: of one job's unfinished work; made if absent.
+        job: everything that decides the result, as JSON values.
+        discard: if another job's unfinished work lies there, delete it and begin anew.
+
+    Raises:
+        UserError: another job's work lies there and is not to be discarded; the message names what differs.
+    """
+    job = json.loads(json.dumps(job))  # tuples become lists, as they are when read back
+    note = folder / NOTE
+    if folder.exists() and any(folder.iterdir()):
+        theirs = json.loads(note.read_text()) if note.is_file() else {}
+        if theirs == job:
+            return
+        if not discard:
+            raise UserError(f"{folder}: holds {_difference(theirs, job)}; choose another folder or delete this one")
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(note, job)
+
+
+def _difference(theirs: Mapping[str, Any], ours: Mapping[str, Any], prefix: str = "") -> str:
+    """The first value that differs between two jobs, in words."""
+    for key in ours:
+        old, new = theirs.get(key), ours[key]
+        if isinstance(old, dict) and isinstance(new, dict) and old != new:
+            return _difference(old, new, f"{prefix}{key}.")
+        if old != new:
+            digests = isinstance(new, str) and len(new) == 64  # of SHA-256: they would say nothing to a reader
+            return f"a run with other {key}" if digests else f"a run with {prefix}{key} = {old}, not {new}"
+    return "a run of another kind"
+
+
+def write_manifest(
+    folder: Path,
+    parameters: Mapping[str, Any],
+    inputs: Mapping[str, str | None],
+    began: float,
+    facts: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Declare an artifact complete: write `manifest.json` into its folder, last of all files.
+
+    Args:
+        folder: holds the finished files.
+        parameters: what the job read from the study.
+        inputs: name -> content digest of each input.
+        began: `time.monotonic()` when the job began.
         facts: further facts (device, seed, tokens_per_second …).
     """
     manifest = {
-        "parameters": job.parameters,
-        "inputs": job.inputs,
+        "parameters": parameters,
+        "inputs": inputs,
         "content": content_digest(folder),
         **facts,
         "seconds": round(time.monotonic() - began, 3),

@@ -6,7 +6,6 @@ import difflib
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from pathlib import Path
@@ -15,51 +14,11 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from lcutils import paper
 from lcutils.errors import UserError
+from lcutils.runs import PretrainedRun, Recipe, Run, RunName, TrainedRun
 
 ROOT = Path(__file__).resolve().parent.parent  # relative paths in a study start here
-DEFAULT_SEED = 42  # what the released runs without a number in their name used
-PAPER_WIDTHS = (64, 128, 256, 512, 768, 1024)
-PAPER_BATCH_SIZES = {  # sequences a batch, by depth, for PAPER_WIDTHS in order (paper, Table 3)
-    1: (16, 16, 16, 16, 16, 16),
-    2: (16, 16, 16, 16, 16, 8),
-    4: (8, 8, 8, 8, 8, 8),
-    8: (8, 8, 8, 4, 4, 4),
-    12: (4, 4, 4, 4, 4, 4),
-}
-_RUN_NAME = re.compile(r"(?P<depth>\d{2,})x(?P<width>\d{4,})_(?P<epochs>\d{2,})(?P<decay>[A-Za-z])(?P<seed>\d{2,})?")
-
-
-@dataclass(frozen=True)
-class RunName:
-    """`{depth:02}x{width:04}_{epochs:02}{decay}{seed}`, for instance `12x1024_10L` or `02x0768_01d07`.
-
-    A name without a seed number stands for seed 42 (`DEFAULT_SEED`), as in the released runs.
-    """
-
-    depth: int
-    width: int
-    epochs: int
-    decay: str
-    seed: int | None = None
-
-    @classmethod
-    def parse(cls, name: str) -> RunName:
-        """Read a run name; `UserError` if it has another form."""
-        match = _RUN_NAME.fullmatch(name)
-        if match is None:
-            raise UserError(
-                f"model: {name!r} is no run name; write depth x width _ epochs decay [seed], such as 02x0064_01d"
-            )
-        depth, width, epochs = (int(match[key]) for key in ("depth", "width", "epochs"))
-        run = cls(depth, width, epochs, match["decay"], None if match["seed"] is None else int(match["seed"]))
-        if str(run) != name:
-            raise UserError(f"model: {name!r} has extra zeros; write {run}")
-        return run
-
-    def __str__(self) -> str:
-        seed = "" if self.seed is None else f"{self.seed:02}"
-        return f"{self.depth:02}x{self.width:04}_{self.epochs:02}{self.decay}{seed}"
 
 
 class _Section(BaseModel):
@@ -91,17 +50,19 @@ class ArchitectureSettings(_Section):
     positions: int = Field(2048, gt=0)
 
 
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
 class TrainingSettings(_Section):
     """The recipe (paper, Section 3.1 and Appendix A)."""
 
     learning_rate: float = Field(5e-5, gt=0)
     batch_size: Literal["paper"] | Annotated[int, Field(gt=0)] = "paper"  # sequences a batch; "paper": by architecture
-    decay: dict[str, Annotated[float, Field(ge=0)]] = {"d": 5e-4, "L": 0.1, "n": 0.0}
-    beta1: float = Field(0.9, ge=0, lt=1)
-    beta2: float = Field(0.999, ge=0, lt=1)
-    epsilon: float = Field(1e-8, gt=0)
+    decay: dict[str, Annotated[float, Field(ge=0)]] = paper.DECAY  # weight decay by the letter of a run's name
+    betas: tuple[Beta, Beta] = (0.9, 0.999)  # of AdamW
+    eps: float = Field(1e-8, gt=0)  # of AdamW
     clip_norm: float = Field(1.0, gt=0)
-    init_seed: int = Field(DEFAULT_SEED, ge=0)  # of the initial weights; the run's own seed shuffles the data
+    init_seed: int = Field(paper.SEED, ge=0)  # of the initial weights; the run's own seed shuffles the data
     autocast: Literal["bf16", "fp32"] = "bf16"  # on the CPU always fp32
     deterministic: bool = False  # on a GPU: the same bits every time, killed or not, for 1 to 8 % of the speed
 
@@ -166,26 +127,20 @@ class GridEntry(_Section):
             yield RunName(*values)
 
 
-@dataclass(frozen=True)
-class Run:
-    """One model to train, or one pretrained model to measure, with the checkpoints that are kept."""
+def _source_alone(value: Any) -> Any:
+    return {"source": value} if isinstance(value, str) else value
 
-    name: str
-    checkpoints: tuple[int, ...]
-    depth: int | None = None
-    width: int | None = None
-    epochs: int | None = None
-    weight_decay: float | None = None
-    seed: int | None = None
-    batch_size: int | None = None
-    pretrained: str | None = None  # a folder or hub name; then nothing is trained
+
+class _PretrainedFields(_Section):
+    source: str  # a checkpoint folder, or a name on the hub
+    revision: str | None = None  # branch, tag or commit on the hub
+
+
+PretrainedModel = Annotated[_PretrainedFields, BeforeValidator(_source_alone)]  # the source alone is a short form
 
 
 class Study(_Section):
-    """One study: a YAML file of `parameters/`.
-
-    `runs` and `points` expand the grid; `stage_parameters` says what a job reads, which decides whether it is stale.
-    """
+    """One study: a YAML file of `parameters/`. `runs` and `points` expand its grid."""
 
     name: str  # of the YAML file
     source: str = ""  # path of the YAML file
@@ -197,7 +152,7 @@ class Study(_Section):
     measurement: MeasurementSettings = MeasurementSettings()
     analysis: AnalysisSettings = AnalysisSettings()
     grid: tuple[GridEntry, ...] = ()
-    pretrained: dict[str, str] = {}  # name -> checkpoint folder or hub name of a model to measure as it is
+    pretrained: dict[str, PretrainedModel] = {}  # name -> model to measure as it is
     device: str = "auto"  # "auto" is cuda if there is one, else cpu; not a reason to run anything again
     jobs_per_gpu: int = Field(1, gt=0)  # jobs that share a GPU; short runs leave room for several
     threads: int = Field(1, gt=0)  # CPU threads of a job
@@ -231,7 +186,7 @@ class Study(_Section):
                 )
             if self.training.batch_size == "paper":
                 for depth, width in product(entry.depth, entry.width):
-                    if depth not in PAPER_BATCH_SIZES or width not in PAPER_WIDTHS:
+                    if (depth, width) not in paper.BATCH_SIZES:
                         raise ValueError(f"training.batch_size: the paper has none for {depth}x{width}; give a number")
         for letter in self.training.decay:
             if not re.fullmatch("[A-Za-z]", letter):
@@ -255,11 +210,6 @@ class Study(_Section):
             )
         return self
 
-    def batch_size(self, depth: int, width: int) -> int:
-        """Sequences a batch for an architecture."""
-        size = self.training.batch_size
-        return PAPER_BATCH_SIZES[depth][PAPER_WIDTHS.index(width)] if size == "paper" else size
-
     @cached_property
     def runs(self) -> dict[str, Run]:
         """All runs by name, in the grid's order; entries that name the same run share it."""
@@ -267,20 +217,25 @@ class Study(_Section):
         for entry in self.grid:
             for name in entry.run_names():
                 kept.setdefault(name, set()).update(entry.checkpoints)
-        runs = {
-            str(name): Run(
-                name=str(name),
-                checkpoints=tuple(sorted(checkpoints)),
-                depth=name.depth,
-                width=name.width,
-                epochs=name.epochs,
-                weight_decay=self.training.decay[name.decay],
-                seed=DEFAULT_SEED if name.seed is None else name.seed,
-                batch_size=self.batch_size(name.depth, name.width),
-            )
-            for name, checkpoints in kept.items()
+        trained = {str(name): self._trained(name, tuple(sorted(checkpoints))) for name, checkpoints in kept.items()}
+        return trained | {
+            name: PretrainedRun(name, model.source, model.revision) for name, model in self.pretrained.items()
         }
-        return runs | {n: Run(n, checkpoints=(0,), pretrained=where) for n, where in self.pretrained.items()}
+
+    def _trained(self, name: RunName, checkpoints: tuple[int, ...]) -> TrainedRun:
+        recipe = Recipe(
+            epochs=name.epochs,
+            batch_size=self._batch_size(name.depth, name.width),
+            weight_decay=self.training.decay[name.decay],
+            seed=paper.SEED if name.seed is None else name.seed,
+            checkpoints=checkpoints,
+            **self.training.model_dump(exclude={"decay", "batch_size"}),
+        )
+        return TrainedRun(str(name), name.depth, name.width, **self.architecture.model_dump(), recipe=recipe)
+
+    def _batch_size(self, depth: int, width: int) -> int:
+        size = self.training.batch_size
+        return paper.BATCH_SIZES[depth, width] if size == "paper" else size
 
     @property
     def points(self) -> list[tuple[str, int]]:
@@ -298,29 +253,12 @@ class Study(_Section):
             f"model: {name} is not in the grid of study {self.name}; add it there, or take {', '.join(near)}"
         )
 
-    def stage_parameters(self, stage: str, run: Run | None = None) -> dict[str, Any]:
-        """The parameters that a job reads, as plain JSON values.
-
-        `stage` is data, train, extract, measure or analyze. A job is stale when these or its inputs' content changed.
-        """
-        if stage == "data":
-            return self.corpus.model_dump(mode="json")
-        if stage == "analyze":
-            return self.analysis.model_dump(mode="json")
-        if stage == "measure":
-            return self.measurement.model_dump(mode="json") | {"threads": self.threads}
-        assert run is not None
-        if stage == "extract":
-            source = {"pretrained": run.pretrained} if run.pretrained else {}
-            # Agreement is decided over the kept classes, so min_count is read here as well.
-            settings = {"min_count": self.measurement.min_count, "threads": self.threads}
-            return self.extraction.model_dump(mode="json") | settings | source
-        recipe = self.training.model_dump(mode="json", exclude={"decay", "batch_size"})
-        if not self.training.deterministic:  # models trained before there was a choice stay current
-            del recipe["deterministic"]
-        chosen = {key: getattr(run, key) for key in ("depth", "width", "epochs", "weight_decay", "seed", "batch_size")}
-        shared = self.architecture.model_dump(mode="json") | {"threads": self.threads}
-        return recipe | shared | chosen | {"checkpoints": list(run.checkpoints)}
+    def trained_run(self, name: str) -> TrainedRun:
+        """The run of that name; `UserError` if the grid has none, or if it is a pretrained model."""
+        run = self.run(name)
+        if isinstance(run, PretrainedRun):
+            raise UserError(f"model: {name} is pretrained: there is nothing to train; go on with 03_extract")
+        return run
 
 
 def leaf_keys(model: type[BaseModel] = Study, prefix: str = "") -> list[str]:

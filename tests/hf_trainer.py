@@ -13,7 +13,8 @@ from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, Trainin
 from transformers.utils import logging
 
 from lcutils.gptneo.model import GPTNeo, save_model
-from lcutils.training.recipe import Recipe, epoch_order
+from lcutils.runs import Recipe
+from lcutils.training.recipe import epoch_order
 
 logging.set_verbosity_error()
 logging.disable_progress_bar()
@@ -100,7 +101,7 @@ def trainer(
         adam_epsilon=recipe.eps,
         max_grad_norm=recipe.clip_norm,
         lr_scheduler_type="linear",
-        bf16=recipe.precision == "bf16",
+        bf16=recipe.autocast == "bf16",
         seed=recipe.seed,
         use_cpu=cpu,
         save_strategy="no",

@@ -9,7 +9,6 @@ import pytest
 
 from lcutils.artifacts import (
     MANIFEST,
-    Job,
     atomic_folder,
     atomic_path,
     content_digest,
@@ -18,6 +17,7 @@ from lcutils.artifacts import (
     write_json,
     write_manifest,
 )
+from lcutils.pipeline.jobs import Job
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -71,19 +71,19 @@ def test_manifest_and_staleness(tmp_path):
     job = Job(tmp_path, "01_data", {"a": 1, "b": [1, 2]}, {"data": "x"})
     assert not job.current
     (tmp_path / "result.txt").write_text("1")
-    manifest = write_manifest(tmp_path, job, time.monotonic(), {"device": "cpu"})
+    manifest = write_manifest(tmp_path, job.parameters, job.inputs, time.monotonic(), {"device": "cpu"})
     assert read_manifest(tmp_path) == manifest
     assert {"parameters", "inputs", "content", "device", "seconds", "written", "commit", "versions"} <= set(manifest)
     assert manifest["versions"]["torch"]
     assert job.current
-    assert replace(job, parameters={"a": 2, "b": [1, 2]}).stale == "was made with a = 1, the study says 2"
-    assert replace(job, inputs={"data": "y"}).stale == "was made from another data"
-    assert replace(job, inputs={"data": "x", "more": "y"}).stale == "was made from another more"
-    assert replace(job, inputs={}).stale == "was made from another data"
+    assert replace(job, parameters={"a": 2, "b": [1, 2]}).out_of_date == "was made with a = 1, the study says 2"
+    assert replace(job, inputs={"data": "y"}).out_of_date == "was made from another data"
+    assert replace(job, inputs={"data": "x", "more": "y"}).out_of_date == "was made from another more"
+    assert replace(job, inputs={}).out_of_date == "was made from another data"
     assert replace(job, inputs={"data": None}).current  # moved without what it was made from
-    assert not replace(job, also=(tmp_path / "results.csv",)).current
+    assert not replace(job, extra_files=(tmp_path / "results.csv",)).current
     after = Job(tmp_path / "after", "02_train", {}, {}, (replace(job, parameters={}),))
-    assert "was made with a = 1" in (after.stale or "")
+    assert "was made with a = 1" in (after.out_of_date or "")
 
 
 def test_content_is_names_and_bytes_alone(tmp_path):

@@ -22,10 +22,12 @@ from safetensors.torch import load_file
 from test_model import stirred
 from toy_training import blocks, recipe
 
-from lcutils.gptneo.model import Architecture, GPTNeo
+from lcutils.features.batches import resident
+from lcutils.gptneo.model import GPTNeo
+from lcutils.runs import Architecture
 from lcutils.training.loop import train
 from lcutils.training.optimizer import ClippedAdamW, FlatParameters
-from lcutils.training.step import TrainingStep, resident
+from lcutils.training.step import TrainingStep
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 VOCABULARY = 997
@@ -95,7 +97,7 @@ def test_every_step_is_the_trainers(tmp_path, monkeypatch, precision, error):
     """Captured graphs, an odd last batch, clipping, decay: 18 steps of ours and of `transformers.Trainer`."""
     monkeypatch.setattr("lcutils.training.loop.LOG_LINES", 10**9)
     monkeypatch.setattr("lcutils.training.loop.LOG_EVERY_AT_LEAST", {"cpu": 1, "cuda": 1})
-    given = recipe(precision=precision, weight_decay=0.5, clip_norm=0.5)
+    given = recipe(autocast=precision, weight_decay=0.5, clip_norm=0.5)
     data = blocks(22, 300, vocabulary=VOCABULARY)
     records = train(SMALL, given, data, blocks(5, 300, 1, VOCABULARY), tmp_path / "run", device="cuda")
     rival = trainer(hugging_face(GPTNeo(SMALL, given.init_seed)), given, data, tmp_path / "theirs", cpu=False)
@@ -114,7 +116,7 @@ from test_cuda import SMALL, VOCABULARY
 from toy_training import blocks, recipe
 from lcutils.training.loop import train
 data, other = blocks(1200, 256, vocabulary=VOCABULARY), blocks(9, 256, 1, VOCABULARY)
-chosen = recipe(precision="bf16", deterministic=True)
+chosen = recipe(autocast="bf16", deterministic=True)
 train(SMALL, chosen, data, other, Path({folder!r}), device="cuda", seconds_between_saves=0.02)
 """
 
@@ -150,7 +152,7 @@ from test_cuda import SMALL, VOCABULARY
 from toy_training import blocks, recipe
 from lcutils.training.loop import train
 data, other = blocks(20, 256, vocabulary=VOCABULARY), blocks(3, 256, 1, VOCABULARY)
-train(SMALL, recipe(batch_size=3, precision="fp32"), data, other, Path({folder!r}), device="cuda")
+train(SMALL, recipe(batch_size=3, autocast="fp32"), data, other, Path({folder!r}), device="cuda")
 """
 
 

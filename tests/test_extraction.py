@@ -15,18 +15,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lcutils.collapse import classifier_agreement
+from lcutils.collapse import AgreementCounter, classifier_agreement
 from lcutils.errors import NotFiniteError, UserError
 from lcutils.features import extraction
-from lcutils.features.extraction import (
-    FeatureModel,
-    extract_agreement,
-    extract_mean,
-    extract_statistics,
-    load_feature_model,
-)
+from lcutils.features.extraction import extract_agreement, extract_mean, extract_statistics
+from lcutils.features.models import FeatureModel, load_feature_model
 from lcutils.features.statistics import ClassStatistics
-from lcutils.gptneo.model import Architecture, GPTNeo, save_model
+from lcutils.gptneo.model import GPTNeo, save_model
+from lcutils.runs import Architecture
 
 VOCABULARY, LENGTH = 60, 16
 
@@ -71,7 +67,9 @@ def test_agreement_is_that_of_the_same_features(model, blocks):
     stats = extract_statistics(model, blocks, batch_size=8, covariance=False)
     assert stats.covariance is None
     keep = stats.counts > 3
-    hits, totals = extract_agreement(model, blocks[:9], stats.means, keep, batch_size=4)
+    hits, totals = extract_agreement(
+        model, blocks[:9], AgreementCounter(model.classifier, stats.means, keep), batch_size=4
+    )
     features, labels = features_and_labels(model, blocks[:9])
     expected = classifier_agreement(features, labels, model.classifier, stats.means, keep)
     assert torch.equal(hits, expected[0])
@@ -99,7 +97,9 @@ def test_features_that_overflow_are_told(model, blocks, tmp_path, monkeypatch, v
     with pytest.raises(NotFiniteError, match="classes are not finite"):
         extract_statistics(broken, blocks, batch_size=4)
     with pytest.raises(NotFiniteError, match="features are not finite"):
-        extract_agreement(broken, blocks, stats.means, stats.counts > 0, batch_size=4)
+        extract_agreement(
+            broken, blocks, AgreementCounter(model.classifier, stats.means, stats.counts > 0), batch_size=4
+        )
     with pytest.raises(NotFiniteError, match="mean feature is not finite"):
         extract_mean(broken, blocks, batch_size=4)
     monkeypatch.setattr(extraction, "SECONDS_BETWEEN_STATES", 0.0)
@@ -277,14 +277,14 @@ def test_a_state_of_something_else_is_not_continued(model, blocks, tmp_path, che
 CHILD = """
 import sys, time
 import numpy as np, torch
-from lcutils.features import extraction
+from lcutils.features import extraction, models
 extraction.SECONDS_BETWEEN_STATES = 0.02
-model = extraction.load_feature_model(sys.argv[1])
+model = models.load_feature_model(sys.argv[1])
 def slowly(tokens):
     time.sleep(0.01)
     return model.features(tokens)
 blocks = np.load(sys.argv[2])
-slow = extraction.FeatureModel(slowly, model.classifier, model.identity)
+slow = models.FeatureModel(slowly, model.classifier, model.identity)
 from pathlib import Path
 print("ready", flush=True)
 stats = extraction.extract_statistics(slow, blocks, batch_size=int(sys.argv[5]), resume=Path(sys.argv[3]))
@@ -299,7 +299,7 @@ def test_killed_at_random_moments(model, checkpoint, tmp_path, last_batch):
     np.save(tmp_path / "blocks.npy", many)
     resume, result = tmp_path / "resume", tmp_path / "result.safetensors"
     words = [sys.executable, "-c", CHILD, str(checkpoint), str(tmp_path / "blocks.npy"), str(resume), str(result)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(extraction.__file__).parents[1])}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(extraction.__file__).parents[2])}
     moments = random.Random(last_batch)
     kills = 0
     for _ in range(3):

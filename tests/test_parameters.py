@@ -7,15 +7,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lcutils import paper
 from lcutils.errors import UserError
-from lcutils.parameters import (
-    PAPER_BATCH_SIZES,
-    PAPER_WIDTHS,
-    RunName,
-    leaf_keys,
-    load_study,
-    parse_overrides,
-)
+from lcutils.parameters import leaf_keys, load_study, parse_overrides
+from lcutils.runs import RunName
 
 SMALL = {
     "grid": [{"depth": 1, "width": 32, "epochs": 2, "checkpoints": [0, 1]}],
@@ -42,7 +37,7 @@ def test_paper_is_170_runs_and_230_points():
     assert (len(study.runs), len(study.points)) == (170, 230)
     expected = set()
     for depth in (1, 2, 4, 8, 12):
-        for width in PAPER_WIDTHS:
+        for width in paper.WIDTHS:
             for rest in ("01d@0", "01L@0", "03d@2", "10d@5", "10d@9", "10L@5", "10L@9"):
                 expected.add(f"{depth:02}x{width:04}_{rest}")
     expected |= {f"02x0768_01d{seed:02}@0" for seed in range(20)}
@@ -51,14 +46,14 @@ def test_paper_is_170_runs_and_230_points():
 
 def test_paper_seeds_and_batches_reach_the_runs():
     study = load_study("paper")
-    assert study.run("02x0768_01d").seed == 42
-    assert study.run("02x0768_01d07").seed == 7
-    assert study.run("02x0768_01d").weight_decay == 5e-4
-    assert study.run("12x1024_10L").weight_decay == 0.1
-    assert study.run("02x1024_10d").batch_size == 8
-    assert study.run("08x0256_10d").batch_size == 8
-    assert study.run("01x0064_01d").batch_size == 16
-    assert all(len(row) == len(PAPER_WIDTHS) for row in PAPER_BATCH_SIZES.values())
+    assert study.trained_run("02x0768_01d").recipe.seed == 42
+    assert study.trained_run("02x0768_01d07").recipe.seed == 7
+    assert study.trained_run("02x0768_01d").recipe.weight_decay == 5e-4
+    assert study.trained_run("12x1024_10L").recipe.weight_decay == 0.1
+    assert study.trained_run("02x1024_10d").recipe.batch_size == 8
+    assert study.trained_run("08x0256_10d").recipe.batch_size == 8
+    assert study.trained_run("01x0064_01d").recipe.batch_size == 16
+    assert len(paper.BATCH_SIZES) == 30
     assert study.run("10x0064_10d".replace("10x", "12x")).checkpoints == (5, 9)
 
 
@@ -190,30 +185,3 @@ def test_unknown_model_names_those_near(tmp_path):
     study = load_study(write(tmp_path, SMALL))
     with pytest.raises(UserError, match="01x0032_02d"):
         study.run("01x0032_03d")
-
-
-def test_a_job_reads_only_what_it_uses(tmp_path):
-    before = load_study(write(tmp_path, SMALL))
-    run = before.run("01x0032_02d")
-    cases = {
-        "learning_rate=1": {"train"},
-        "max_stories=5": {"data"},
-        "min_count=2": {"extract", "measure"},
-        "riesz_s=2": {"measure"},
-        "permutations=10": {"analyze"},
-        "device=cpu": set(),
-        "title=other": set(),
-        "deterministic=true": {"train"},
-        "drop_checkpoints=true": set(),
-        "decay={d: 0.0005, q: 1}": set(),  # a letter that this run does not use
-    }
-    for override, stale in cases.items():
-        after = load_study(tmp_path / "small.yaml", [override])
-        changed = {
-            stage
-            for stage in ("data", "train", "extract", "measure", "analyze")
-            if before.stage_parameters(stage, run) != after.stage_parameters(stage, after.run(run.name))
-        }
-        assert changed == stale, override
-    # Artifacts made before a parameter existed stay current while it has the value that they were made with.
-    assert "deterministic" not in before.stage_parameters("train", run)

@@ -10,9 +10,11 @@ import torch
 from lcutils import stages
 from lcutils.artifacts import read_manifest
 from lcutils.errors import NotFiniteError, UserError
-from lcutils.features import extraction
-from lcutils.features.extraction import evaluate_model, load_feature_model, overflow_told
-from lcutils.gptneo.model import Architecture, GPTNeo, save_model
+from lcutils.features.evaluation import evaluate_model
+from lcutils.features.extraction import explain_overflow
+from lcutils.features.models import load_feature_model
+from lcutils.gptneo.model import GPTNeo, save_model
+from lcutils.runs import Architecture
 from lcutils.stages import extract_point, open_study, prepare_data
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*the head has a bias")
@@ -81,7 +83,7 @@ def test_validation_features_that_overflow_leave_no_statistics(tmp_path, monkeyp
 
 
 def test_an_overflow_in_fp16_names_wider_types():
-    with pytest.raises(UserError) as caught, overflow_told("theirs", "fp16"):
+    with pytest.raises(UserError) as caught, explain_overflow("theirs", "fp16"):
         raise NotFiniteError
     assert str(caught.value) == ("extraction.precision: features of theirs are not finite in fp16; use bf16 or fp32")
 
@@ -123,7 +125,7 @@ def test_the_loss_of_a_pretrained_model_is_its_own(kind, tmp_path, monkeypatch):
     assert evaluation["perplexity"] == pytest.approx(loss.exp().item(), rel=1e-4)
     right = (logits[:, :-1].argmax(-1) == x[:, 1:]).float().mean()
     assert evaluation["val_accuracy"] == pytest.approx(right.item(), abs=1e-6)
-    monkeypatch.setattr(extraction, "LOGITS_BYTES", 1)  # a block at a time
+    monkeypatch.setattr(evaluation, "LOGITS_BYTES", 1)  # a block at a time
     alone = evaluate_model(
         load_feature_model(tmp_path / "model"), x.numpy().astype(np.uint16), batch_size=9, device="cpu"
     )

@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 
 from lcutils.analysis.definitions import MEASUREMENTS
-from lcutils.analysis.published import BATCH_SIZES, load_published
+from lcutils.analysis.published import load_published
 from lcutils.errors import UserError
+from lcutils.paper import BATCH_SIZES
 
 PUBLISHED = Path(__file__).resolve().parents[2] / "shared" / "published"
 NAMES = ["01x0064_01L@0", "02x0768_01d07@0", "12x1024_10d@5"]

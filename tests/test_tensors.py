@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import load_file
 
 from lcutils.features.statistics import ClassStatistics
-from lcutils.gptneo.model import Architecture, GPTNeo, save_model
+from lcutils.gptneo.model import GPTNeo, save_model
+from lcutils.runs import Architecture
 from lcutils.tensors import save_tensors
 from lcutils.training.optimizer import FlatParameters
 from lcutils.training.resume import save_state

@@ -19,13 +19,15 @@ from safetensors.torch import load_file
 from toy_training import SMALL, blocks, recipe
 
 from lcutils.errors import UserError
+from lcutils.features.batches import next_tokens
+from lcutils.features.evaluation import evaluate
 from lcutils.gptneo import loss as losses
 from lcutils.gptneo.loss import head_loss, padded_vocabulary, prediction_loss
-from lcutils.gptneo.model import Architecture, GPTNeo, load_model
-from lcutils.training.loop import evaluate, train
+from lcutils.gptneo.model import GPTNeo, load_model
+from lcutils.runs import Architecture
+from lcutils.training.loop import train
 from lcutils.training.optimizer import FlatParameters
 from lcutils.training.recipe import epoch_order
-from lcutils.training.step import next_tokens
 
 
 def weights(folder, checkpoint=2):
@@ -81,7 +83,7 @@ def test_seeds_order_the_data_and_init_seeds_the_weights(tmp_path):
     data, validation = blocks(20), blocks(3, seed=1)
     runs = {"base": {}, "same": {}, "order": {"seed": 1}, "start": {"init_seed": 1}}
     for name, changes in runs.items():
-        train(SMALL, recipe(epochs=1, keep=(0,), **changes), data, validation, tmp_path / name, device="cpu")
+        train(SMALL, recipe(epochs=1, checkpoints=(0,), **changes), data, validation, tmp_path / name, device="cpu")
     base, same, order, start = (weights(tmp_path / name, 0)["transformer.wte.weight"] for name in runs)
     assert torch.equal(base, same)
     assert not torch.equal(base, order)
@@ -90,8 +92,8 @@ def test_seeds_order_the_data_and_init_seeds_the_weights(tmp_path):
 
 def test_no_epoch_is_trained_after_the_last_that_is_kept(tmp_path):
     data, validation = blocks(20), blocks(4, seed=1)
-    whole = train(SMALL, recipe(epochs=5, keep=(1, 4)), data, validation, tmp_path / "whole", device="cpu")
-    short = train(SMALL, recipe(epochs=5, keep=(1,)), data, validation, tmp_path / "short", device="cpu")
+    whole = train(SMALL, recipe(epochs=5, checkpoints=(1, 4)), data, validation, tmp_path / "whole", device="cpu")
+    short = train(SMALL, recipe(epochs=5, checkpoints=(1,)), data, validation, tmp_path / "short", device="cpu")
     steps = [json.loads(line)["step"] for line in (tmp_path / "short/log.jsonl").read_text().splitlines()]
     assert steps[-1] == short[0]["steps"] == 10
     assert short[0]["val_loss"] == whole[0]["val_loss"]  # the schedule is that of five epochs
@@ -99,7 +101,7 @@ def test_no_epoch_is_trained_after_the_last_that_is_kept(tmp_path):
 
 def test_training_learns_and_evaluates_what_it_keeps(tmp_path):
     data, validation = blocks(64), blocks(7, seed=1)
-    records = train(SMALL, recipe(keep=(0, 2)), data, validation, tmp_path / "run", device="cpu")
+    records = train(SMALL, recipe(checkpoints=(0, 2)), data, validation, tmp_path / "run", device="cpu")
     assert [record["checkpoint"] for record in records] == [0, 2]
     assert records[1]["val_loss"] < records[0]["val_loss"] < math.log(101)
     for record in records:
@@ -110,14 +112,14 @@ def test_training_learns_and_evaluates_what_it_keeps(tmp_path):
         assert scores["val_loss"] == pytest.approx(record["val_loss"], abs=1e-6)
     assert not (tmp_path / "run" / "resume").exists()
     began = time.monotonic()
-    assert train(SMALL, recipe(keep=(0, 2)), data, validation, tmp_path / "run", device="cpu") == records
+    assert train(SMALL, recipe(checkpoints=(0, 2)), data, validation, tmp_path / "run", device="cpu") == records
     assert time.monotonic() - began < 1
 
 
 def test_bf16_is_near_fp32(tmp_path):
     data, validation = blocks(40), blocks(4, seed=1)
     found = [
-        train(SMALL, recipe(precision=p), data, validation, tmp_path / p, device="cpu")[0]["val_loss"]
+        train(SMALL, recipe(autocast=p), data, validation, tmp_path / p, device="cpu")[0]["val_loss"]
         for p in ("fp32", "bf16")
     ]
     assert found[0] != found[1]
@@ -128,7 +130,7 @@ def test_large_token_ids(tmp_path):
     architecture = Architecture(1, 16, 70_000, heads=4, positions=16)
     small, large = (np.array([[1, 40_000, 60_000, 5] * 4] * 6, kind) for kind in (np.uint16, np.uint32))
     for name, data in (("small", small), ("large", large)):
-        train(architecture, recipe(epochs=1, keep=(0,)), data, data, tmp_path / name, device="cpu")
+        train(architecture, recipe(epochs=1, checkpoints=(0,)), data, data, tmp_path / name, device="cpu")
     for name, tensor in weights(tmp_path / "small", 0).items():
         assert torch.equal(tensor, weights(tmp_path / "large", 0)[name])
 
@@ -142,12 +144,13 @@ sys.path.insert(0, {tests!r})
 from toy_training import SMALL, blocks, recipe
 from lcutils.training.loop import train
 folder = Path({folder!r})
-train(SMALL, recipe(keep=(0, 2)), blocks(900), blocks(9, seed=1), folder, device="cpu", seconds_between_saves=0.02)
+chosen = recipe(checkpoints=(0, 2))
+train(SMALL, chosen, blocks(900), blocks(9, seed=1), folder, device="cpu", seconds_between_saves=0.02)
 """
 
 
 def test_killed_at_random_it_ends_with_the_same_bits(tmp_path):
-    train(SMALL, recipe(keep=(0, 2)), blocks(900), blocks(9, seed=1), tmp_path / "whole", device="cpu")
+    train(SMALL, recipe(checkpoints=(0, 2)), blocks(900), blocks(9, seed=1), tmp_path / "whole", device="cpu")
     folder = tmp_path / "killed"
     script = SCRIPT.format(tests=str(Path(__file__).parent), folder=str(folder))
     environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads()), "PYTHONPATH": str(Path.cwd())}
@@ -202,8 +205,8 @@ def test_another_run_is_refused(tmp_path, change, message):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"precision": "fp16"}, "precision: 'fp16'"),
-        ({"keep": (3,)}, "keep: .* epochs from 0 to 2"),
+        ({"autocast": "fp16"}, "autocast: .*'fp16'"),
+        ({"checkpoints": (3,)}, "checkpoints: .* epochs from 0 to 2"),
         ({"batch_size": 0}, "batch_size: 0"),
     ],
 )

@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from lcutils.gptneo.model import Architecture
-from lcutils.training.recipe import Recipe
+from lcutils.runs import Architecture, Recipe
 
 SMALL = Architecture(2, 32, 101, heads=4, positions=32, window=8)
 
@@ -19,5 +18,5 @@ def blocks(number, length=16, vocabulary=101, seed=0):
 
 
 def recipe(**changes):
-    settings = {"epochs": 3, "batch_size": 4, "learning_rate": 3e-3, "precision": "fp32", "keep": (2,)}
+    settings = {"epochs": 3, "batch_size": 4, "learning_rate": 3e-3, "autocast": "fp32", "checkpoints": (2,)}
     return Recipe(**settings | changes)

@@ -7,25 +7,19 @@ tables, and one of October 2024, made by the code as released. They name and def
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from math import ceil
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from lcutils import paper
 from lcutils.errors import UserError
-from lcutils.parameters import DEFAULT_SEED, PAPER_BATCH_SIZES, PAPER_WIDTHS, RunName, TrainingSettings
+from lcutils.runs import RunName
 
-BLOCK_SIZE = 2048  # tokens
-TRAIN_BLOCKS = 229_367  # of TinyStories, as the authors packed it
-CLASSES = 29_233  # token types that occur in the train set
-BATCH_SIZES = {  # (depth, width) -> sequences a batch (paper, Table 3)
-    (depth, width): size
-    for depth, sizes in PAPER_BATCH_SIZES.items()
-    for width, size in zip(PAPER_WIDTHS, sizes, strict=True)
-}
 RUN_COLUMNS = [
     "model",
     "depth",
@@ -152,8 +146,15 @@ def load_published(path: str | Path) -> pd.DataFrame:
         if set(sources) <= set(raw.columns):
             table[key] = formula(*(_numbers(path, raw[source]) for source in sources))
     first = [key for key in _SHARED if key in table]
-    table.insert(len(RUN_COLUMNS) + len(first), "n_classes", CLASSES)
+    table.insert(len(RUN_COLUMNS) + len(first), "n_classes", paper.CLASSES)
     return table
+
+
+def load_published_tables(paths: Sequence[Path]) -> pd.DataFrame | None:
+    """Several published tables as one; where two hold the same value, the first is taken. None without a path."""
+    join = ["model", "checkpoint"]
+    tables = [load_published(path).set_index(join) for path in paths]
+    return reduce(pd.DataFrame.combine_first, tables).reset_index() if tables else None
 
 
 def _format_of(path: Path, raw: pd.DataFrame) -> _Format:
@@ -173,22 +174,21 @@ def _numbers(path: Path, column: pd.Series) -> pd.Series:
 
 def _run_columns(path: Path, names: pd.Series) -> pd.DataFrame:
     """What a name such as `02x0768_01d07@0` says, and what follows from it in the paper's setting."""
-    decays = TrainingSettings().decay
     rows = []
     for name in names:
         model, _, checkpoint = str(name).partition("@")
         try:
             run, epochs_done = RunName.parse(model), int(checkpoint) + 1
-            decay = decays[run.decay]
+            decay = paper.DECAY[run.decay]
         except (ValueError, KeyError):
             raise UserError(f"{path}: model {name!r} is no name such as 02x0768_01d07@0; mend that row") from None
-        batch = BATCH_SIZES.get((run.depth, run.width))
+        batch = paper.BATCH_SIZES.get((run.depth, run.width))
         rows.append(
             (
                 *(model, run.depth, run.width, run.epochs, decay),
-                *(DEFAULT_SEED if run.seed is None else run.seed, epochs_done - 1),
-                epochs_done * ceil(TRAIN_BLOCKS / batch) if batch else np.nan,
-                epochs_done * TRAIN_BLOCKS * BLOCK_SIZE,
+                *(paper.SEED if run.seed is None else run.seed, epochs_done - 1),
+                epochs_done * ceil(paper.TRAIN_BLOCKS / batch) if batch else np.nan,
+                epochs_done * paper.TRAIN_BLOCKS * paper.BLOCK_SIZE,
             )
         )
     return pd.DataFrame(rows, columns=RUN_COLUMNS)

@@ -7,8 +7,8 @@ from typing import Any
 
 import pandas as pd
 
+from lcutils import paper
 from lcutils.analysis.definitions import MEASUREMENTS, Missing, in_display_order, measurements_in
-from lcutils.analysis.published import BATCH_SIZES
 from lcutils.parameters import AnalysisSettings
 
 RUN = ["model", "depth", "width", "epochs", "weight_decay", "checkpoint"]
@@ -85,7 +85,7 @@ def _in_words(value: object) -> str:
 
 def table_3() -> pd.DataFrame:
     """Table 3: the paper's sequences a batch; one row a `depth`, one column a width (named by its number)."""
-    rows = [(*size, batch) for size, batch in BATCH_SIZES.items()]
+    rows = [(*size, batch) for size, batch in paper.BATCH_SIZES.items()]
     cells = pd.DataFrame(rows, columns=["depth", "width", "batch"])
     table = cells.pivot(index="depth", columns="width", values="batch").astype("Int64")
     table.columns = table.columns.astype(str)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Iterable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,7 +19,10 @@ from lcutils.collapse.tokens import measure_tokens
 from lcutils.collapse.variability import covariance_ratios, distance_normalised_variance
 from lcutils.features.statistics import ClassStatistics
 
-__all__ = ["KEYS", "AgreementCounter", "classifier_agreement", "measure_collapse", "measure_tokens", "ood_deviation"]
+__all__ = [
+    "KEYS", "AgreementCounter", "classifier_agreement", "measure_by_count", "measure_collapse", "measure_tokens",
+    "ood_deviation",
+]  # fmt: skip
 
 KEYS = (
     "nc1_cdnv", "nc1_cdnv_log", "nc1_cdnv_galanti", "nc1_pinv", "nc1_quotient",
@@ -120,4 +125,32 @@ def measure_collapse(
             if "nc3" in key and not bool(head.any()):
                 reason = "the classifier's rows are all zero"
             warnings.warn(f"{key} is nan: {reason}", RuntimeWarning, stacklevel=2)
+    return values
+
+
+def measure_by_count(
+    stats: ClassStatistics,
+    classifier: Tensor,
+    *,
+    min_counts: Iterable[int],
+    riesz_s: float = 1.0,
+    ood_mean: np.ndarray | None = None,
+) -> dict[int, dict[str, float]]:
+    """`measure_collapse` for several smallest class counts, in ascending order.
+
+    Args:
+        stats, classifier, riesz_s: as there.
+        min_counts: the first one must keep two classes; others that do not are left out.
+        ood_mean: (D,) mean feature of out-of-distribution text; with it `nc5_ood_deviation` is measured too.
+    """
+    first, *others = min_counts
+    values = {}
+    for min_count in sorted({first, *others}):
+        keep = stats.counts >= min_count
+        if min_count != first and int(keep.sum()) < 2:
+            continue
+        values[min_count] = measure_collapse(stats, classifier, min_count=min_count, riesz_s=riesz_s)
+        if ood_mean is not None:
+            mean = torch.from_numpy(ood_mean).to(stats.device)
+            values[min_count]["nc5_ood_deviation"] = ood_deviation(stats.means, keep, mean)
     return values

@@ -1,5 +1,6 @@
 """Stage 1, text to token blocks: `sources` reads, `stories` makes some up, `tokenization` encodes, `prepare` packs."""
 
-from lcutils.corpus.prepare import open_blocks, prepare_corpus, source_digest
+from lcutils.corpus.prepare import Data, open_blocks, open_data, prepare_corpus, source_digest
+from lcutils.corpus.tokenization import load_tokenizer
 
-__all__ = ["open_blocks", "prepare_corpus", "source_digest"]
+__all__ = ["Data", "load_tokenizer", "open_blocks", "open_data", "prepare_corpus", "source_digest"]

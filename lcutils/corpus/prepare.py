@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -172,6 +173,42 @@ def open_blocks(folder: Path, split: str) -> np.ndarray:
     summary = json.loads((folder / SUMMARY).read_text())
     dtype = np.dtype(summary["dtype"]).newbyteorder("<")
     return np.memmap(path, dtype=dtype, mode="r").reshape(-1, summary["block_size"])
+
+
+@dataclass(frozen=True)
+class Data:
+    """A prepared corpus: blocks of token ids, and how often each token is a label.
+
+    Attributes:
+        summary: what `prepare_corpus` returns.
+        train, validation: (blocks, S) memory maps.
+        counts: (2, V) labels in train, in validation.
+    """
+
+    folder: Path
+    summary: dict[str, Any]
+    train: np.ndarray
+    validation: np.ndarray
+    counts: np.ndarray
+
+    def blocks(self, split: str) -> np.ndarray:
+        """(blocks, S) of a split: "train", "validation" or "ood"."""
+        return open_blocks(self.folder, split)
+
+    def check_min_count(self, least: int) -> None:
+        """Raise a `UserError` if fewer than two token types have at least `least` samples in the train text."""
+        if (kept := int((self.counts[0] >= least).sum())) < 2:
+            raise UserError(
+                f"measurement.min_count: {kept} token types have at least {least} samples in the train text, "
+                f"two are needed; use at most {np.sort(self.counts[0])[-2]}"
+            )
+
+
+def open_data(folder: Path) -> Data:
+    """Open the corpus that `prepare_corpus` wrote."""
+    summary = json.loads((folder / SUMMARY).read_text())
+    train, validation = (open_blocks(folder, split) for split in ("train", "validation"))
+    return Data(folder, summary, train, validation, np.load(folder / "counts.npy"))
 
 
 def source_digest(settings: CorpusSettings) -> str:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from lcutils.artifacts import atomic_folder
 from lcutils.errors import UserError
 from lcutils.gptneo.trunk import LAYER_NORM_EPS, BlockWeights, TrunkWeights, run_trunk
+from lcutils.runs import Architecture
 from lcutils.tensors import save_tensors
 
 INITIAL_STD = 0.02
@@ -29,25 +29,6 @@ PRECISIONS = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float1
 
 class OtherLayoutError(UserError):
     """A model that is complete, but not one that `GPTNeo` computes."""
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """What makes one GPT-Neo differ from another: 30 pairs of depth and width in the paper."""
-
-    depth: int
-    width: int
-    vocab_size: int
-    heads: int = 16
-    positions: int = 2048
-    window: int = 256
-
-    def __post_init__(self) -> None:
-        if self.width % self.heads:
-            raise UserError(f"width: {self.width} is not a multiple of {self.heads} heads; choose one that is")
-        for name in ("depth", "width", "vocab_size", "heads", "positions", "window"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name}: {getattr(self, name)} is less than 1; give a positive number")
 
 
 def count_parameters(a: Architecture) -> int:
@@ -292,7 +273,7 @@ def save_model(model: GPTNeo, folder: Path) -> None:
         write_model(model, aside)
 
 
-def load_model(folder: Path | str, device: torch.device | str = "cpu") -> GPTNeo:
+def load_model(folder: Path | str, device: torch.device | str = "cpu", revision: str | None = None) -> GPTNeo:
     """Load a GPT-Neo checkpoint: a folder of `save_model` or `save_pretrained`, or a name on the hub.
 
     The model comes frozen (no parameter requires a gradient): `features` then casts its weights only once.
@@ -308,7 +289,7 @@ def load_model(folder: Path | str, device: torch.device | str = "cpu") -> GPTNeo
         from transformers import AutoModelForCausalLM
 
         try:
-            theirs = AutoModelForCausalLM.from_pretrained(str(folder), dtype=torch.float32)
+            theirs = AutoModelForCausalLM.from_pretrained(str(folder), revision=revision, dtype=torch.float32)
         except (OSError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"{folder}: no model there ({reason}); give a checkpoint folder") from error

@@ -6,38 +6,37 @@ import json
 
 import numpy as np
 
+from lcutils import paper
 from lcutils.corpus.tokenization import bpe_size
 from lcutils.gptneo.model import count_parameters
-from lcutils.parameters import Run
 from lcutils.pipeline.paths import Workspace
-from lcutils.stages import architecture_of
+from lcutils.runs import TrainedRun
 
 # Blocks of the paper's packing (paper, Appendix A): known before the text is there.
-KNOWN_BLOCKS = {("roneneldan/TinyStories", "paper", 2048): 229_367}
-KNOWN_VOCABULARIES = {"EleutherAI/gpt-neo-125M": 50_257}
+KNOWN_BLOCKS = {(paper.DATASET, "paper", paper.BLOCK_SIZE): paper.TRAIN_BLOCKS}
+KNOWN_VOCABULARIES = {paper.TOKENIZER: paper.VOCABULARY}
 
 # Seconds a token takes on one H200 at blocks of 2048, 50,257 tokens and the paper's batch sizes, as a sum of terms in
 # depth L and width D: 1, L, D, L D and L D² in training; 1 and L D in extracting (fp16, covariance). Fitted
 # to the measured speeds of tests/benchmarks/README.md.
 TRAINING_SECONDS = (1.55e-8, 3.83e-8, 5.18e-10, 4.44e-11, 1.127e-13)
 EXTRACTION_SECONDS = (8.63e-9, 6.38e-11)
-FITTED_VOCABULARY = 50_257
 
 
 def describe_plan(work: Workspace) -> str:
     """Runs, points, disk and time of a study, as lines of text."""
     study = work.study
     blocks, vocabulary = _blocks_and_vocabulary(work)
-    trained = [run for run in study.runs.values() if run.pretrained is None]
+    trained = [run for run in study.runs.values() if isinstance(run, TrainedRun)]
     lines = [
         f"study {study.name}: {len(study.runs)} runs ({len(trained)} to train), {len(study.points)} points to measure",
-        f"outputs: {work.shown(work.folder)}",
+        f"outputs: {work.display(work.folder)}",
     ]
     if not trained:
-        return "\n".join([*lines, "disk and time: nothing is trained; statistics take 12 bytes a class and dimension"])
+        return "\n".join([*lines, "nothing is trained; statistics take 16 bytes per class and dimension"])
     if vocabulary is None:
         return "\n".join([*lines, "disk and time: known once 01_data has run"])
-    sizes = {run.name: count_parameters(architecture_of(study, run, vocabulary)) for run in trained}
+    sizes = {run.name: count_parameters(run.architecture(vocabulary)) for run in trained}
     weights = sum(4 * sizes[run.name] * len(run.checkpoints) for run in trained)
     statistics = sum(_statistics_bytes(run, vocabulary) * len(run.checkpoints) for run in trained)
     resume = max((12 * size for size in sizes.values()), default=0)
@@ -53,7 +52,7 @@ def describe_plan(work: Workspace) -> str:
     training = sum(tokens * _epochs(run) for run in trained)
     extraction = sum(tokens * len(run.checkpoints) for run in trained)
     lines += [f"work: {_tokens(training)} of training, {_tokens(extraction)} of extraction"]
-    if vocabulary == FITTED_VOCABULARY:
+    if vocabulary == paper.VOCABULARY:
         hours = [tokens * sum(seconds) / 3600 for seconds in zip(*map(_seconds_of_epochs, trained), strict=True)]
         lines += [f"time on one H200, from measured speeds: {hours[0]:,.0f} h training, {hours[1]:,.1f} h extraction"]
     else:
@@ -61,15 +60,13 @@ def describe_plan(work: Workspace) -> str:
     return "\n".join(lines)
 
 
-def _epochs(run: Run) -> int:
+def _epochs(run: TrainedRun) -> int:
     """Epochs that are trained: none after the last kept checkpoint."""
     return max(run.checkpoints) + 1
 
 
-def _seconds_of_epochs(run: Run) -> tuple[float, float]:
+def _seconds_of_epochs(run: TrainedRun) -> tuple[float, float]:
     """Seconds that a run's training and extraction take, for each token of an epoch."""
-    assert run.depth is not None
-    assert run.width is not None
     L, D = run.depth, run.width
     training = np.dot(TRAINING_SECONDS, (1, L, D, L * D, L * D * D))
     extraction = np.dot(EXTRACTION_SECONDS, (1, L * D))
@@ -87,10 +84,9 @@ def _blocks_and_vocabulary(work: Workspace) -> tuple[int | None, int | None]:
     return blocks, KNOWN_VOCABULARIES.get(corpus.tokenizer) or bpe_size(corpus.tokenizer)
 
 
-def _statistics_bytes(run: Run, vocabulary: int) -> int:
-    """Upper bound of a statistics file: pivots in fp32 and sums in fp64 for every class, and the scatter matrix."""
-    assert run.width is not None
-    return 12 * vocabulary * run.width + 8 * run.width**2
+def _statistics_bytes(run: TrainedRun, vocabulary: int) -> int:
+    """Upper bound of a point: for every class pivots and head in fp32, sums in fp64; and the scatter matrix."""
+    return 16 * vocabulary * run.width + 8 * run.width**2
 
 
 def _tokens(number: int) -> str:

@@ -17,6 +17,7 @@ from lcutils.corpus import source_digest
 from lcutils.devices import choose_device
 from lcutils.errors import UserError
 from lcutils.parameters import ROOT
+from lcutils.pipeline.jobs import all_jobs, analyze_job, check_overrides
 from lcutils.pipeline.paths import Workspace
 
 PROFILES = ROOT / "parameters" / "profiles"
@@ -48,7 +49,7 @@ def snakemake_command(
     if dry_run:
         command += ["--dry-run"]
     command += ["--config", f"study={work.study.source}", f"outputs={work.folder.parent}"]
-    command += [f"overrides={json.dumps(work.overridden)}"] if work.overridden else []
+    command += [f"overrides={json.dumps(work.overrides)}"] if work.overrides else []
     if model:
         stamps = [f"measure/{model}@{k}" for k in work.study.run(model).checkpoints]
         command += ["--", *(f"{STAMPS}/{stamp}" for stamp in stamps)]
@@ -62,7 +63,7 @@ def stamp_current(work: Workspace) -> None:
     stays, and the job finds out whether there is anything to do.
     """
     now = time.time()
-    for name, job in (work.jobs() | {"analyze": work.analyze_job()}).items():
+    for name, job in (all_jobs(work) | {"analyze": analyze_job(work)}).items():
         stamp = work.folder / STAMPS / name
         stamp.parent.mkdir(parents=True, exist_ok=True)
         if job.current:
@@ -70,6 +71,18 @@ def stamp_current(work: Workspace) -> None:
             os.utime(stamp, (now, now))  # of one age, so that none is newer than what follows from it
         else:
             stamp.unlink(missing_ok=True)
+
+
+def check_pretrained(work: Workspace) -> None:
+    """Refuse a pretrained model's path that cannot hold a model; a hub name is assumed to exist."""
+    for name, model in work.study.pretrained.items():
+        source = Path(work.checkpoint_source(name, 0))
+        looks_local = model.source.startswith((".", "/", "~")) or model.source.count("/") > 1
+        if (looks_local or source.exists()) and not (source / "config.json").is_file():
+            raise UserError(
+                f"pretrained.{name}: {model.source} is no folder with a config.json; give a folder that "
+                "save_pretrained wrote, or a hub name"
+            )
 
 
 def run_sweep(
@@ -85,10 +98,10 @@ def run_sweep(
     Raises:
         UserError: a mistake in the study, found before any work; or the same study is being swept already.
     """
-    work.check_overrides(model)
-    work.check_pretrained()
+    check_overrides(work, model)
+    check_pretrained(work)
     source_digest(work.corpus)  # a missing file is told here, not by a job
-    work.analyze_job()  # and a missing published table
+    analyze_job(work)  # and a missing published table
     if profile is None:  # a cluster's login node need not have the device
         choose_device(work.study.device)
     command = snakemake_command(work, model=model, profile=profile, cores=cores, dry_run=dry_run)
@@ -97,14 +110,14 @@ def run_sweep(
             (work.folder / name).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(
-            f"outputs: {work.shown(work.folder)} cannot be made ({error.strerror}); name another folder"
+            f"outputs: {work.display(work.folder)} cannot be made ({error.strerror}); name another folder"
         ) from None
     with (work.folder / ".sweep.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(
-                f"{work.shown(work.folder)}: a sweep is running there; wait for it, or name other outputs"
+                f"{work.display(work.folder)}: a sweep is running there; wait for it, or name other outputs"
             ) from None
         # We hold the lock, so no sweep is alive: a Snakemake lock that lies here was left by a killed one.
         locks = work.folder / ".snakemake" / "locks"
@@ -164,13 +177,15 @@ def describe_outcome(work: Workspace, model: str | None = None) -> str:
     """Where the files of a finished sweep are."""
     if model:
         rows = [work.measurements(model, k) / "row.json" for k in work.study.run(model).checkpoints]
-        return "\n".join(f"measurements   {work.shown(path)}" for path in rows)
+        return "\n".join(f"measurements   {work.display(path)}" for path in rows)
     figures = work.analysis / "figures"
-    lines = [f"figure         {work.shown(figures / f'figure_{number}.svg')} (and .html, .png)" for number in (1, 2, 3)]
+    lines = [
+        f"figure         {work.display(figures / f'figure_{number}.svg')} (and .html, .png)" for number in (1, 2, 3)
+    ]
     others = len(list(figures.glob("*.svg"))) - len(lines)
-    lines += [f"more figures   {work.shown(figures)}: {others} more"]
+    lines += [f"more figures   {work.display(figures)}: {others} more"]
     lines += [
-        f"results table  {work.shown(work.results)}",
-        f"report         {work.shown(work.analysis / 'report.html')}",
+        f"results table  {work.display(work.results)}",
+        f"report         {work.display(work.analysis / 'report.html')}",
     ]
     return "\n".join(lines)

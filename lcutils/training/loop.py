@@ -8,31 +8,31 @@ Shapes: B sequences a batch, S tokens a block, D width, V vocabulary.
 from __future__ import annotations
 
 import json
-import math
-import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from datetime import timedelta
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
-from torch import Tensor
 
-from lcutils.artifacts import atomic_folder, write_json
+from lcutils.artifacts import atomic_folder, claim_folder, write_json
 from lcutils.errors import UserError
-from lcutils.gptneo.loss import prediction_loss
-from lcutils.gptneo.model import PRECISIONS, Architecture, GPTNeo, write_model
+from lcutils.features.batches import resident
+from lcutils.features.evaluation import evaluate
+from lcutils.gptneo.model import PRECISIONS, GPTNeo, write_model
 from lcutils.progress import Progress
+from lcutils.runs import Architecture, Recipe
 from lcutils.training.determinism import deterministic
 from lcutils.training.optimizer import ClippedAdamW, FlatParameters
-from lcutils.training.recipe import Recipe, epoch_order
-from lcutils.training.resume import claim_folder, cut_log, load_state, run_identity, save_state
-from lcutils.training.step import TrainingStep, next_tokens, resident, widen
+from lcutils.training.ranks import barrier, process_group
+from lcutils.training.recipe import epoch_order
+from lcutils.training.resume import cut_log, load_state, run_identity, save_state
+from lcutils.training.step import TrainingStep
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SECONDS_BETWEEN_SAVES = 180.0
 SAVE_SHARE = 0.01  # of the time at most
@@ -51,10 +51,11 @@ def train(
     device: torch.device | str,
     log: Path | None = None,
     seconds_between_saves: float = SECONDS_BETWEEN_SAVES,
+    discard: bool = False,
 ) -> list[dict[str, Any]]:
     """Train one model; killed anywhere and called again it continues from its last save.
 
-    Writes `folder/checkpoint-{k}/` after each epoch k of `recipe.keep` (a Hugging Face checkpoint with
+    Writes `folder/checkpoint-{k}/` after each epoch k of `recipe.checkpoints` (a Hugging Face checkpoint with
     `evaluation.json` in it) and `folder/log.jsonl`; `folder/resume/` holds the state until the end.
 
     Args:
@@ -64,6 +65,7 @@ def train(
         device: "cpu" or "cuda".
         log: file for lines of progress.
         seconds_between_saves: of the state to resume from; longer where a save takes over 1 % of that.
+        discard: if `folder` holds unfinished work of another run, delete it instead of raising.
 
     Returns:
         One dict for each kept checkpoint: checkpoint, steps, tokens_seen, val_loss (nats), val_accuracy, perplexity,
@@ -80,57 +82,16 @@ def train(
             "use shorter blocks"
         )
     exactly = deterministic(recipe.deterministic and torch.device(device).type == "cuda")
-    with exactly, _ranks(recipe, torch.device(device)) as (rank, world, on):
+    with exactly, process_group(recipe.batch_size, torch.device(device)) as (rank, world, on):
         if rank == 0:
-            claim_folder(folder, run_identity(architecture, recipe, train_blocks))
-        _together()
+            claim_folder(folder, run_identity(architecture, recipe, train_blocks, on), discard=discard)
+        barrier()
         if not (finished := _finished(folder, recipe)):
             run = _Run(architecture, recipe, train_blocks, validation_blocks, folder, on, rank, world)
             run.finish(log, seconds_between_saves)
             finished = _finished(folder, recipe)
         assert finished is not None
         return finished
-
-
-def evaluate(
-    features: Callable[[Tensor], Tensor],
-    head: Tensor | None,
-    blocks: np.ndarray,
-    *,
-    batch_size: int,
-    device: torch.device | str,
-) -> dict[str, float]:
-    """Validation loss (mean over all predictions, in nats), accuracy and perplexity.
-
-    The paper's losses were computed from fp32 weights without autocast: give features of that precision.
-
-    Args:
-        features: (B, S) tokens -> (B, S, D) float32, what the head multiplies, or (B, S, V) logits; on `device`.
-        head: (V, D); None where `features` gives logits.
-        blocks: (n, S) tokens; a block gives S - 1 predictions.
-        batch_size: blocks at a time.
-        device: where both are.
-    """
-    if not len(blocks):
-        raise UserError("validation: no blocks to evaluate on; give more validation text or a smaller block_size")
-    on = torch.device(device)
-    loss = torch.zeros((), dtype=torch.float64, device=on)
-    right = torch.zeros((), dtype=torch.float64, device=on)
-    with torch.no_grad():
-        for begin in range(0, len(blocks), batch_size):
-            tokens = widen(resident(np.ascontiguousarray(blocks[begin : begin + batch_size]), on))
-            labels = next_tokens(tokens)
-            missing = batch_size - len(tokens)
-            if missing and on.type == "cuda":  # another shape would be compiled anew
-                tokens = torch.nn.functional.pad(tokens, (0, 0, 0, missing))
-                labels = torch.nn.functional.pad(labels, (0, 0, 0, missing), value=-1)
-            sums = prediction_loss(features(tokens).flatten(0, 1), head, labels.flatten())
-            loss += sums[0]
-            right += sums[1]
-    predictions = len(blocks) * (blocks.shape[1] - 1)
-    mean = float(loss) / predictions
-    perplexity = math.exp(mean) if mean < 700 else math.inf
-    return {"val_loss": mean, "val_accuracy": float(right) / predictions, "perplexity": perplexity}
 
 
 class _Run:
@@ -152,10 +113,10 @@ class _Run:
         self.blocks, self.block_size = train_blocks.shape
         self.steps_per_epoch = -(-self.blocks // recipe.batch_size)
         self.total_steps = recipe.epochs * self.steps_per_epoch  # of the schedule
-        self.last_epoch = max(recipe.keep)  # what follows would be trained for nothing
+        self.last_epoch = max(recipe.checkpoints)  # what follows would be trained for nothing
         self.log_every = max(LOG_EVERY_AT_LEAST[device.type], self.total_steps // LOG_LINES)
         self.model = GPTNeo(architecture, recipe.init_seed)
-        self.parameters = FlatParameters(self.model, device, PRECISIONS[recipe.precision])
+        self.parameters = FlatParameters(self.model, device, PRECISIONS[recipe.autocast])
         self.step = TrainingStep(
             self.parameters,
             ClippedAdamW(self.parameters, recipe.betas, recipe.eps, recipe.weight_decay, recipe.clip_norm),
@@ -195,16 +156,16 @@ class _Run:
                         if time.monotonic() - saved > wait and self.done % self.steps_per_epoch:
                             wait = max(seconds_between_saves, self._save() / SAVE_SHARE)
                             saved = self.began = time.monotonic()
-                if epoch in self.recipe.keep and self.rank == 0:
+                if epoch in self.recipe.checkpoints and self.rank == 0:
                     self._keep(epoch)
                 self.epoch_loss = self.epoch_seconds = 0.0
                 if self.done < last_step:
                     self._save()
                     saved = time.monotonic()
-        _together()
+        barrier()
         if self.rank == 0:
             shutil.rmtree(self.state.parent, ignore_errors=True)
-        _together()
+        barrier()
 
     def _tokens(self) -> int:
         """Tokens seen so far: every epoch sees every block once, whatever the batches."""
@@ -270,38 +231,27 @@ class _Run:
 
 def _finished(folder: Path, recipe: Recipe) -> list[dict[str, Any]] | None:
     """The evaluations of all kept checkpoints, or None while the run is unfinished."""
-    files = [folder / f"checkpoint-{k}" / "evaluation.json" for k in recipe.keep]
+    files = [folder / f"checkpoint-{k}" / "evaluation.json" for k in recipe.checkpoints]
     if (folder / "resume").exists() or not all(file.is_file() for file in files):
         return None
     return [json.loads(file.read_text()) for file in files]
 
 
-@contextmanager
-def _ranks(recipe: Recipe, device: torch.device) -> Iterator[tuple[int, int, torch.device]]:
-    """(rank, number of ranks, this rank's device): those of torchrun, or one process alone."""
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world > recipe.batch_size:
-        raise UserError(
-            f"torchrun: {world} processes cannot share batches of {recipe.batch_size} sequences; start fewer"
-        )
-    if world == 1:
-        yield 0, 1, device
-        return
-    if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-        torch.cuda.set_device(device)
-    started_here = not dist.is_initialized()
-    if started_here:
-        # A rank waits while the first one evaluates, which takes minutes for the largest models.
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=2))
-    try:
-        yield dist.get_rank(), dist.get_world_size(), device
-    finally:
-        if started_here:
-            dist.destroy_process_group()
+@dataclass(frozen=True)
+class Trained:
+    """A trained run as files: its checkpoints, their evaluations and its log."""
 
+    folder: Path
+    architecture: Architecture
+    kept: tuple[int, ...]
 
-def _together() -> None:
-    """Wait until all ranks are here."""
-    if dist.is_initialized():
-        dist.barrier()
+    @property
+    def checkpoints(self) -> list[dict[str, Any]]:
+        """One record per kept checkpoint, as `train` returns them."""
+        return [json.loads((self.folder / f"checkpoint-{k}" / "evaluation.json").read_text()) for k in self.kept]
+
+    def log(self) -> pd.DataFrame:
+        """The training log, one row every few steps."""
+        import pandas as pd
+
+        return pd.read_json(self.folder / "log.jsonl", lines=True)

@@ -1,7 +1,8 @@
 """What a run leaves in its folder so that it can be killed anywhere and continued.
 
-`run.json` says which run the folder holds, `resume/state.safetensors` is the last save (parameters, both moments of
-AdamW, the step, sums), written aside and renamed: it is the old one or the new one, never half of either.
+`job.json` says which run the folder holds (`lcutils.artifacts.claim_folder`), `resume/state.safetensors` is the last
+save (parameters, both moments of AdamW, the step, sums), written aside and renamed: the old one or the new one, never
+half of either.
 """
 
 from __future__ import annotations
@@ -14,47 +15,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from safetensors import safe_open
 
-from lcutils.artifacts import atomic_path, write_json
-from lcutils.errors import UserError
-from lcutils.gptneo.model import Architecture
+from lcutils.artifacts import atomic_path
+from lcutils.runs import Architecture, Recipe
 from lcutils.tensors import save_tensors
 from lcutils.training.optimizer import FlatParameters
-from lcutils.training.recipe import Recipe
 
 STATE_TENSORS = ("values", "first", "second")
 
 
-def run_identity(architecture: Architecture, recipe: Recipe, blocks: np.ndarray) -> dict[str, Any]:
-    """All that decides a run's weights: the architecture, the recipe, the train blocks (by digest)."""
+def run_identity(
+    architecture: Architecture, recipe: Recipe, blocks: np.ndarray, device: torch.device
+) -> dict[str, Any]:
+    """All that decides a run's weights: architecture, recipe, train blocks (by digest), threads of the CPU."""
     digest = hashlib.sha256(f"{blocks.shape} {blocks.dtype}".encode())
     for begin in range(0, len(blocks), 4096):  # a memory map is never read as a whole
         digest.update(np.ascontiguousarray(blocks[begin : begin + 4096]).data)
-    identity = {"architecture": asdict(architecture), "recipe": asdict(recipe), "data": digest.hexdigest()}
-    return json.loads(json.dumps(identity))  # tuples become lists, as they are when read back
-
-
-def claim_folder(folder: Path, identity: dict[str, Any]) -> None:
-    """Note in the folder which run it holds.
-
-    Raises:
-        UserError: it holds another run; the message names what differs.
-    """
-    note = folder / "run.json"
-    if not note.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(note, identity)
-        return
-    theirs = json.loads(note.read_text())
-    for part, value in identity.items():
-        pairs = [(part, value, theirs[part])]
-        if isinstance(value, dict):
-            pairs = [(f"{part}.{key}", value[key], theirs[part].get(key)) for key in value]
-        for name, ours, old in pairs:
-            if ours != old:
-                what = "other train blocks" if name == "data" else f"{name} = {old}, not {ours}"
-                raise UserError(f"{folder}: holds a run with {what}; choose another folder or delete this one")
+    identity = {"architecture": asdict(architecture), "recipe": asdict(recipe), "train blocks": digest.hexdigest()}
+    return identity | ({"threads": torch.get_num_threads()} if device.type == "cpu" else {})
 
 
 def save_state(path: Path, parameters: FlatParameters, facts: dict[str, Any]) -> float:

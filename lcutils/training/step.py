@@ -9,14 +9,13 @@ every step has one shape.
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
+from lcutils.features.batches import next_tokens, widen
 from lcutils.gptneo.loss import head_loss
 from lcutils.gptneo.model import tf32
 from lcutils.gptneo.trunk import compiled, run_trunk
@@ -24,26 +23,6 @@ from lcutils.training.determinism import add_rows
 from lcutils.training.optimizer import ClippedAdamW, FlatParameters
 
 WARM_UP_STEPS = 2  # eager steps before the capture: compilation, and the workspaces of libraries
-
-
-def resident(blocks: np.ndarray, device: torch.device) -> Tensor:
-    """(n, S) token blocks as a tensor on the device, two or four bytes a token; memory-mapped where that is the CPU."""
-    signed = blocks.view(np.int16 if blocks.dtype.itemsize == 2 else np.int32)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # the array is read-only; nothing here writes to it
-        return torch.from_numpy(signed).to(device)
-
-
-def widen(tokens: Tensor) -> Tensor:
-    """Stored tokens as int32; ids from 32,768 on are negative while they are int16."""
-    return tokens.int() & 0xFFFF if tokens.dtype == torch.int16 else tokens
-
-
-def next_tokens(tokens: Tensor) -> Tensor:
-    """(B, S) -> (B, S): the label of each position, the token after it; -1 at the last."""
-    labels = torch.full_like(tokens, -1)
-    labels[:, :-1] = tokens[:, 1:]
-    return labels
 
 
 def _load(

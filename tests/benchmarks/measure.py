@@ -24,7 +24,8 @@ import released
 import torch
 
 from lcutils.collapse import AgreementCounter, measure_collapse, measure_tokens
-from lcutils.features.extraction import extract_agreement, extract_statistics, load_feature_model
+from lcutils.features.extraction import extract_agreement, extract_statistics
+from lcutils.features.models import load_feature_model
 from lcutils.features.statistics import ClassStatistics
 
 VOCABULARY = 50257
@@ -237,9 +238,8 @@ def memory(report: Report, device: str) -> None:
 
 def extraction(report: Report, device: str, theirs: bool, tokens: np.ndarray | None, models: list[str]) -> None:
     """Extraction end to end at each precision, and what each does to the measurements of a trained model."""
-    from lcutils.gptneo.model import Architecture
+    from lcutils.runs import Architecture, Recipe
     from lcutils.training.loop import train
-    from lcutils.training.recipe import Recipe
 
     if tokens is None:
         return
@@ -252,7 +252,7 @@ def extraction(report: Report, device: str, theirs: bool, tokens: np.ndarray | N
         folder = Path(tempfile.mkdtemp())
         steps = 300 if cuda else 20
         batch_size = 4 if depth > 8 else 16
-        recipe = Recipe(1, batch_size, learning_rate=5e-4, precision="bf16" if cuda else "fp32")
+        recipe = Recipe(1, batch_size, learning_rate=5e-4, autocast="bf16" if cuda else "fp32")
         began = time.perf_counter()
         train(architecture, recipe, train_blocks[: steps * recipe.batch_size], validation[:8], folder, device=device)
         report.add("training", model=model, seconds=time.perf_counter() - began)
@@ -276,7 +276,8 @@ def extraction(report: Report, device: str, theirs: bool, tokens: np.ndarray | N
                 result[name] = blocks.size / seconds(work, device, 2 if slow else 3, 0)
             stats = extract_statistics(features, train_blocks[:measured], **common)
             values = measure_collapse(stats, features.classifier)
-            hits, totals = extract_agreement(features, validation, stats.means, stats.counts > 0, **common)
+            counter = AgreementCounter(features.classifier, stats.means, stats.counts > 0)
+            hits, totals = extract_agreement(features, validation, counter, **common)
             values["nc4_agreement"] = float(hits.sum() / totals.sum())
             reference = reference or values
             result["K"] = values["n_classes"]

@@ -32,11 +32,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lcutils.gptneo.model import PRECISIONS, Architecture, GPTNeo, training_flops_per_token
+from lcutils.features.batches import resident
+from lcutils.gptneo.model import PRECISIONS, GPTNeo, training_flops_per_token
+from lcutils.runs import Architecture, Recipe
 from lcutils.training.determinism import deterministic
 from lcutils.training.optimizer import ClippedAdamW, FlatParameters
-from lcutils.training.recipe import Recipe, epoch_order
-from lcutils.training.step import TrainingStep, resident
+from lcutils.training.recipe import epoch_order
+from lcutils.training.step import TrainingStep
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from study_cost import cost_table
@@ -91,7 +93,7 @@ def zipf(blocks: int, length: int, vocabulary: int) -> np.ndarray:
 
 def our_step(a: Architecture, recipe: Recipe, blocks: np.ndarray, device: str, steps: int) -> TrainingStep:
     """Our training step at the start of the first epoch, as `train` sets it up; under torchrun a rank's."""
-    flat = FlatParameters(GPTNeo(a, recipe.init_seed), torch.device(device), PRECISIONS[recipe.precision])
+    flat = FlatParameters(GPTNeo(a, recipe.init_seed), torch.device(device), PRECISIONS[recipe.autocast])
     step = TrainingStep(
         flat,
         ClippedAdamW(flat, recipe.betas, recipe.eps, recipe.weight_decay, recipe.clip_norm),
@@ -309,7 +311,7 @@ def compare_on_cpu(report: Report, rounds: int = 5) -> None:
         times: dict[str, list[float]] = {"ours": [], "trainer": []}
         for _ in range(rounds):
             for side, timer in (("ours", time_ours), ("trainer", time_trainer)):
-                recipe = Recipe(1, batch, precision="fp32")
+                recipe = Recipe(1, batch, autocast="fp32")
                 times[side].append(statistics.median(timer(a, recipe, blocks, "cpu", warm, timed)))
         rates = {side: batch * length / statistics.median(values) for side, values in times.items()}
         report.add(

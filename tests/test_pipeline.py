@@ -6,7 +6,16 @@ import pytest
 
 from lcutils.artifacts import write_manifest
 from lcutils.errors import UserError
-from lcutils.pipeline.paths import injected_parameters, open_study
+from lcutils.pipeline.jobs import (
+    analyze_job,
+    check_overrides,
+    data_job,
+    extract_job,
+    measure_job,
+    needs_work,
+    train_job,
+)
+from lcutils.pipeline.overrides import injected_parameters, open_study, refuse_clash
 
 
 def test_where_artifacts_lie(tiny):
@@ -30,7 +39,7 @@ def test_what_papermill_injected_is_found_and_what_a_person_defined_is_not(tiny)
 def test_an_absent_input_names_the_notebook_that_makes_it(tiny):
     work = open_study(tiny, tiny.parent)
     with pytest.raises(UserError, match="run 01_data first"):
-        work.needs_work(work.train_job("01x0016_01d"))
+        needs_work(work, train_job(work, "01x0016_01d"))
 
 
 def test_an_override_that_clashes_with_computed_work_is_refused(tiny):
@@ -38,31 +47,33 @@ def test_an_override_that_clashes_with_computed_work_is_refused(tiny):
     run = plain.study.run("01x0016_01d")
     folder = plain.run_folder(run.name)
     folder.mkdir(parents=True)
-    write_manifest(folder, plain.train_job(run.name), time.monotonic(), {})
+    job = train_job(plain, run.name)
+    write_manifest(folder, job.parameters, job.inputs, time.monotonic(), {})
 
-    plain.check_overrides()
-    open_study(tiny, tiny.parent, "learning_rate=0.003").check_overrides()  # the same value
-    open_study(tiny, tiny.parent, "riesz_s=3").check_overrides()  # nothing was measured yet
+    check_overrides(plain)
+    check_overrides(open_study(tiny, tiny.parent, "learning_rate=0.003"))  # the same value
+    check_overrides(open_study(tiny, tiny.parent, "riesz_s=3"))  # nothing was measured yet
     other = open_study(tiny, tiny.parent, "learning_rate=1")
     with pytest.raises(UserError, match=r"learning_rate = 0.003, the override says 1.0; name another outputs folder"):
-        other.check_overrides()
+        check_overrides(other)
     with pytest.raises(UserError, match="learning_rate"):
-        other.refuse_clash(other.train_job(run.name))
+        refuse_clash(other, folder, train_job(other, run.name).parameters)
     with pytest.raises(UserError, match="weight_decay = 0.0005"):
-        open_study(tiny, tiny.parent, "decay='{d: 0.25}'").check_overrides()
-    open_study(tiny, tiny.parent / "elsewhere", "learning_rate=1").check_overrides()
+        check_overrides(open_study(tiny, tiny.parent, "decay='{d: 0.25}'"))
+    check_overrides(open_study(tiny, tiny.parent / "elsewhere", "learning_rate=1"))
 
 
 def test_a_changed_yaml_is_stale_not_refused(tiny):
     before = open_study(tiny, tiny.parent)
     before.data.mkdir(parents=True)
-    write_manifest(before.data, before.data_job(), time.monotonic(), {})
-    assert not before.needs_work(before.data_job())
+    job = data_job(before)
+    write_manifest(before.data, job.parameters, job.inputs, time.monotonic(), {})
+    assert not needs_work(before, data_job(before))
     tiny.write_text(tiny.read_text().replace("max_stories: 60", "max_stories: 61"))
     after = open_study(tiny, tiny.parent)
-    assert after.needs_work(after.data_job())
+    assert needs_work(after, data_job(after))
     with pytest.raises(UserError, match=r"data: was made with max_stories = 60, the study says 61; run 01_data first"):
-        after.needs_work(after.train_job("01x0016_01d"))
+        needs_work(after, train_job(after, "01x0016_01d"))
 
 
 def test_relative_paths_start_at_the_repository(tiny):
@@ -70,3 +81,29 @@ def test_relative_paths_start_at_the_repository(tiny):
     assert work.corpus.source.endswith("/README.md")
     assert work.study.corpus.source == "README.md"  # no machine's path gets into a manifest
     assert work.corpus.ood == "no/such/file.txt"
+
+
+def test_a_job_reads_only_what_it_uses(tiny):
+    cases = {
+        "learning_rate=1": {"train"},
+        "max_stories=5": {"data"},
+        "min_count=2": {"extract", "measure"},
+        "riesz_s=2": {"measure"},
+        "permutations=10": {"analyze"},
+        "device=cpu": set(),
+        "title=other": set(),
+        "deterministic=true": {"train"},
+        "drop_checkpoints=true": set(),
+        "decay={d: 0.0005, q: 1}": set(),  # a letter that this run does not use
+    }
+
+    def parameters(overrides):
+        work, model = open_study(tiny, tiny.parent, overrides), "01x0016_01d"
+        jobs = data_job(work), train_job(work, model), extract_job(work, model, 0), measure_job(work, model, 0)
+        stages = ("data", "train", "extract", "measure", "analyze")
+        return {stage: job.parameters for stage, job in zip(stages, [*jobs, analyze_job(work)], strict=True)}
+
+    before = parameters([])
+    for override, expected in cases.items():
+        after = parameters([override])
+        assert {stage for stage in before if before[stage] != after[stage]} == expected, override

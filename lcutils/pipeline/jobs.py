@@ -1,0 +1,192 @@
+"""The jobs of a study: what each artifact is made from, and whether it is out of date."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from lcutils.artifacts import MANIFEST, atomic_folder, content_digest, file_digest, read_manifest, write_manifest
+from lcutils.corpus import source_digest
+from lcutils.errors import UserError
+from lcutils.pipeline.overrides import refuse_clash
+from lcutils.pipeline.paths import Workspace
+from lcutils.runs import PretrainedRun, TrainedRun
+
+
+@dataclass(frozen=True)
+class Job:
+    """An artifact, and what it would be made from now.
+
+    Attributes:
+        folder: of the artifact.
+        command_hint: the notebook that makes it, and with which model.
+        parameters: the study's values that it reads, as plain JSON.
+        inputs: name -> content digest of each input; None where an input is missing.
+        upstream: the jobs that make the inputs.
+        extra_files: files outside `folder` that belong to the artifact.
+    """
+
+    folder: Path
+    command_hint: str
+    parameters: dict[str, Any]
+    inputs: dict[str, str | None]
+    upstream: tuple[Job, ...] = ()
+    extra_files: tuple[Path, ...] = ()
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Everything that decides the artifact's content."""
+        return {"parameters": self.parameters, "inputs": self.inputs}
+
+    @property
+    def complete(self) -> bool:
+        """True if the artifact exists, up to date or not."""
+        return all(path.is_file() for path in (self.folder / MANIFEST, *self.extra_files))
+
+    @property
+    def out_of_date(self) -> str | None:
+        """Why this artifact, or anything upstream, is out of date; None if it is current.
+
+        A missing input is no reason: results may be moved without what they were made from.
+        """
+        manifest = read_manifest(self.folder)
+        if manifest is not None:
+            then, now = manifest["parameters"], self.parameters
+            for key in sorted(then.keys() | now.keys()):
+                if then.get(key) != now.get(key):
+                    return f"was made with {key} = {then.get(key)}, the study says {now.get(key)}"
+            then, now = manifest["inputs"], self.inputs
+            for name in sorted(then.keys() | now.keys()):
+                if name not in now or now[name] not in (None, then.get(name)):
+                    return f"was made from another {name}"
+        return next((why for job in self.upstream if (why := job.out_of_date)), None)
+
+    @property
+    def blocked_by(self) -> Job | None:
+        """The first job that must be done before this one; None if this one can be done."""
+        return next((job.blocked_by or job for job in self.upstream if not job.current), None)
+
+    @property
+    def current(self) -> bool:
+        """True if complete and up to date."""
+        return self.complete and not self.out_of_date
+
+
+def data_job(work: Workspace) -> Job:
+    """The job that prepares the corpus."""
+    try:
+        text = source_digest(work.corpus)
+    except UserError:  # the text is gone; the stage that has to read it reports that
+        text = None
+    return Job(work.data, "01_data", work.study.corpus.model_dump(mode="json"), {"text": text})
+
+
+def train_job(work: Workspace, model: str) -> Job:
+    """The job that trains a run."""
+    run, data = work.study.trained_run(model), data_job(work)
+    recipe = asdict(run.recipe) | {key: list(getattr(run.recipe, key)) for key in ("betas", "checkpoints")}
+    shape = {key: getattr(run, key) for key in ("depth", "width", "heads", "positions", "window")}
+    parameters = recipe | shape | {"threads": work.study.threads}
+    return Job(work.run_folder(model), f"02_train with model {model}", parameters, {"data": _content(data)}, (data,))
+
+
+def extract_job(work: Workspace, model: str, checkpoint: int) -> Job:
+    """The job that extracts a point's class statistics."""
+    run, data, study = work.study.run(model), data_job(work), work.study
+    # Agreement is decided over the kept classes, so extraction reads min_count too.
+    parameters = study.extraction.model_dump(mode="json") | {
+        "min_count": study.measurement.min_count,
+        "threads": study.threads,
+    }
+    weights: str | None
+    if isinstance(run, PretrainedRun):
+        parameters |= {"source": run.source, "revision": run.revision}
+        source = work.checkpoint_source(model, checkpoint)
+        weights = content_digest(Path(source)) if Path(source).is_dir() else source
+        upstream = (data,)
+    else:
+        trained = train_job(work, model)
+        weights = (read_manifest(trained.folder) or {}).get("checkpoints", {}).get(str(checkpoint))
+        upstream = (trained,)
+    folder = work.statistics(*work.point(model, checkpoint))
+    inputs = {"data": _content(data), "checkpoint": weights}
+    return Job(folder, f"03_extract with model {model}", parameters, inputs, upstream)
+
+
+def measure_job(work: Workspace, model: str, checkpoint: int) -> Job:
+    """The job that measures a point."""
+    extracted = extract_job(work, model, checkpoint)
+    parameters = work.study.measurement.model_dump(mode="json") | {"threads": work.study.threads}
+    folder, hint = work.measurements(model, checkpoint), f"04_measure with model {model}"
+    return Job(folder, hint, parameters, {"statistics": _content(extracted)}, (extracted,))
+
+
+def analyze_job(work: Workspace, published: Iterable[str] | None = None) -> Job:
+    """The job that analyses all points, beside published tables (by default the study's)."""
+    settings = work.study.analysis
+    tables = settings.published if published is None else published
+    points = {f"{model}@{k}": measure_job(work, model, k) for model, k in work.study.points}
+    inputs = {name: _content(job) for name, job in points.items()}
+    inputs |= {f"published table {path}": file_digest(work.published_table(path)) for path in tables}
+    parameters = settings.model_dump(mode="json")
+    return Job(work.analysis, "05_analyze", parameters, inputs, tuple(points.values()), (work.results,))
+
+
+def _content(job: Job) -> str | None:
+    """Content digest of an artifact, as recorded when it was made; None where it is missing."""
+    return (read_manifest(job.folder) or {}).get("content")
+
+
+def all_jobs(work: Workspace, model: str | None = None) -> dict[str, Job]:
+    """All jobs except the analysis, or one model's, by the names that a sweep gives them."""
+    runs = [work.study.run(model)] if model else list(work.study.runs.values())
+    points = [(run.name, checkpoint) for run in runs for checkpoint in run.checkpoints]
+    jobs = {"data": data_job(work)}
+    jobs |= {f"train/{run.name}": train_job(work, run.name) for run in runs if isinstance(run, TrainedRun)}
+    jobs |= {f"extract/{name}@{k}": extract_job(work, name, k) for name, k in points}
+    return jobs | {f"measure/{name}@{k}": measure_job(work, name, k) for name, k in points}
+
+
+def needs_work(work: Workspace, job: Job) -> bool:
+    """True if the artifact is missing or out of date.
+
+    Raises:
+        UserError: something upstream is missing or out of date; or the artifact was made without the override that is
+            asked for now.
+    """
+    if job.current:
+        return False
+    if first := job.blocked_by:
+        why, fix = first.out_of_date or "does not exist yet", f"run {first.command_hint} first"
+        fix += ", or give the overrides that it was made with" if first.out_of_date else ""
+        raise UserError(f"{work.display(first.folder)}: {why}; {fix}")
+    refuse_clash(work, job.folder, job.parameters)
+    return True
+
+
+def check_overrides(work: Workspace, model: str | None = None) -> None:
+    """Refuse overrides that clash with anything computed in this folder, or for one model of it.
+
+    The analysis is not checked: it is made again in seconds.
+    """
+    if work.overrides:
+        for job in all_jobs(work, model).values():
+            refuse_clash(work, job.folder, job.parameters)
+
+
+@contextmanager
+def making(job: Job, facts: dict[str, Any]) -> Iterator[Path]:
+    """Yield an empty folder for the artifact's files; on success it is declared complete, on error removed.
+
+    Args:
+        job: whose artifact is made.
+        facts: for its manifest (device, seed, tokens_per_second …); may be added to until the end.
+    """
+    began = time.monotonic()
+    with atomic_folder(job.folder) as aside:
+        yield aside
+        write_manifest(aside, job.parameters, job.inputs, began, facts)

@@ -1,0 +1,151 @@
+"""What is trained or measured: run names, architectures, recipes, and the two types of run.
+
+Plain values without torch. A study expands into runs (`lcutils.parameters`), the model is built from an architecture
+(`lcutils.gptneo`), and training follows a recipe (`lcutils.training`).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Self
+
+from lcutils import paper
+from lcutils.errors import UserError
+
+_RUN_NAME = re.compile(r"(?P<depth>\d{2,})x(?P<width>\d{4,})_(?P<epochs>\d{2,})(?P<decay>[A-Za-z])(?P<seed>\d{2,})?")
+
+
+@dataclass(frozen=True)
+class RunName:
+    """`{depth:02}x{width:04}_{epochs:02}{decay}{seed}`, for example `12x1024_10L` or `02x0768_01d07`.
+
+    A name without a seed number means seed 42, as in the released runs.
+    """
+
+    depth: int
+    width: int
+    epochs: int
+    decay: str
+    seed: int | None = None
+
+    @classmethod
+    def parse(cls, name: str) -> Self:
+        """Read a run name; `UserError` if it has another form."""
+        match = _RUN_NAME.fullmatch(name)
+        if match is None:
+            raise UserError(
+                f"model: {name!r} is not a run name; write depth x width _ epochs decay [seed], such as 02x0064_01d"
+            )
+        depth, width, epochs = (int(match[key]) for key in ("depth", "width", "epochs"))
+        run = cls(depth, width, epochs, match["decay"], None if match["seed"] is None else int(match["seed"]))
+        if str(run) != name:
+            raise UserError(f"model: {name!r} has extra zeros; write {run}")
+        return run
+
+    def __str__(self) -> str:
+        seed = "" if self.seed is None else f"{self.seed:02}"
+        return f"{self.depth:02}x{self.width:04}_{self.epochs:02}{self.decay}{seed}"
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What makes one GPT-Neo differ from another: 30 pairs of depth and width in the paper."""
+
+    depth: int
+    width: int
+    vocab_size: int
+    heads: int = 16
+    positions: int = 2048
+    window: int = 256  # keys that a local layer's query sees, itself included
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads:
+            raise UserError(f"width: {self.width} is not a multiple of {self.heads} heads; choose one that is")
+        for name in ("depth", "width", "vocab_size", "heads", "positions", "window"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name}: {getattr(self, name)} is less than 1; give a positive number")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a model is trained; the defaults are the paper's (section 3.1 and appendix A).
+
+    AdamW, a learning rate that falls linearly to 0 over all epochs without warm-up, gradients clipped to a norm of 1,
+    each epoch in a new order, the last partial batch kept.
+
+    Attributes:
+        epochs: passes over the train blocks.
+        batch_size: sequences per step, over all GPUs together.
+        learning_rate: of the first step.
+        weight_decay: 5e-4 for runs named `d`, 0.1 for `L`; not applied to biases and LayerNorms.
+        betas, eps: of AdamW.
+        clip_norm: largest norm of the gradient.
+        seed: of the order of the data.
+        init_seed: of the initial weights.
+        autocast: type of matrix products, "bf16" (the weights stay fp32) or "fp32".
+        deterministic: on a GPU, use algorithms that give the same bits every time; the CPU always does.
+        checkpoints: 0-based epochs after which a checkpoint is kept.
+    """
+
+    epochs: int
+    batch_size: int
+    learning_rate: float = 5e-5
+    weight_decay: float = 5e-4
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    clip_norm: float = 1.0
+    seed: int = paper.SEED
+    init_seed: int = paper.SEED
+    autocast: str = "bf16"
+    deterministic: bool = False
+    checkpoints: tuple[int, ...] = (0,)
+
+    def __post_init__(self) -> None:
+        if self.autocast not in ("bf16", "fp32"):
+            raise UserError(f"autocast: models are not trained in {self.autocast!r}; choose bf16 or fp32")
+        if not self.checkpoints or not all(0 <= k < self.epochs for k in self.checkpoints):
+            raise UserError(
+                f"checkpoints: {self.checkpoints} must name epochs from 0 to {self.epochs - 1}; correct the list"
+            )
+        if self.batch_size < 1:
+            raise UserError(f"batch_size: {self.batch_size} is less than 1; give a positive number")
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """One model that this study trains."""
+
+    name: str
+    depth: int
+    width: int
+    heads: int
+    positions: int
+    window: int
+    recipe: Recipe
+
+    @property
+    def checkpoints(self) -> tuple[int, ...]:
+        """0-based epochs whose checkpoints are kept and measured."""
+        return self.recipe.checkpoints
+
+    def architecture(self, vocab_size: int) -> Architecture:
+        """The model's architecture, once the text has decided how many tokens there are."""
+        return Architecture(self.depth, self.width, vocab_size, self.heads, self.positions, self.window)
+
+
+@dataclass(frozen=True)
+class PretrainedRun:
+    """A model that others trained, measured as it is."""
+
+    name: str
+    source: str  # a checkpoint folder, or a name on the hub
+    revision: str | None = None  # branch, tag or commit on the hub; None for its main branch
+
+    @property
+    def checkpoints(self) -> tuple[int, ...]:
+        """The one checkpoint, called 0."""
+        return (0,)
+
+
+Run = TrainedRun | PretrainedRun
