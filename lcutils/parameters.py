@@ -1,4 +1,4 @@
-"""Studies: YAML files in `parameters/`, validated before any work starts, and the run names that follow from them."""
+"""Studies: YAML files in `parameters/`, validated before any work starts."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ class CorpusSettings(_Section):
     """Where the text comes from and how it becomes blocks of tokens."""
 
     source: str = "built-in"  # "built-in", a file or folder, or the name of a hub dataset
-    validation: str | None = None  # path of the validation text, where the source has no split of that name
-    validation_share: float = Field(0.05, gt=0, lt=1)  # else: share of the stories cut from the end for validation
+    validation: str | None = None  # path of the validation text, if the source has no split of that name
+    validation_share: float = Field(0.05, gt=0, lt=1)  # otherwise: share of stories taken from the end
     text_column: str = "text"
     max_stories: int | None = Field(None, gt=0)
     max_validation_stories: int | None = Field(None, gt=0)
     tokenizer: str = "bpe:4096"  # "bpe:SIZE" trained on the text, a folder with vocab.json and merges.txt, a hub name
     block_size: int = Field(2048, ge=2)
     packing: Literal["paper", "lossless"] = "paper"
-    end_of_text: bool = False  # put the end-of-text token between stories
+    end_of_text: bool = False  # put the end-of-text token after each story
     ood: str | None = None  # out-of-distribution text for NC5: a file, folder or hub dataset
     seed: int = Field(0, ge=0)  # of the built-in generator
 
@@ -46,7 +46,7 @@ class ArchitectureSettings(_Section):
     """What all models of a study share."""
 
     heads: int = Field(16, gt=0)
-    window: int = Field(256, gt=0)  # keys that a local layer's query sees, itself included
+    window: int = Field(256, gt=0)  # keys that a local layer's query sees, its own included
     positions: int = Field(2048, gt=0)
 
 
@@ -57,20 +57,20 @@ class TrainingSettings(_Section):
     """The recipe (paper, Section 3.1 and Appendix A)."""
 
     learning_rate: float = Field(5e-5, gt=0)
-    batch_size: Literal["paper"] | Annotated[int, Field(gt=0)] = "paper"  # sequences a batch; "paper": by architecture
+    batch_size: Literal["paper"] | Annotated[int, Field(gt=0)] = "paper"  # sequences per batch; "paper": by architecture
     decay: dict[str, Annotated[float, Field(ge=0)]] = paper.DECAY  # weight decay by the letter of a run's name
     betas: tuple[Beta, Beta] = (0.9, 0.999)  # of AdamW
     eps: float = Field(1e-8, gt=0)  # of AdamW
     clip_norm: float = Field(1.0, gt=0)
-    init_seed: int = Field(paper.SEED, ge=0)  # of the initial weights; the run's own seed shuffles the data
-    autocast: Literal["bf16", "fp32"] = "bf16"  # on the CPU always fp32
-    deterministic: bool = False  # on a GPU: the same bits every time, killed or not, for 1 to 8 % of the speed
+    init_seed: int = Field(paper.SEED, ge=0)  # of the initial weights; a run's own seed shuffles the data
+    autocast: Literal["bf16", "fp32"] = "bf16"  # of matrix products on a GPU; the CPU always trains in fp32
+    deterministic: bool = False  # on a GPU: the same bits every time, killed or not; costs 1 to 8 % of the speed
 
 
 class ExtractionSettings(_Section):
     """How features become class statistics."""
 
-    precision: Literal["fp32", "tf32", "fp16", "bf16"] = "fp16"  # of the trunk on a GPU; on the CPU always fp32
+    precision: Literal["fp32", "tf32", "fp16", "bf16"] = "fp16"  # of matrix products on a GPU; the CPU always uses fp32
     blocks_per_batch: int = Field(16, gt=0)
     covariance: bool = True  # the pooled within-class covariance, which nc1_pinv needs
 
@@ -81,14 +81,14 @@ class MeasurementSettings(_Section):
     min_count: int = Field(1, ge=1)  # classes with fewer training samples are left out
     riesz_s: float = Field(1.0, gt=0)  # exponent of the Riesz kernel
     sensitivity: tuple[Annotated[int, Field(ge=1)], ...] = (1, 2, 10, 100)  # min_counts of sensitivity.csv
-    neighbours: int = Field(5, ge=1)  # nearest class means kept in the per-token table
+    neighbours: int = Field(5, ge=1)  # nearest class means listed in the per-token table
 
 
 class AnalysisSettings(_Section):
     """What the analysis needs besides the rows."""
 
     permutations: int = Field(10_000, ge=1)
-    published: tuple[str, ...] = ()  # published tables (CSV) to set beside ours
+    published: tuple[str, ...] = ()  # published tables (CSV) to compare with ours
     names: tuple[str, ...] = (
         "Lily",
         "Tim",
@@ -153,7 +153,7 @@ class Study(_Section):
     analysis: AnalysisSettings = AnalysisSettings()
     grid: tuple[GridEntry, ...] = ()
     pretrained: dict[str, PretrainedModel] = {}  # name -> model to measure as it is
-    device: str = "auto"  # "auto" is cuda if there is one, else cpu; not a reason to run anything again
+    device: str = "auto"  # "auto" is cuda if available, otherwise cpu; no reason to run anything again
     jobs_per_gpu: int = Field(1, gt=0)  # jobs that share a GPU; short runs leave room for several
     threads: int = Field(1, gt=0)  # CPU threads of a job
     drop_checkpoints: bool = False  # delete a checkpoint's weights once it is measured
@@ -323,14 +323,14 @@ def study_path(study: str | Path) -> Path:
         if path.is_file():
             return path
     known = sorted(path.stem for path in (ROOT / "parameters").glob("*.yaml"))
-    raise UserError(f"study: no file {study} and no parameters/{study}.yaml; there are {', '.join(known)}")
+    raise UserError(f"study: no file {study} and no parameters/{study}.yaml; choose one of {', '.join(known)}")
 
 
 def load_study(study: str | Path, overrides: Mapping[str, Any] | str | Iterable[str] | None = None) -> Study:
     """Read and validate a study; the file's name is the study's name.
 
     Raises:
-        UserError: one line that names the file, the key and the mend.
+        UserError: one line that names the file, the key and the fix.
     """
     path = study_path(study)
     shown = path.relative_to(ROOT) if path.is_relative_to(ROOT) else path

@@ -7,7 +7,7 @@ Plain values without torch. A study expands into runs (`lcutils.parameters`), th
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 from lcutils import paper
@@ -132,6 +132,10 @@ class TrainedRun:
     def architecture(self, vocab_size: int) -> Architecture:
         """The model's architecture, once the text has decided how many tokens there are."""
         return Architecture(self.depth, self.width, vocab_size, self.heads, self.positions, self.window)
+
+    def recipe_on(self, device_type: str) -> Recipe:
+        """The recipe on a type of device: autocast is for GPUs, the CPU trains in fp32."""
+        return self.recipe if device_type == "cuda" else replace(self.recipe, autocast="fp32")
 
 
 @dataclass(frozen=True)

@@ -76,9 +76,9 @@ def train_run(work: Workspace, model: str) -> Trained:
     architecture = run.architecture(data.summary["vocab_size"])
     if missing:
         with _device(work) as device:
+            recipe, log = run.recipe_on(device.type), work.log(model)
             blocks = data.train, data.validation
-            log = work.log(model)
-            records = train(architecture, run.recipe, *blocks, job.folder, device=device, log=log, discard=True)
+            records = train(architecture, recipe, *blocks, job.folder, device=device, log=log, discard=True)
         if ranks.is_first():
             facts = {"device": str(device), "tokens_per_second": records[-1]["tokens_per_second"]}
             _finish_run(work, run, job, began, facts)

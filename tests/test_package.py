@@ -32,18 +32,61 @@ def test_every_public_name_is_there():
     assert dir(lcutils) == lcutils.__all__
 
 
-def test_imports_go_one_way():
-    """No file imports, now or when a function runs, one that imports it."""
+GROUND = {"artifacts", "devices", "errors", "paper", "progress", "runs", "tensors"}
+EVERYTHING = {"analysis", "charts", "collapse", "corpus", "features", "gptneo", "parameters", "pipeline", "report"}
+# What each room may import beside the ground: a whole room, or one file of it.
+MAY_IMPORT = {
+    "parameters": set(),
+    "corpus": {"parameters"},
+    "gptneo": set(),
+    "features": {"gptneo"},
+    "training": {"gptneo", "features"},
+    "collapse": {"features.statistics"},
+    "analysis": {"collapse.catalogue"},
+    "charts": {"analysis", "collapse.catalogue"},
+    "report": {"charts", "analysis", "collapse.catalogue"},
+    "pipeline": {"parameters", "corpus", "gptneo"},
+    "stages": EVERYTHING | {"training"},
+    "__main__": {"stages", "pipeline"},
+}
+
+
+def import_graph() -> dict[str, set[str]]:
+    """Which file of lcutils imports which, now or when a function runs; names without `lcutils.`."""
+    paths = {path: path.relative_to(ROOT / "lcutils") for path in (ROOT / "lcutils").rglob("*.py")}
+    names = {path: ".".join(inside.with_suffix("").parts).removesuffix(".__init__") for path, inside in paths.items()}
     graph: dict[str, set[str]] = {}
-    for path in (ROOT / "lcutils").rglob("*.py"):
-        name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-        if name == "lcutils":  # the names of the package, imported when they are first used
+    for path, name in names.items():
+        if name == "__init__":  # the public names, imported when they are first used
             continue
-        found = graph.setdefault(name, set())
+        found: set[str] = set()
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("lcutils"):
-                found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+            if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "lcutils":
+                module = (node.module or "").removeprefix("lcutils").lstrip(".")
+                found |= {module} | {f"{module}.{alias.name}".lstrip(".") for alias in node.names}
+            assert not (isinstance(node, ast.ImportFrom) and node.level), f"{name}: write imports from lcutils"
+        graph[name] = {other for other in found if other in names.values() and other not in ("", "__init__")}
+    return graph
+
+
+def test_no_file_imports_one_that_imports_it():
+    graph = import_graph()
     assert len(graph) > 40
-    files = {name: {other for other in found if other in graph} for name, found in graph.items()}
-    order = list(TopologicalSorter(files).static_order())  # a CycleError names a circle
-    assert order.index("lcutils.parameters") < order.index("lcutils.stages") < order.index("lcutils.__main__")
+    order = list(TopologicalSorter(graph).static_order())  # a CycleError names a circle
+    assert order.index("parameters") < order.index("stages") < order.index("__main__")
+
+
+def test_rooms_import_only_what_lies_below_them():
+    wrong = []
+    for name, imported in import_graph().items():
+        room = name.partition(".")[0]
+        allowed = GROUND | {room} | MAY_IMPORT.get(room, set())
+        # A package that a file of it may be imported from is named by the import too: its `__init__` runs.
+        allowed |= {name.partition(".")[0] for name in allowed if "." in name and name.partition(".")[0] not in allowed}
+        for other in imported:
+            whole = other.partition(".")[0]
+            partly = {item for item in MAY_IMPORT.get(room, set()) if item.startswith(f"{whole}.")}
+            if whole not in allowed or (partly and "." in other and other not in partly):
+                wrong.append(f"{name} imports {other}")
+    assert not wrong
+    assert {name.partition(".")[0] for name in import_graph()} == GROUND | set(MAY_IMPORT)

@@ -17,7 +17,7 @@ from conftest import TINY, lcutils_command
 
 from lcutils.parameters import ROOT, load_study
 from lcutils.pipeline.paths import open_study
-from lcutils.pipeline.sweep import STAMPS, shown_logs, snakemake_command, stamp_current
+from lcutils.pipeline.sweep import STAMPS, following_logs, snakemake_command, stamp_current
 from lcutils.stages import extract_point, measure_point, prepare_data, train_run
 
 
@@ -187,7 +187,7 @@ def test_a_failed_sweep_ends_with_what_failed(copy, tmp_path):
 def test_the_last_lines_of_a_log_are_shown(tmp_path, capsys):
     log = tmp_path / "run.log"
     log.write_text("before\n")
-    with shown_logs(tmp_path), log.open("ab") as file:
+    with following_logs(tmp_path), log.open("ab") as file:
         file.write(b"caf\xe9\nlast\n")
     assert capsys.readouterr().out == "caf\ufffd\nlast\n"
 
@@ -215,7 +215,7 @@ def test_mistakes_are_one_line_before_any_work(tmp_path, tiny):
     assert not (tmp_path / "out").exists()
     (tmp_path / "out").write_text("a file")
     outcome = lcutils_command("sweep", tiny, "--outputs", tmp_path / "out")
-    assert outcome.stderr.endswith("cannot be made (Not a directory); name another folder\n")
+    assert outcome.stderr.endswith("cannot be created (Not a directory); name another folder\n")
 
 
 def test_the_paper_expands_without_running(tmp_path):

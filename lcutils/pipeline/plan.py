@@ -1,4 +1,4 @@
-"""What a study consists of and what it costs in disk and time, before anything runs."""
+"""What a study consists of, and what it will cost in disk space and time."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from lcutils.gptneo.model import count_parameters
 from lcutils.pipeline.paths import Workspace
 from lcutils.runs import TrainedRun
 
-# Blocks of the paper's packing (paper, Appendix A): known before the text is there.
+# Blocks of the paper's packing (appendix A), known before the text is downloaded.
 KNOWN_BLOCKS = {(paper.DATASET, "paper", paper.BLOCK_SIZE): paper.TRAIN_BLOCKS}
 KNOWN_VOCABULARIES = {paper.TOKENIZER: paper.VOCABULARY}
 
-# Seconds a token takes on one H200 at blocks of 2048, 50,257 tokens and the paper's batch sizes, as a sum of terms in
-# depth L and width D: 1, L, D, L D and L D² in training; 1 and L D in extracting (fp16, covariance). Fitted
+# Seconds per token on one H200 with blocks of 2048, 50,257 tokens and the paper's batch sizes: a sum of terms in
+# depth L and width D, 1, L, D, L D and L D² in training; 1 and L D in extracting (fp16, covariance). Fitted
 # to the measured speeds of tests/benchmarks/README.md.
 TRAINING_SECONDS = (1.55e-8, 3.83e-8, 5.18e-10, 4.44e-11, 1.127e-13)
 EXTRACTION_SECONDS = (8.63e-9, 6.38e-11)
@@ -56,7 +56,7 @@ def describe_plan(work: Workspace) -> str:
         hours = [tokens * sum(seconds) / 3600 for seconds in zip(*map(_seconds_of_epochs, trained), strict=True)]
         lines += [f"time on one H200, from measured speeds: {hours[0]:,.0f} h training, {hours[1]:,.1f} h extraction"]
     else:
-        lines += ["time: the log of a first model says its tokens/s"]
+        lines += ["time: see the tokens/s in the log of the first model"]
     return "\n".join(lines)
 
 
@@ -66,7 +66,7 @@ def _epochs(run: TrainedRun) -> int:
 
 
 def _seconds_of_epochs(run: TrainedRun) -> tuple[float, float]:
-    """Seconds that a run's training and extraction take, for each token of an epoch."""
+    """Seconds of training and of extraction of a run, per token of an epoch."""
     L, D = run.depth, run.width
     training = np.dot(TRAINING_SECONDS, (1, L, D, L * D, L * D * D))
     extraction = np.dot(EXTRACTION_SECONDS, (1, L * D))
@@ -74,7 +74,7 @@ def _seconds_of_epochs(run: TrainedRun) -> tuple[float, float]:
 
 
 def _blocks_and_vocabulary(work: Workspace) -> tuple[int | None, int | None]:
-    """Train blocks and vocabulary: from the prepared data, else as far as they are known beforehand."""
+    """Train blocks and vocabulary size: from the prepared data, or as far as they are known beforehand."""
     summary = work.data / "corpus.json"
     if summary.is_file():
         known = json.loads(summary.read_text())

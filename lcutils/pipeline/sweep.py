@@ -1,4 +1,4 @@
-"""Running a study's grid: Snakemake decides what is missing or stale; this starts it and says what came out."""
+"""Run a study's grid: Snakemake decides which jobs to run; this starts it and reports the outcome."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lcutils.pipeline.jobs import all_jobs, analyze_job, check_overrides
 from lcutils.pipeline.paths import Workspace
 
 PROFILES = ROOT / "parameters" / "profiles"
-STAMPS = ".current"  # folder of empty files that tell Snakemake which artifacts need no work
+STAMPS = ".current"  # folder of empty files: an artifact with a stamp needs no work
 
 
 def snakemake_command(
@@ -35,12 +35,12 @@ def snakemake_command(
     """The Snakemake call that brings a study, or one model of it, up to date."""
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
     command += ["--directory", str(work.folder), "--rerun-incomplete", "--keep-going"]
-    # What is stale is decided by `stamp_current`. Snakemake runs what has no stamp, and what follows from it.
+    # `stamp_current` decides what is out of date. Snakemake runs what has no stamp, and what depends on it.
     command += ["--rerun-triggers", "mtime"]
     if profile:
         if not (PROFILES / profile).is_dir():
             known = ", ".join(sorted(path.name for path in PROFILES.iterdir() if path.is_dir()))
-            raise UserError(f"PROFILE: there is no parameters/profiles/{profile}; there are {known}")
+            raise UserError(f"PROFILE: parameters/profiles/{profile} does not exist; choose one of {known}")
         command += ["--workflow-profile", str(PROFILES / profile)]
     else:
         command += ["--quiet", "rules", "host"]
@@ -57,10 +57,10 @@ def snakemake_command(
 
 
 def stamp_current(work: Workspace) -> None:
-    """Leave a stamp for every artifact that is complete and current, and for no other.
+    """Write a stamp for every artifact that is complete and up to date, and for no other.
 
-    Snakemake deletes a job's outputs before it runs the job, so it is given stamps for outputs: the artifact itself
-    stays, and the job finds out whether there is anything to do.
+    Snakemake deletes a job's outputs before it runs the job. Its outputs are therefore stamps: the artifact itself
+    stays, and the job finds out whether it needs work.
     """
     now = time.time()
     for name, job in (all_jobs(work) | {"analyze": analyze_job(work)}).items():
@@ -68,7 +68,7 @@ def stamp_current(work: Workspace) -> None:
         stamp.parent.mkdir(parents=True, exist_ok=True)
         if job.current:
             stamp.touch()
-            os.utime(stamp, (now, now))  # of one age, so that none is newer than what follows from it
+            os.utime(stamp, (now, now))  # all of one age, so that none is newer than what depends on it
         else:
             stamp.unlink(missing_ok=True)
 
@@ -96,37 +96,37 @@ def run_sweep(
     """Run a study's grid to its end; returns Snakemake's exit status.
 
     Raises:
-        UserError: a mistake in the study, found before any work; or the same study is being swept already.
+        UserError: a mistake in the study, found before any work; or another sweep of the same study is running.
     """
     check_overrides(work, model)
     check_pretrained(work)
-    source_digest(work.corpus)  # a missing file is told here, not by a job
-    analyze_job(work)  # and a missing published table
+    source_digest(work.corpus)  # fail early if the text is missing
+    analyze_job(work)  # or a published table
     if profile is None:  # a cluster's login node need not have the device
         choose_device(work.study.device)
     command = snakemake_command(work, model=model, profile=profile, cores=cores, dry_run=dry_run)
     try:
-        for name in ("notebooks", "logs"):  # papermill does not make the folder it writes to
+        for name in ("notebooks", "logs"):  # papermill does not create the folder that it writes to
             (work.folder / name).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(
-            f"outputs: {work.display(work.folder)} cannot be made ({error.strerror}); name another folder"
+            f"outputs: {work.display(work.folder)} cannot be created ({error.strerror}); name another folder"
         ) from None
     with (work.folder / ".sweep.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(
-                f"{work.display(work.folder)}: a sweep is running there; wait for it, or name other outputs"
+                f"{work.display(work.folder)}: a sweep is running there; wait for it, or name another outputs folder"
             ) from None
-        # We hold the lock, so no sweep is alive: a Snakemake lock that lies here was left by a killed one.
+        # We hold the lock, so no other sweep is alive: a Snakemake lock here was left by a killed one.
         locks = work.folder / ".snakemake" / "locks"
         if locks.is_dir() and any(locks.iterdir()):
             unlock = [*snakemake_command(work, profile=profile, cores=cores), "--unlock"]
             subprocess.run(unlock, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
         stamp_current(work)
         began = time.time()
-        with shown_logs(work.folder / "logs"):
+        with following_logs(work.folder / "logs"):
             # Snakemake holds the lock too, and goes on holding it should this process alone be killed.
             status = subprocess.run(command, cwd=ROOT, pass_fds=[lock.fileno()]).returncode
     if status == 0 and not dry_run:
@@ -137,15 +137,15 @@ def run_sweep(
 
 
 @contextmanager
-def shown_logs(folder: Path) -> Iterator[None]:
-    """Print what the jobs append to their logs, on whichever machine of a cluster they run."""
+def following_logs(folder: Path) -> Iterator[None]:
+    """Print what jobs append to their logs, on whichever machine of a cluster they run."""
     read = {path: path.stat().st_size for path in folder.glob("*.log")}
     done = threading.Event()
 
     def follow() -> None:
         over = False
         while not over:
-            over = done.wait(1.0)  # what came in the last second is shown too
+            over = done.wait(1.0)  # then once more, for what came in the last second
             for path in sorted(folder.glob("*.log")):
                 with path.open(errors="replace") as file:
                     file.seek(read.get(path, 0))
@@ -162,7 +162,7 @@ def shown_logs(folder: Path) -> Iterator[None]:
 
 
 def describe_failures(logs: Path, began: float) -> str:
-    """The last line of every papermill log, written since `began`, that tells of an error."""
+    """The last line of each papermill log that was written since `began` and reports an error."""
     text = ""
     for log in sorted(logs.glob("*.papermill")):
         lines = log.read_text(errors="replace").strip().splitlines()
