@@ -57,7 +57,9 @@ class TrainingSettings(_Section):
     """The recipe (paper, Section 3.1 and Appendix A)."""
 
     learning_rate: float = Field(5e-5, gt=0)
-    batch_size: Literal["paper"] | Annotated[int, Field(gt=0)] = "paper"  # sequences per batch; "paper": by architecture
+    batch_size: Literal["paper"] | Annotated[int, Field(gt=0)] = (
+        "paper"  # sequences per batch; "paper": by architecture
+    )
     decay: dict[str, Annotated[float, Field(ge=0)]] = paper.DECAY  # weight decay by the letter of a run's name
     betas: tuple[Beta, Beta] = (0.9, 0.999)  # of AdamW
     eps: float = Field(1e-8, gt=0)  # of AdamW
@@ -364,8 +366,9 @@ def _explain(problem: Any) -> str:
         return str(problem["ctx"]["error"])
     if problem["type"] == "extra_forbidden":
         leaf = str(problem["loc"][-1])
-        near = difflib.get_close_matches(leaf, [part for key in leaf_keys() for part in key.split(".")], n=1)
-        near = near or difflib.get_close_matches(leaf, GridEntry.model_fields, n=1)
+        known = {part for key in leaf_keys() for part in key.split(".")}
+        known |= GridEntry.model_fields.keys() | _PretrainedFields.model_fields.keys()
+        near = difflib.get_close_matches(leaf, sorted(known), n=1)
         return f"{place}: no such key{f'; did you mean {near[0]}?' if near else ''}"
     if problem["type"] == "missing":
         return f"{place}: is missing; add it"

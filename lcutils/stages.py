@@ -25,11 +25,11 @@ from lcutils.errors import UserError
 from lcutils.features.evaluation import evaluate_model
 from lcutils.features.extracted import Extracted
 from lcutils.features.extraction import explain_overflow, extract_agreement, extract_mean, extract_statistics
-from lcutils.features.models import check_fit, load_feature_model
+from lcutils.features.models import FeatureModel, check_fit, load_feature_model
 from lcutils.pipeline.jobs import Job, analyze_job, data_job, extract_job, making, measure_job, needs_work, train_job
 from lcutils.pipeline.overrides import open_study, refuse_clash
 from lcutils.pipeline.paths import Workspace
-from lcutils.runs import PretrainedRun, TrainedRun
+from lcutils.runs import PretrainedRun, Run, TrainedRun
 from lcutils.training import ranks
 from lcutils.training.loop import Trained, train
 
@@ -123,7 +123,7 @@ def extract_point(work: Workspace, model: str, checkpoint: int) -> Extracted:
     return Extracted.load(job.folder)
 
 
-def _check_weights(work: Workspace, run: PretrainedRun | TrainedRun, checkpoint: int) -> None:
+def _check_weights(work: Workspace, run: Run, checkpoint: int) -> None:
     """Raise a `UserError` if a trained checkpoint's weights were deleted."""
     if isinstance(run, TrainedRun) and not (work.checkpoint(run.name, checkpoint) / "model.safetensors").is_file():
         raise UserError(
@@ -134,45 +134,49 @@ def _check_weights(work: Workspace, run: PretrainedRun | TrainedRun, checkpoint:
 
 
 def _extract(
-    work: Workspace,
-    run: PretrainedRun | TrainedRun,
-    checkpoint: int,
-    data: Data,
-    job: Job,
-    resume: Path,
-    device: torch.device,
+    work: Workspace, run: Run, checkpoint: int, data: Data, job: Job, resume: Path, device: torch.device
 ) -> Extracted:
-    settings, point = work.study.extraction, f"{run.name}@{checkpoint}"
+    settings, log = work.study.extraction, work.log(f"{run.name}@{checkpoint}")
     precision = settings.precision if device.type == "cuda" else "fp32"
-    source, revision = work.checkpoint_source(run.name, checkpoint), getattr(run, "revision", None)
-    common: dict[str, Any] = {"batch_size": settings.blocks_per_batch, "device": device}
-    model = load_feature_model(source, precision=precision, device=device, revision=revision)
+    model = _load_model(work, run, checkpoint, precision, device)
     check_fit(model, run.name, work.study.corpus.block_size, data.summary["vocab_size"])
+    common: dict[str, Any] = {"batch_size": settings.blocks_per_batch, "device": device, "log": log}
     with explain_overflow(run.name, precision):
-        log = work.log(point)
         statistics = extract_statistics(
-            model, data.train, covariance=settings.covariance, resume=resume, job=job.identity, log=log, **common
+            model, data.train, covariance=settings.covariance, resume=resume, job=job.identity, **common
         )
         keep = statistics.counts >= work.study.measurement.min_count
         counter = AgreementCounter(model.classifier, statistics.means, keep, device)
-        hits, totals = extract_agreement(model, data.validation, counter, log=log, **common)
+        hits, totals = extract_agreement(model, data.validation, counter, **common)
         agreement = {"hits": hits.cpu().numpy(), "totals": totals.cpu().numpy()}
         if work.study.corpus.ood:
-            agreement["ood_mean"] = extract_mean(model, data.blocks("ood"), log=log, **common).cpu().numpy()
-    record = {"model": run.name, "checkpoint": checkpoint}
-    record |= {"depth": model.depth, "width": model.classifier.shape[1], "n_params": model.n_params}
-    if isinstance(run, TrainedRun):
-        scores = json.loads((work.checkpoint(run.name, checkpoint) / "evaluation.json").read_text())
-        recipe = run.recipe
-        record |= {"epochs": recipe.epochs, "weight_decay": recipe.weight_decay, "seed": recipe.seed}
-    else:
-        exact = load_feature_model(source, precision="fp32", device=device, revision=revision)
-        scores = evaluate_model(exact, data.validation, **common)
-    columns = ("steps", "tokens_seen", "val_loss", "val_accuracy", "perplexity")
-    record |= {column: scores[column] for column in columns if column in scores}
+            agreement["ood_mean"] = extract_mean(model, data.blocks("ood"), **common).cpu().numpy()
+    record = {"model": run.name, "checkpoint": checkpoint} | _describe(work, run, checkpoint, model, data, device)
     tokenizer = load_tokenizer(work)
     texts = [str(tokenizer.decode([i])) for i in statistics.counts.nonzero()[:, 0].tolist()]
     return Extracted(statistics, model.classifier, agreement, texts, record)
+
+
+def _load_model(work: Workspace, run: Run, checkpoint: int, precision: str, device: torch.device) -> FeatureModel:
+    source = work.checkpoint_source(run.name, checkpoint)
+    revision = run.revision if isinstance(run, PretrainedRun) else None
+    return load_feature_model(source, precision=precision, device=device, revision=revision)
+
+
+def _describe(
+    work: Workspace, run: Run, checkpoint: int, model: FeatureModel, data: Data, device: torch.device
+) -> dict[str, Any]:
+    """What a point's model is and how well it predicts, as columns of `results.csv`."""
+    record = {"depth": model.depth, "width": model.classifier.shape[1], "n_params": model.n_params}
+    if isinstance(run, TrainedRun):
+        scores = json.loads((work.checkpoint(run.name, checkpoint) / "evaluation.json").read_text())
+        record |= {key: getattr(run.recipe, key) for key in ("epochs", "weight_decay", "seed")}
+    else:  # nobody has evaluated it on this text
+        exact = _load_model(work, run, checkpoint, "fp32", device)
+        batch_size = work.study.extraction.blocks_per_batch
+        scores = evaluate_model(exact, data.validation, batch_size=batch_size, device=device)
+    columns = ("steps", "tokens_seen", "val_loss", "val_accuracy", "perplexity")
+    return record | {column: scores[column] for column in columns if column in scores}
 
 
 # ------------------------------------------------------------------------------------------------------- 4 measure

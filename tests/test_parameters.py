@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from lcutils import paper
 from lcutils.errors import UserError
 from lcutils.parameters import leaf_keys, load_study, parse_overrides
-from lcutils.runs import RunName
+from lcutils.runs import PretrainedRun, RunName
 
 SMALL = {
     "grid": [{"depth": 1, "width": 32, "epochs": 2, "checkpoints": [0, 1]}],
@@ -167,6 +167,18 @@ def test_blocks_are_held_to_the_positions_of_what_is_trained(tmp_path):
         tmp_path, {"corpus": {"block_size": 4096, "tokenizer": "some/model"}, "pretrained": {"theirs": "some/model"}}
     )
     assert load_study(path).points == [("theirs", 0)]  # that model's own positions are looked at when it is loaded
+
+
+def test_a_pretrained_model_is_a_source_alone_or_with_its_revision(tmp_path):
+    given = {"short": "some/model", "long": {"source": "some/model", "revision": "step3000"}}
+    study = load_study(write(tmp_path, {"corpus": {"tokenizer": "some/model"}, "pretrained": given}))
+    assert study.run("short") == PretrainedRun("short", "some/model", None)
+    assert study.run("long") == PretrainedRun("long", "some/model", "step3000")
+    with pytest.raises(UserError, match="model: long is pretrained: there is nothing to train"):
+        study.trained_run("long")
+    message = message_of(write(tmp_path, {"corpus": {"tokenizer": "x"}, "pretrained": {"a": {"revison": "x"}}}))
+    assert "pretrained.a.source: is missing" in message
+    assert "pretrained.a.revison: no such key; did you mean revision?" in message
 
 
 def test_no_two_keys_share_a_last_part():

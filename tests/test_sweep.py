@@ -15,8 +15,9 @@ import pandas as pd
 import pytest
 from conftest import TINY, lcutils_command
 
+from lcutils.artifacts import write_json
 from lcutils.parameters import ROOT, load_study
-from lcutils.pipeline.paths import open_study
+from lcutils.pipeline.overrides import open_study
 from lcutils.pipeline.sweep import STAMPS, following_logs, snakemake_command, stamp_current
 from lcutils.stages import extract_point, measure_point, prepare_data, train_run
 
@@ -193,6 +194,8 @@ def test_the_last_lines_of_a_log_are_shown(tmp_path, capsys):
 
 
 def test_mistakes_are_one_line_before_any_work(tmp_path, tiny):
+    model = tmp_path / "model"
+    write_json(model / "config.json", {})
     cases = [
         (["sweep", "nowhere"], "parameters/nowhere.yaml"),
         (["sweep", tiny, "--model", "01x0064_01d"], "model: 01x0064_01d is not in the grid"),
@@ -205,6 +208,10 @@ def test_mistakes_are_one_line_before_any_work(tmp_path, tiny):
             "pretrained.a: /no/such is no folder with a config.json",
         ),
         (["sweep", tiny, "--set", f"pretrained={{a: {tiny}}}"], "is no folder with a config.json"),
+        (
+            ["sweep", tiny, "--set", f"pretrained={{a: {{source: {model}, revision: x}}}}"],
+            "pretrained.a.revision: is for models on the hub",
+        ),
         (["plan", tiny, "--set", "grid=[]"], "grid: is empty"),
     ]
     for words, expected in cases:

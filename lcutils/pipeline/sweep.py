@@ -83,6 +83,8 @@ def check_pretrained(work: Workspace) -> None:
                 f"pretrained.{name}: {model.source} is no folder with a config.json; give a folder that "
                 "save_pretrained wrote, or a hub name"
             )
+        if model.revision and source.exists():
+            raise UserError(f"pretrained.{name}.revision: is for models on the hub, not for a folder; leave it out")
 
 
 def run_sweep(
