@@ -3,7 +3,9 @@
 The interpreter runs the same kernels in NumPy, slowly, so sizes are small; `pip install triton` is enough for it.
 """
 
+import inspect
 import os
+import re
 
 import numpy as np
 import pytest
@@ -18,7 +20,7 @@ import triton  # noqa: E402
 import triton.language as tl  # noqa: E402
 from triton_bounds import check_bounds  # noqa: E402
 
-from lcutils.collapse import agreement, classifier_agreement, kernels, measure_collapse, pairs  # noqa: E402
+from lcutils.collapse import agreement, classifier_agreement, kernels, measure_collapse, pairs, terms  # noqa: E402
 from lcutils.collapse.classes import keep_classes  # noqa: E402
 from lcutils.features import statistics_kernels  # noqa: E402
 from lcutils.features.statistics import ClassStatistics  # noqa: E402
@@ -125,25 +127,32 @@ def statistics(classes, dim, seed, duplicates):
 )
 def test_pair_sums(classes, dim, tile, riesz_s):
     kept = keep_classes(statistics(classes, dim, 0, duplicates=classes > 20))
-    ingredients = pairs.Ingredients.of(kept)
-    sums, results = [], []
+    inputs = pairs.PairInputs.of(kept)
+    sums, numbers = [], []
     for fast in (False, True):
-        result = pairs.PairSums(0, dict.fromkeys(pairs.TERMS, 0))
-        exactly = pairs._Suspects(kept, result, riesz_s)
+        taken_off = dict.fromkeys(terms.TERMS.values(), 0)
+        doubtful = pairs.DoubtfulPairs(kept, taken_off, riesz_s)
         if fast:
-            sums.append(kernels.Strips(ingredients, riesz_s, tile, pairs.TRUSTED).finish(exactly.sum))
+            sums.append(kernels.CudaPairSums(inputs, riesz_s, tile, pairs.TRUSTED).finish(doubtful.sum))
         else:
-            sums.append(pairs._sum_tiles(ingredients, riesz_s, 64, exactly))
-        results.append(result)
+            sums.append(pairs.sum_tiles(inputs, riesz_s, 64, doubtful))
+        numbers.append(taken_off)
+    assert sums[0].all()  # so that no term is equal for want of a store
     torch.testing.assert_close(sums[0], sums[1], rtol=1e-10, atol=1e-10)
-    assert results[0] == results[1]
-    assert results[0].coincident == (classes > 20)
+    assert numbers[0] == numbers[1]
+    assert numbers[0]["apart"] == -(classes > 20)
 
 
-def test_too_many_suspects_take_the_other_way(monkeypatch):
+def test_every_term_has_one_slot_of_the_kernel():
+    slots = re.findall(r'tl\.store\(row_sums \+ _slot\(TERM_NAMES, "(\w+)"\)', inspect.getsource(kernels))
+    assert sorted(slots) == sorted(terms.TERMS)
+    assert [kernels._slot(kernels.TERM_NAMES, term) for term in terms.TERMS] == list(range(len(terms.TERMS)))
+
+
+def test_too_many_doubtful_pairs_take_the_other_way(monkeypatch):
     monkeypatch.setattr(kernels, "LIST", 4)
-    kept = keep_classes(statistics(30, 1, 1, duplicates=False))  # in one dimension half of all pairs are suspects
-    assert kernels.Strips(pairs.Ingredients.of(kept), 1.0, 32, pairs.TRUSTED).finish(lambda i, j: i) is None
+    kept = keep_classes(statistics(30, 1, 1, duplicates=False))  # in one dimension half of all pairs are doubtful
+    assert kernels.CudaPairSums(pairs.PairInputs.of(kept), 1.0, 32, pairs.TRUSTED).finish(lambda i, j: i) is None
 
 
 @pytest.mark.parametrize(("number", "classes", "dim"), [(100, 70, 32), (130, 300, 40)])

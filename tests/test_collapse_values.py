@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-import lcutils.collapse
-import lcutils.collapse.duality
-from lcutils.collapse import KEYS, measure_collapse, measure_tokens, ood_deviation
+from lcutils.collapse import KEYS, agreement, catalogue, duality, measure_collapse, measure_tokens, ood_deviation
+from lcutils.collapse import measure as measure_module
 from lcutils.features.statistics import ClassStatistics
 
 
@@ -48,7 +47,7 @@ def sample(number, dim, classes, seed=0, offset=1.0, exponent=0.0):
     return features, labels, random.normal(size=(classes + 3, dim))
 
 
-@pytest.mark.parametrize("module", [lcutils.collapse, lcutils.collapse.duality, lcutils.collapse.agreement])
+@pytest.mark.parametrize("module", [catalogue, measure_module, duality, agreement])
 def test_docstring_examples(module):
     result = doctest.testmod(module)
     assert result.failed == 0
