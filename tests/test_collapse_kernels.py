@@ -158,9 +158,9 @@ def test_too_many_doubtful_pairs_take_the_other_way(monkeypatch):
 @pytest.mark.parametrize(("number", "classes", "dim"), [(100, 70, 32), (130, 300, 40)])
 def test_scores(number, classes, dim):
     torch.manual_seed(dim)
-    filled = -(-classes // kernels.CLASS_BLOCK) * kernels.CLASS_BLOCK
+    padded = -(-classes // kernels.CLASS_BLOCK) * kernels.CLASS_BLOCK
     features = torch.randn(number, dim, device=DEVICE).half()
-    rows, bias = torch.zeros(filled, dim, device=DEVICE).half(), torch.full((filled,), -torch.inf, device=DEVICE)
+    rows, bias = torch.zeros(padded, dim, device=DEVICE).half(), torch.full((padded,), -torch.inf, device=DEVICE)
     rows[:classes], bias[:classes] = torch.randn(classes, dim).half().to(DEVICE), torch.randn(classes).to(DEVICE)
     rows[5], bias[5] = rows[3], bias[3]
     scores = 0.5 * (features.double() @ rows[:classes].double().T) + bias[:classes]
@@ -180,7 +180,7 @@ def test_scores(number, classes, dim):
 @pytest.fixture
 def half(monkeypatch):
     """Agreement goes the CUDA way, float16 and kernels, whatever the device."""
-    monkeypatch.setitem(agreement.FAST, "cpu", torch.float16)
+    monkeypatch.setitem(agreement.LOW_PRECISION, "cpu", torch.float16)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -192,7 +192,7 @@ def test_near_ties_are_decided_as_float64_does(half, dtype):
     side = torch.where(torch.rand(90, 1) < 0.5, -1, 1) * 1e-4
     h = ((means[first] + means[second]) / 2 + side * (means[first] - means[second])).to(dtype)
     counter = agreement.AgreementCounter(means, means, torch.ones(80, dtype=torch.bool), DEVICE)
-    x = agreement._Rounded.of(h.to(DEVICE), counter.origin, torch.float16)
+    x = agreement._RoundedFeatures.of(h.to(DEVICE), counter.origin, torch.float16)
     exact = (h.double()[:, None] - means).square().sum(2).argmin(1)
     assert torch.equal(agreement.decide(x, counter.nearest).cpu(), exact)
     g = counter.origin.cpu()
@@ -207,7 +207,7 @@ def test_agreement_in_half_precision_is_that_of_the_cpu(half, monkeypatch, seed,
     head, labels = means - offset + 0.3 * torch.randn(50, dim), torch.randint(-1, 50, (150,))
     features, keep = means[labels] + torch.randn(150, dim), torch.rand(50) < 0.8
     fast = classifier_agreement(features.to(DEVICE), labels.to(DEVICE), head, means.to(DEVICE), keep)
-    monkeypatch.setitem(agreement.FAST, "cpu", torch.float32)
+    monkeypatch.setitem(agreement.LOW_PRECISION, "cpu", torch.float32)
     plain = classifier_agreement(features, labels, head, means, keep)
     for a, b in zip(fast, plain, strict=True):
         assert torch.equal(a.cpu(), b)

@@ -217,12 +217,12 @@ def test_wrong_arguments_are_errors():
     for tile in (0, -1):
         with pytest.raises(ValueError, match=f"tile must be at least 1, not {tile}"):
             measure_collapse(stats, torch.randn(4, 3), tile=tile)
-    for head, mend in (
+    for head, fix in (
         (torch.nn.Linear(3, 4), "not Linear; give its weight"),
         (np.ones((4, 3)), "not ndarray; use torch"),
     ):
         for measure in (measure_collapse, measure_tokens):
-            with pytest.raises(ValueError, match=f"^classifier must be a torch tensor, {mend}"):
+            with pytest.raises(ValueError, match=f"^classifier must be a torch tensor, {fix}"):
                 measure(stats, head)
 
 

@@ -1,8 +1,9 @@
 """The catalogue of measurements: what each one is, in words, and the name of the function that computes it.
 
 Results, charts, tables and the report read this list, so it imports neither torch nor pandas. To add a measurement,
-write its function, a `MeasurementInputs` in and a dict of numbers out, and one entry here; `measure_collapse` then
-computes it. A measurement over pairs may need another sum: see `lcutils.collapse.terms`.
+write a function that takes a `MeasurementInputs` and returns its values by key (tensors where it reads classes, plain
+numbers where it reads pairs), and one entry here: `measure_collapse` then computes it. A measurement over pairs may
+need another sum: see `lcutils.collapse.terms`. `tests/test_new_measurement.py` is an example.
 
 In the words below: classes c, K of them are kept; mu_c is the mean feature of class c and mu_bar the unweighted mean
 of the kept means; sigma_c² is the within-class variance, w_c the class's row of the head; pairs are c < c'; CoV is
@@ -29,8 +30,8 @@ class Measurement:
         axis: title of an axis; says exactly what is drawn.
         definition: one sentence with the formula.
         function: the function that computes it, as "module:function".
-        reads: what the function needs: the kept classes and the head, sums over pairs of classes too, or text.
-            `measure_collapse` calls the functions of the first two kinds.
+        reads: what the function needs: "classes" (the kept classes and the head), "pairs" (sums over pairs too) or
+            "text". `measure_collapse` calls the functions of the first two; those of text have their own arguments.
         log: whether a log axis is natural (positive, over decades).
         limit: the value at collapse, or in theory, in plain words; empty if none is known.
     """

@@ -1,4 +1,4 @@
-"""Triton kernels of the CUDA path: what is done with a tile of products before it leaves the cache.
+"""Triton kernels of the CUDA path: they reduce a tile of products before it leaves the cache.
 
 Shapes: K classes, N features, D dimensions, T sums in the order of `lcutils.collapse.terms.TERMS`.
 """
@@ -231,7 +231,7 @@ def _best_two(
 
 @triton.jit
 def _list_candidates(
-    features, rows, bias, cut, found, row_out, class_out, N, K, filled, factor,
+    features, rows, bias, cut, found, row_out, class_out, N, K, padded, factor,
     LIST: tl.constexpr, D: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
     """Append every (feature, class) whose score is not below the feature's cut to a list."""
@@ -239,7 +239,7 @@ def _list_candidates(
     near = tl.minimum(row, N - 1)
     least = tl.load(cut + near)[:, None]
     start = 0
-    while start < filled:
+    while start < padded:
         column = start + tl.arange(0, BK)
         scores = _score(features, rows, bias, near, column, factor, D, BN, BK, BD)
         candidate = (row[:, None] < N) & (column[None, :] < K) & ~(scores < least)
@@ -264,7 +264,7 @@ def best_two(features: Tensor, rows: Tensor, bias: Tensor, factor: float) -> tup
     Args:
         features: (N, D) float16 x.
         rows: (K', D) float16 a, K' a multiple of CLASS_BLOCK.
-        bias: (K',) float32 b, -inf for the rows that fill up.
+        bias: (K',) float32 b, -inf for the padding.
         factor: undoes the scale of `rows`, a power of two.
 
     Returns:
@@ -288,7 +288,7 @@ def list_candidates(
     Args:
         features, rows, bias, factor: as for `best_two`.
         cut: (N,) float32.
-        number: K, the classes before the rows that fill up.
+        number: K, the classes before the padding.
     """
     N, D = features.shape
     found = torch.zeros((), dtype=torch.int32, device=features.device)

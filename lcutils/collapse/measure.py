@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 import torch
@@ -74,7 +75,7 @@ def measure_collapse(
     return values
 
 
-def _functions(source: Source) -> list[Callable[[MeasurementInputs], dict]]:
+def _functions(source: Source) -> list[Callable[[MeasurementInputs], dict[str, Any]]]:
     """The functions of the catalogue that read this, each once, in the catalogue's order."""
     names = dict.fromkeys(entry.function for entry in (MEASUREMENTS | COUNTS).values() if entry.reads == source)
     return [load_function(name) for name in names]
