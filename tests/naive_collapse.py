@@ -1,4 +1,4 @@
-"""The measurements once more, by loops over classes and pairs in NumPy: slow, plain, and independent of lcutils."""
+"""The measurements again, by loops over classes and pairs in NumPy: slow, plain, and independent of lcutils."""
 
 import math
 from itertools import combinations
@@ -38,7 +38,7 @@ def _frame_error(gram, number):
 
 
 def measurements(counts, means, variances, covariance, head, min_count=1, riesz_s=1.0, same=0.0):
-    """Every key of science.md that needs no text.
+    """Every measurement and count of the catalogue that needs no text.
 
     Means nearer than `same` are equal, as are directions: 0 compares exactly.
     """
@@ -122,3 +122,12 @@ def agreement(features, labels, head, means, keep):
             totals[label] += 1
             hits[label] += alike
     return hits, totals
+
+
+def ood_deviation(means, keep, other):
+    """Mean over kept classes of |cos(mu_c, m)|, m the mean feature of other text."""
+    lengths = np.linalg.norm(means, axis=1) * np.linalg.norm(other)
+    return np.mean([abs(means[c] @ other) / lengths[c] for c in np.flatnonzero(keep)])
+
+
+OF_TEXT = {"nc4_agreement": agreement, "nc5_ood_deviation": ood_deviation}  # what `measurements` does not return

@@ -95,7 +95,7 @@ def test_equal_means_and_rows_the_first_class_wins():
 
 def test_large_tables_go_in_pieces(monkeypatch):
     monkeypatch.setattr(agreement, "CPU_SCORES", 100)
-    monkeypatch.setattr(agreement, "GATHERED", 10)
+    monkeypatch.setattr(agreement, "GATHERED_NUMBERS", 10)
     features, labels, head, means, keep = draw(150, 5, 30)
     means[:10] = means[0]
     check(features, labels, head, means, keep)

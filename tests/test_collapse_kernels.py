@@ -3,7 +3,9 @@
 The interpreter runs the same kernels in NumPy, slowly, so sizes are small; `pip install triton` is enough for it.
 """
 
+import inspect
 import os
+import re
 
 import numpy as np
 import pytest
@@ -18,7 +20,7 @@ import triton  # noqa: E402
 import triton.language as tl  # noqa: E402
 from triton_bounds import check_bounds  # noqa: E402
 
-from lcutils.collapse import agreement, classifier_agreement, kernels, measure_collapse, pairs  # noqa: E402
+from lcutils.collapse import agreement, classifier_agreement, kernels, measure_collapse, pairs, terms  # noqa: E402
 from lcutils.collapse.classes import keep_classes  # noqa: E402
 from lcutils.features import statistics_kernels  # noqa: E402
 from lcutils.features.statistics import ClassStatistics  # noqa: E402
@@ -125,33 +127,40 @@ def statistics(classes, dim, seed, duplicates):
 )
 def test_pair_sums(classes, dim, tile, riesz_s):
     kept = keep_classes(statistics(classes, dim, 0, duplicates=classes > 20))
-    ingredients = pairs.Ingredients.of(kept)
-    sums, results = [], []
+    inputs = pairs.PairInputs.of(kept)
+    sums, numbers = [], []
     for fast in (False, True):
-        result = pairs.PairSums(0, dict.fromkeys(pairs.TERMS, 0))
-        exactly = pairs._Suspects(kept, result, riesz_s)
+        taken_off = dict.fromkeys(terms.TERMS.values(), 0)
+        doubtful = pairs.DoubtfulPairs(kept, taken_off, riesz_s)
         if fast:
-            sums.append(kernels.Strips(ingredients, riesz_s, tile, pairs.TRUSTED).finish(exactly.sum))
+            sums.append(kernels.CudaPairSums(inputs, riesz_s, tile, pairs.TRUSTED).finish(doubtful.sum))
         else:
-            sums.append(pairs._sum_tiles(ingredients, riesz_s, 64, exactly))
-        results.append(result)
+            sums.append(pairs.sum_tiles(inputs, riesz_s, 64, doubtful))
+        numbers.append(taken_off)
+    assert sums[0].all()  # so that no term is equal for want of a store
     torch.testing.assert_close(sums[0], sums[1], rtol=1e-10, atol=1e-10)
-    assert results[0] == results[1]
-    assert results[0].coincident == (classes > 20)
+    assert numbers[0] == numbers[1]
+    assert numbers[0]["apart"] == -(classes > 20)
 
 
-def test_too_many_suspects_take_the_other_way(monkeypatch):
+def test_every_term_has_one_slot_of_the_kernel():
+    slots = re.findall(r'tl\.store\(row_sums \+ _slot\(TERM_NAMES, "(\w+)"\)', inspect.getsource(kernels))
+    assert sorted(slots) == sorted(terms.TERMS)
+    assert [kernels._slot(kernels.TERM_NAMES, term) for term in terms.TERMS] == list(range(len(terms.TERMS)))
+
+
+def test_too_many_doubtful_pairs_take_the_other_way(monkeypatch):
     monkeypatch.setattr(kernels, "LIST", 4)
-    kept = keep_classes(statistics(30, 1, 1, duplicates=False))  # in one dimension half of all pairs are suspects
-    assert kernels.Strips(pairs.Ingredients.of(kept), 1.0, 32, pairs.TRUSTED).finish(lambda i, j: i) is None
+    kept = keep_classes(statistics(30, 1, 1, duplicates=False))  # in one dimension half of all pairs are doubtful
+    assert kernels.CudaPairSums(pairs.PairInputs.of(kept), 1.0, 32, pairs.TRUSTED).finish(lambda i, j: i) is None
 
 
 @pytest.mark.parametrize(("number", "classes", "dim"), [(100, 70, 32), (130, 300, 40)])
 def test_scores(number, classes, dim):
     torch.manual_seed(dim)
-    filled = -(-classes // kernels.CLASS_BLOCK) * kernels.CLASS_BLOCK
+    padded = -(-classes // kernels.CLASS_BLOCK) * kernels.CLASS_BLOCK
     features = torch.randn(number, dim, device=DEVICE).half()
-    rows, bias = torch.zeros(filled, dim, device=DEVICE).half(), torch.full((filled,), -torch.inf, device=DEVICE)
+    rows, bias = torch.zeros(padded, dim, device=DEVICE).half(), torch.full((padded,), -torch.inf, device=DEVICE)
     rows[:classes], bias[:classes] = torch.randn(classes, dim).half().to(DEVICE), torch.randn(classes).to(DEVICE)
     rows[5], bias[5] = rows[3], bias[3]
     scores = 0.5 * (features.double() @ rows[:classes].double().T) + bias[:classes]
@@ -171,7 +180,7 @@ def test_scores(number, classes, dim):
 @pytest.fixture
 def half(monkeypatch):
     """Agreement goes the CUDA way, float16 and kernels, whatever the device."""
-    monkeypatch.setitem(agreement.FAST, "cpu", torch.float16)
+    monkeypatch.setitem(agreement.LOW_PRECISION, "cpu", torch.float16)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -183,7 +192,7 @@ def test_near_ties_are_decided_as_float64_does(half, dtype):
     side = torch.where(torch.rand(90, 1) < 0.5, -1, 1) * 1e-4
     h = ((means[first] + means[second]) / 2 + side * (means[first] - means[second])).to(dtype)
     counter = agreement.AgreementCounter(means, means, torch.ones(80, dtype=torch.bool), DEVICE)
-    x = agreement._Rounded.of(h.to(DEVICE), counter.origin, torch.float16)
+    x = agreement._RoundedFeatures.of(h.to(DEVICE), counter.origin, torch.float16)
     exact = (h.double()[:, None] - means).square().sum(2).argmin(1)
     assert torch.equal(agreement.decide(x, counter.nearest).cpu(), exact)
     g = counter.origin.cpu()
@@ -198,7 +207,7 @@ def test_agreement_in_half_precision_is_that_of_the_cpu(half, monkeypatch, seed,
     head, labels = means - offset + 0.3 * torch.randn(50, dim), torch.randint(-1, 50, (150,))
     features, keep = means[labels] + torch.randn(150, dim), torch.rand(50) < 0.8
     fast = classifier_agreement(features.to(DEVICE), labels.to(DEVICE), head, means.to(DEVICE), keep)
-    monkeypatch.setitem(agreement.FAST, "cpu", torch.float32)
+    monkeypatch.setitem(agreement.LOW_PRECISION, "cpu", torch.float32)
     plain = classifier_agreement(features, labels, head, means, keep)
     for a, b in zip(fast, plain, strict=True):
         assert torch.equal(a.cpu(), b)

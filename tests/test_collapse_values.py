@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-import lcutils.collapse
-import lcutils.collapse.duality
-from lcutils.collapse import KEYS, measure_collapse, measure_tokens, ood_deviation
+from lcutils.collapse import KEYS, agreement, catalogue, duality, measure_collapse, measure_tokens, ood_deviation
+from lcutils.collapse import measure as measure_module
 from lcutils.features.statistics import ClassStatistics
 
 
@@ -48,7 +47,7 @@ def sample(number, dim, classes, seed=0, offset=1.0, exponent=0.0):
     return features, labels, random.normal(size=(classes + 3, dim))
 
 
-@pytest.mark.parametrize("module", [lcutils.collapse, lcutils.collapse.duality, lcutils.collapse.agreement])
+@pytest.mark.parametrize("module", [catalogue, measure_module, duality, agreement])
 def test_docstring_examples(module):
     result = doctest.testmod(module)
     assert result.failed == 0
@@ -218,12 +217,12 @@ def test_wrong_arguments_are_errors():
     for tile in (0, -1):
         with pytest.raises(ValueError, match=f"tile must be at least 1, not {tile}"):
             measure_collapse(stats, torch.randn(4, 3), tile=tile)
-    for head, mend in (
+    for head, fix in (
         (torch.nn.Linear(3, 4), "not Linear; give its weight"),
         (np.ones((4, 3)), "not ndarray; use torch"),
     ):
         for measure in (measure_collapse, measure_tokens):
-            with pytest.raises(ValueError, match=f"^classifier must be a torch tensor, {mend}"):
+            with pytest.raises(ValueError, match=f"^classifier must be a torch tensor, {fix}"):
                 measure(stats, head)
 
 
@@ -284,7 +283,7 @@ def test_ood_deviation_is_the_mean_absolute_cosine_of_kept_means():
     random = np.random.default_rng(3)
     means, other = random.normal(size=(7, 4)), random.normal(size=4)
     keep = np.array([True, False, True, True, False, True, True])
-    expected = np.mean([abs(m @ other) / np.linalg.norm(m) / np.linalg.norm(other) for m in means[keep]])
+    expected = naive.ood_deviation(means, keep, other)
     measured = ood_deviation(torch.from_numpy(means), torch.from_numpy(keep), torch.from_numpy(other).float())
     assert measured == pytest.approx(expected, rel=1e-6)
     with pytest.raises(ValueError, match="out-of-distribution mean"):

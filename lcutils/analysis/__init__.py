@@ -6,8 +6,6 @@ tokens, and returns a new DataFrame, or `Missing` with a plain sentence where th
 
 from lcutils.analysis.conditional import influence, partial_correlations, sensitivity_correlations, within_architecture
 from lcutils.analysis.definitions import (
-    MEASUREMENTS,
-    Measurement,
     Missing,
     limits_of_theory,
     measurements_in,
@@ -26,6 +24,7 @@ from lcutils.analysis.tables import (
     trajectories,
 )
 from lcutils.analysis.word_kinds import TOKEN_KINDS, kind_shares, token_kind, with_kinds
+from lcutils.collapse.catalogue import MEASUREMENTS, Measurement
 
 __all__ = [
     "MEASUREMENTS",

@@ -11,14 +11,13 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 
-from lcutils.analysis.definitions import MEASUREMENTS
 from lcutils.artifacts import write_json
+from lcutils.collapse.catalogue import COUNTS, MEASUREMENTS
 
 POINT_COLUMNS = (
     "model", "depth", "width", "epochs", "weight_decay", "seed", "checkpoint", "steps", "tokens_seen", "n_params",
     "val_loss", "val_accuracy", "perplexity",
 )  # fmt: skip
-COUNTS = ("n_classes", "nc1_zero_pairs", "coincident_pairs", "central_classes")  # written as whole numbers
 
 
 @dataclass(frozen=True)

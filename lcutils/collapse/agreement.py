@@ -1,4 +1,4 @@
-"""NC4: how often the head and the nearest class mean decide alike, every decision as float64 would make it.
+"""NC4: how often the head and the nearest class mean choose the same class, each choice as float64 would make it.
 
 Both decisions are argmax_c a_c·x + b_c over the kept classes, with x = h - g for one fixed vector g near the mean of
 the means: the head has a = w, b = w·g; argmin ||h - mu||² has a = mu - g, b = -||mu - g||² / 2. The product runs
@@ -22,22 +22,22 @@ from torch import Tensor
 from lcutils.collapse.classes import SPLIT
 from lcutils.errors import NotFiniteError
 
-FAST = {"cuda": torch.float16}  # type of the product, float32 elsewhere; float16 is multiplied by kernels
+LOW_PRECISION = {"cuda": torch.float16}  # type of the product; float32 elsewhere; kernels multiply float16
 CPU_SCORES = 1 << 22  # scores held at a time: rows x K
 CUDA_ROWS = 1 << 17
-GATHERED = 1 << 22  # numbers gathered at a time for exact scores: pairs x D
-CROWD = 32  # candidates a row on average from which one full float64 product is the shorter way
+GATHERED_NUMBERS = 1 << 22  # numbers gathered at a time for exact scores: pairs x D
+MANY_CANDIDATES = 32  # per row on average: from there on, one full float64 product is faster
 
 
 @dataclass
 class _Scores:
-    """One classifier, score_c(x) = a_c·x + b_c, exactly and rounded."""
+    """One classifier, score_c(x) = a_c·x + b_c, exact and rounded."""
 
     rows: Tensor  # (K, D) a, in its own type
-    offset: Tensor | None  # (D,) subtracted from `rows` in float64 (the means are held un-centred)
+    offset: Tensor | None  # (D,) subtracted from `rows` in float64 (the means are stored un-centred)
     bias: Tensor  # (K,) b, float64
-    fast_rows: Tensor  # (K', D) float16 or float32, times `scale`, filled up with zeros
-    fast_bias: Tensor  # (K',) float32, filled up with -inf
+    fast_rows: Tensor  # (K', D) float16 or float32 of `rows` times `scale`, padded with zeros
+    fast_bias: Tensor  # (K',) float32, padded with -inf
     scale: float  # a power of two that brings the rows into float16's range
     norm: float  # max ||a||
     residual: float  # max ||a - a~||
@@ -49,13 +49,13 @@ class _Scores:
         if offset is not None:
             largest += float(offset.abs().max())
         scale = 2.0 ** math.floor(math.log2(16 / largest)) if fast == torch.float16 and largest > 0 else 1.0
-        filled = len(rows)
+        padded = len(rows)
         if fast == torch.float16:
             from lcutils.collapse.kernels import CLASS_BLOCK
 
-            filled = -(-filled // CLASS_BLOCK) * CLASS_BLOCK
-        fast_rows = torch.zeros(filled, rows.shape[1], dtype=fast, device=rows.device)
-        fast_bias = torch.full((filled,), -torch.inf, device=rows.device)
+            padded = -(-padded // CLASS_BLOCK) * CLASS_BLOCK
+        fast_rows = torch.zeros(padded, rows.shape[1], dtype=fast, device=rows.device)
+        fast_bias = torch.full((padded,), -torch.inf, device=rows.device)
         fast_bias[: len(rows)] = bias
         norm = residual = 0.0
         for part, target in zip(rows.split(SPLIT), fast_rows[: len(rows)].split(SPLIT), strict=True):
@@ -101,17 +101,17 @@ class AgreementCounter:
         self.number, self.dim = len(ids), means.shape[1]
         self.hits = torch.zeros(len(keep), dtype=torch.int64, device=self.device)
         self.totals = torch.zeros_like(self.hits)
-        self.largest = torch.zeros_like(self.hits[0])
-        self.broken = torch.zeros_like(self.hits[0])  # counted features that are not finite
-        centres = means.detach().to(self.device)[ids].double()  # (K, D)
+        self.largest_label = torch.zeros_like(self.hits[0])
+        self.not_finite = torch.zeros_like(self.hits[0])  # counted features that are not finite
+        kept_means = means.detach().to(self.device)[ids].double()  # (K, D)
         rows = classifier.detach().to(self.device)[ids]  # (K, D)
-        self.origin = centres.mean(0).float()  # (D,) g
-        wide = self.origin.double()
-        fast = FAST.get(self.device.type, torch.float32)
-        lifts = torch.cat([part.double() @ wide for part in rows.split(SPLIT)])
-        halves = torch.cat([(part - wide).square().sum(1) for part in centres.split(SPLIT)]) / 2
-        self.linear = _Scores.of(rows, None, lifts, fast)
-        self.nearest = _Scores.of(centres, wide, -halves, fast)
+        self.origin = kept_means.mean(0).float()  # (D,) g
+        origin = self.origin.double()
+        fast = LOW_PRECISION.get(self.device.type, torch.float32)
+        head_bias = torch.cat([part.double() @ origin for part in rows.split(SPLIT)])
+        half_squares = torch.cat([(part - origin).square().sum(1) for part in kept_means.split(SPLIT)]) / 2
+        self.linear = _Scores.of(rows, None, head_bias, fast)
+        self.nearest = _Scores.of(kept_means, origin, -half_squares, fast)
 
     def update(self, features: Tensor, labels: Tensor) -> None:
         """Count a batch: (N, D) features and (N,) labels; negative labels and classes not kept are left out.
@@ -128,30 +128,30 @@ class AgreementCounter:
         if len(labels) == 0:
             return
         labels = labels.to(self.device, torch.int64)
-        torch.maximum(self.largest, labels.max(), out=self.largest)
+        torch.maximum(self.largest_label, labels.max(), out=self.largest_label)
         rows = CUDA_ROWS if self.device.type == "cuda" else max(CPU_SCORES // self.number, 1)
         for some, y in zip(features.split(rows), labels.split(rows), strict=True):
             inside = (y >= 0) & (y < len(self.keep))
             y = y.clamp(0, len(self.keep) - 1)
             counted = inside & self.keep[y]
-            x = _Rounded.of(some.detach().to(self.device), self.origin, self.linear.fast_rows.dtype)
+            x = _RoundedFeatures.of(some.detach().to(self.device), self.origin, self.linear.fast_rows.dtype)
             with torch.cuda.device(self.device) if x.fast.is_cuda else nullcontext():  # for Triton's launches
-                alike = decide(x, self.linear) == decide(x, self.nearest)
-            self.hits.index_add_(0, y, (alike & counted).long())
+                agree = decide(x, self.linear) == decide(x, self.nearest)
+            self.hits.index_add_(0, y, (agree & counted).long())
             self.totals.index_add_(0, y, counted.long())
-            self.broken += (counted & ~x.features.isfinite().all(1)).sum()
+            self.not_finite += (counted & ~x.features.isfinite().all(1)).sum()
 
     def result(self) -> tuple[Tensor, Tensor]:
         """Hits and totals: (C,) int64 each."""
-        if int(self.largest) >= len(self.keep):
-            raise ValueError(f"label {int(self.largest)} is out of range: there are {len(self.keep)} classes")
-        if self.broken:
-            raise NotFiniteError(f"{int(self.broken)} of {int(self.totals.sum())} features are not finite")
+        if int(self.largest_label) >= len(self.keep):
+            raise ValueError(f"label {int(self.largest_label)} is out of range: there are {len(self.keep)} classes")
+        if self.not_finite:
+            raise NotFiniteError(f"{int(self.not_finite)} of {int(self.totals.sum())} features are not finite")
         return self.hits, self.totals
 
 
 @dataclass
-class _Rounded:
+class _RoundedFeatures:
     """Features x = h - g of a batch, rounded for the fast product; h and g are kept to settle near ties exactly."""
 
     features: Tensor  # (n, D) h
@@ -161,7 +161,7 @@ class _Rounded:
     lost: Tensor  # (n,) at least ||x - x~||
 
     @classmethod
-    def of(cls, features: Tensor, origin: Tensor, fast: torch.dtype) -> _Rounded:
+    def of(cls, features: Tensor, origin: Tensor, fast: torch.dtype) -> _RoundedFeatures:
         """Shift by g, round, and measure what the rounding lost (inf where float16 overflows: all is flagged)."""
         narrow = fast == torch.float16 and features.dtype != torch.float64
         x = features.to(torch.float32 if narrow else torch.float64) - origin
@@ -177,7 +177,7 @@ class _Rounded:
         return self.features[rows].double() - self.origin.double()
 
 
-def decide(x: _Rounded, scores: _Scores) -> Tensor:
+def decide(x: _RoundedFeatures, scores: _Scores) -> Tensor:
     """Positions (among the kept classes) of the highest exact score; of equal ones the first: (n,)."""
     adding = (x.fast.shape[1] + 8) * 2.0**-23  # float32 accumulation of D products, rounding of the bias and of the sum
     bound = (x.lost + adding * x.length) * scores.norm + (x.length + x.lost) * scores.residual
@@ -188,7 +188,7 @@ def decide(x: _Rounded, scores: _Scores) -> Tensor:
         values += scores.fast_bias
         cut = values.amax(1) - bound
         everything = torch.arange(len(x.fast), device=x.fast.device)
-        return _settle(x, everything, scores, *(~(values < cut[:, None])).nonzero(as_tuple=True))
+        return _decide_among(x, everything, scores, *(~(values < cut[:, None])).nonzero(as_tuple=True))
     from lcutils.collapse.kernels import best_two, list_candidates
 
     fast = scores.fast_rows, scores.fast_bias, 1 / scores.scale
@@ -198,19 +198,19 @@ def decide(x: _Rounded, scores: _Scores) -> Tensor:
     if len(flagged):
         cut = (best - bound)[flagged].nan_to_num(nan=-torch.inf)
         listed = list_candidates(x.fast[flagged], *fast, cut, number)
-        decision[flagged] = _settle(x, flagged, scores, *listed) if listed else _decide_fully(x, flagged, scores)
+        decision[flagged] = _decide_among(x, flagged, scores, *listed) if listed else _decide_fully(x, flagged, scores)
     return decision
 
 
-def _decide_fully(x: _Rounded, chosen: Tensor, scores: _Scores) -> Tensor:
+def _decide_fully(x: _RoundedFeatures, chosen: Tensor, scores: _Scores) -> Tensor:
     """Decide the chosen features (m,) from all float64 scores: (m,) positions of classes."""
     number = len(scores.bias)
     rows = scores.exact_rows(torch.arange(number, device=chosen.device))
-    parts = chosen.split(max(GATHERED // number, 1))
+    parts = chosen.split(max(GATHERED_NUMBERS // number, 1))
     return torch.cat([(x.exact(part) @ rows.T + scores.bias).argmax(1) for part in parts])
 
 
-def _settle(x: _Rounded, chosen: Tensor, scores: _Scores, row: Tensor, candidate: Tensor) -> Tensor:
+def _decide_among(x: _RoundedFeatures, chosen: Tensor, scores: _Scores, row: Tensor, candidate: Tensor) -> Tensor:
     """Decide the chosen features (m,) among their candidates (row of `chosen`, class), in any order: (m,) positions."""
     number = len(chosen)
     undecided = torch.bincount(row, minlength=number) > 1  # (m,)
@@ -218,12 +218,12 @@ def _settle(x: _Rounded, chosen: Tensor, scores: _Scores, row: Tensor, candidate
     sure = ~undecided[row]
     decision[row[sure]] = candidate[sure]
     row, candidate = row[~sure], candidate[~sure]
-    if len(row) > CROWD * int(undecided.sum()):
+    if len(row) > MANY_CANDIDATES * int(undecided.sum()):
         decision[undecided] = _decide_fully(x, chosen[undecided], scores)
         return decision
     if len(row) == 0:
         return decision
-    step = max(GATHERED // x.fast.shape[1], 1)
+    step = max(GATHERED_NUMBERS // x.fast.shape[1], 1)
     values = torch.cat(
         [
             torch.linalg.vecdot(x.exact(chosen[r]), scores.exact_rows(c)) + scores.bias[c]

@@ -1,4 +1,4 @@
-"""What every measurement starts from: the kept classes' means, centred, with their norms.
+"""What every measurement starts from: the means of the kept classes, centred, with their norms.
 
 Shapes: C classes of the head, K kept ones, D dimensions. Everything here is float64.
 """
@@ -20,7 +20,7 @@ ROUNDING = 16 * torch.finfo(torch.float64).eps
 
 @dataclass
 class KeptClasses:
-    """Means of the classes with at least `min_count` samples, and what follows from them at once."""
+    """Means of the classes with at least `min_count` samples, and what follows from them directly."""
 
     ids: Tensor  # (K,) class ids, ascending
     counts: Tensor  # (K,) samples
@@ -55,19 +55,19 @@ class KeptClasses:
 
 
 @dataclass
-class Ingredients:
-    """What the sweep over pairs reads: one number a class; the reciprocals are 0 where a direction means nothing."""
+class PairInputs:
+    """What the sweep over pairs reads: one number per class; reciprocals are 0 where a direction means nothing."""
 
     padded: Tensor  # (K', D) centred means and rows of zeros
-    squares: Tensor  # (K,) n²
+    squares: Tensor  # (K,) n², n = ||mu - mu_bar||
     norms: Tensor  # (K,) n
-    offsets: Tensor  # (K,) e
+    offsets: Tensor  # (K,) ||mu|| - ||mu_bar||
     inverse: Tensor  # (K,) 1 / (n sqrt 2)
-    raw_inverse: Tensor  # (K,) 1 / (||mu|| sqrt 2)
-    half_variances: Tensor  # (K,)
+    raw_inverse: Tensor  # (K,) 1 / (||mu|| sqrt 2), of the mean that is not centred
+    half_variances: Tensor  # (K,) sigma² / 2
 
     @classmethod
-    def of(cls, classes: KeptClasses) -> Ingredients:
+    def of(cls, classes: KeptClasses) -> PairInputs:
         """From the kept classes."""
         root = 2**-0.5
         return cls(
@@ -135,7 +135,7 @@ def kept_head(classifier: Tensor, stats: ClassStatistics, classes: KeptClasses) 
     check_tensors(classifier=classifier)
     expected = (stats.num_classes, stats.dim)
     if tuple(classifier.shape) != expected:
-        raise ValueError(f"the classifier must be {expected}, one row a class, not {tuple(classifier.shape)}")
+        raise ValueError(f"the classifier must be {expected}, one row per class, not {tuple(classifier.shape)}")
     head = classifier.detach().to(stats.device).index_select(0, classes.ids)
     if not math.isfinite(head.sum(dtype=torch.float64)):
         broken = ~head.isfinite().all(1)
@@ -169,7 +169,7 @@ class Moments:
 
     @classmethod
     def of(cls, values: Tensor, chosen: Tensor) -> Moments:
-        """Of one value a class, of the chosen classes: (K,) and (K,) bool."""
+        """Of one value per class, over the chosen classes: (K,) and (K,) bool."""
         number = chosen.sum()
         mean = torch.where(chosen, values, 0.0).sum() / number
         return cls.from_sums(number, mean, torch.where(chosen, values - mean, 0.0).square().sum())

@@ -1,4 +1,4 @@
-"""NC3, UNC3 and NC5: class means beside the head's rows, and beside the mean of other text."""
+"""NC3, UNC3 and NC5: class means compared with the head's rows, and with the mean of other text."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from torch import Tensor
 
 from lcutils.collapse.classes import SPLIT, KeptClasses, Moments, gram
 from lcutils.collapse.geometry import frame_error
+from lcutils.collapse.inputs import MeasurementInputs
 
 
 def head_products(classes: KeptClasses, head: Tensor) -> tuple[Tensor, Tensor]:
-    """w_c·(mu_c - mu_bar) and ||w_c||: (K,) each, in float64 without a float64 copy of the head (K, D)."""
+    """w_c·(mu_c - mu_bar) and ||w_c||: (K,) each, in float64 without a float64 copy of the whole head (K, D)."""
     products, norms = [], []
     for rows, centred in zip(head.split(SPLIT), classes.centred.split(SPLIT), strict=True):
         wide = rows.double()
@@ -26,20 +27,16 @@ def head_cosines(classes: KeptClasses, head: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(defined, products / (norms * classes.norms), torch.nan), products
 
 
-def self_duality(classes: KeptClasses, head: Tensor, between: Tensor) -> dict[str, Tensor]:
+def self_duality(inputs: MeasurementInputs) -> dict[str, Tensor]:
     """Mean and CoV of cos(w_c, mu_c - mu_bar), and the distance of W (M - mu_bar)ᵀ from a simplex frame.
 
-    W is not centred. The K x K product's norm follows from two D x D matrices: ||W Cᵀ||² = tr(WᵀW CᵀC).
-
-    Args:
-        classes: the kept classes.
-        head: (K, D) rows of the kept classes.
-        between: (D, D) CᵀC.
+    W is not centred. The K x K product's norm follows from two D x D matrices: ||W Cᵀ||² = tr(WᵀW CᵀC), C = M - mu_bar.
     """
+    classes, head = inputs.classes, inputs.head
     cosines, products = head_cosines(classes, head)
     moments = Moments.of(cosines, ~cosines.isnan())
     total = head.sum(0, dtype=torch.float64) @ classes.centred.sum(0)
-    norm = (gram(head) * between).sum().clamp(min=0).sqrt()
+    norm = (gram(head) * inputs.between).sum().clamp(min=0).sqrt()
     return {
         "nc3_cosine_mean": moments.mean,
         "nc3_duality_error": frame_error(products.sum(), total, norm, classes.number),

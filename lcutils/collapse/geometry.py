@@ -7,15 +7,16 @@ import math
 import torch
 from torch import Tensor
 
-from lcutils.collapse.classes import KeptClasses, Moments, gram, ratio
-from lcutils.collapse.pairs import PairSums
+from lcutils.collapse.classes import Moments, gram, ratio
+from lcutils.collapse.inputs import MeasurementInputs
 
 
-def equal_norms(classes: KeptClasses) -> dict[str, Tensor]:
+def equal_norms(inputs: MeasurementInputs) -> dict[str, Tensor]:
     """Equinorm: CoV of n_c = ||mu_c - mu_bar||, CoV and std of log n_c (the CoV of logs depends on the unit of n_c).
 
     A mean equal to mu_bar has no log norm and is left out of the logs.
     """
+    classes = inputs.classes
     norms = classes.norms
     log_norms = Moments.of(norms.log(), ~classes.central)
     return {
@@ -25,13 +26,14 @@ def equal_norms(classes: KeptClasses) -> dict[str, Tensor]:
     }
 
 
-def equal_angles(classes: KeptClasses) -> dict[str, Tensor]:
+def equal_angles(inputs: MeasurementInputs) -> dict[str, Tensor]:
     """Equiangularity: mean, std, CoV over pairs of cos(mu_c - mu_bar, mu_c' - mu_bar).
 
     With unit vectors u in the rows of U (K, D): the sum over pairs of u·u' is (||sum u||² - K) / 2 and that of
     (u·u')² is (||UᵀU||² - K) / 2, so the cosines need no pairs. Means equal to mu_bar are left out.
     """
-    units = classes.units()
+    classes = inputs.classes
+    units = classes.units()  # (K, D)
     number = (~classes.central).sum()
     count = number * (number - 1) / 2
     total = (units.sum(0).square().sum() - number) / 2
@@ -41,12 +43,12 @@ def equal_angles(classes: KeptClasses) -> dict[str, Tensor]:
     return {"nc2_cosine_mean": cosine.mean, "nc2_cosine_std": cosine.std, "nc2_cosine_cov": cosine.cov}
 
 
-def coherence(pairs: PairSums) -> dict[str, float]:
+def coherence(inputs: MeasurementInputs) -> dict[str, float]:
     """Mean over pairs of |cos + 1 / (K-1)| of centred means: 0 for a simplex equiangular tight frame."""
-    return {"nc2_coherence": pairs.mean("coherence")}
+    return {"nc2_coherence": inputs.pairs.mean("coherence")}
 
 
-def uniformity(pairs: PairSums, riesz_s: float) -> dict[str, float]:
+def uniformity(inputs: MeasurementInputs) -> dict[str, float]:
     """Hyperspherical uniformity (Liu et al. 2023): kernels of ||u_c - u_c'|| over pairs, mean, std and CoV.
 
     `gnc2_log`: log(1 / ||u - u'||) of centred means; `gnc2_log_uncentred`: the same of un-centred means (the
@@ -54,16 +56,16 @@ def uniformity(pairs: PairSums, riesz_s: float) -> dict[str, float]:
     no finite kernel and are left out.
     """
     # ||u - u'||² = 2 (1 - cos): the log kernel is -(log 2 + l) / 2, the Riesz kernel 2^(-s/2) (1 + r).
-    unit = 2 ** (-riesz_s / 2)
+    unit = 2 ** (-inputs.riesz_s / 2)
     half = -math.log(2) / 2
-    lines = {
+    kernels = {
         "gnc2_log": ("log", half, -0.5),
         "gnc2_log_uncentred": ("raw_log", half, -0.5),
         "gnc2_riesz": ("riesz", unit, unit),
     }
     values: dict[str, float] = {}
-    for name, (term, intercept, slope) in lines.items():
-        mean, std = pairs.line(term, intercept, slope)
+    for name, (term, intercept, slope) in kernels.items():
+        mean, std = inputs.pairs.affine_mean_std(term, intercept, slope)
         values |= {f"{name}_mean": mean, f"{name}_std": std, f"{name}_cov": std / mean if mean else math.nan}
     return values
 
@@ -77,13 +79,12 @@ def frame_error(product_trace: Tensor, product_total: Tensor, product_norm: Tens
     return (2 - 2 * likeness).clamp(min=0).sqrt()
 
 
-def etf_error(classes: KeptClasses, between: Tensor) -> dict[str, Tensor]:
+def etf_error(inputs: MeasurementInputs) -> dict[str, Tensor]:
     """Distance of the centred means' Gram matrix from a simplex equiangular tight frame's, both of norm 1.
 
-    Args:
-        classes: the kept classes.
-        between: (D, D) sum over c of (mu_c - mu_bar)(mu_c - mu_bar)ᵀ, which has the Gram matrix's norm.
+    With C the centred means, CᵀC (D, D) has the norm of the Gram matrix CCᵀ (K, K), so the latter is not needed.
     """
+    classes = inputs.classes
     trace = classes.norms.square().sum()
     total = classes.centred.sum(0).square().sum()
-    return {"nc2_etf_error": frame_error(trace, total, torch.linalg.matrix_norm(between), classes.number)}
+    return {"nc2_etf_error": frame_error(trace, total, torch.linalg.matrix_norm(inputs.between), classes.number)}

@@ -1,6 +1,6 @@
-"""Triton kernels of the CUDA path: what is done with a tile of products before it leaves the cache.
+"""Triton kernels of the CUDA path: they reduce a tile of products before it leaves the cache.
 
-Shapes: K classes, N features, D dimensions; ten sums in the order of `lcutils.collapse.pairs.TERMS`.
+Shapes: K classes, N features, D dimensions, T sums in the order of `lcutils.collapse.terms.TERMS`.
 """
 
 from __future__ import annotations
@@ -12,29 +12,37 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from lcutils.collapse.classes import Ingredients
+from lcutils.collapse.classes import PairInputs
+from lcutils.collapse.terms import TERMS
 
-LIST = 1 << 22  # suspects or candidates that a list holds; with more, the caller takes another way
+LIST = 1 << 22  # doubtful pairs or candidates that a list holds; with more, the caller takes another way
 BLOCK, WARPS = 256, 8
 CLASS_BLOCK = 256  # classes that the scoring kernels take at a time
 MOST_CLASSES = 1000 * BLOCK  # a lane then multiplies at most 1000 mantissas below 2: no overflow
+TERM_NAMES, TERM_NUMBER = tl.constexpr(tuple(TERMS)), tl.constexpr(len(TERMS))
+
+
+@triton.constexpr_function
+def _slot(terms, term):
+    """Where a sum is stored: its position in `TERMS`."""
+    return terms.index(term)
 
 
 @triton.jit
 def _distances(
-    line, column, norms, offsets, squares, inverse, raw_inverse,
+    products, column, norms, offsets, squares, inverse, raw_inverse,
     square_i, norm_i, offset_i, inverse_i, raw_inverse_i, K, trusted,
 ):  # fmt: skip
-    """d², 1 - cos and 1 - cos of un-centred means of a row's pairs, and whether digits were lost."""
-    there = column < K
-    size = square_i + tl.load(squares + column, mask=there, other=1.0)
-    d2 = size - 2.0 * tl.load(line + column, mask=there, other=0.0)
-    gap = norm_i - tl.load(norms + column, mask=there, other=0.0)
-    raw_gap = offset_i - tl.load(offsets + column, mask=there, other=0.0)
+    """d², 1 - cos and 1 - cos of un-centred means of a row's pairs, and whether no digits of them are lost."""
+    inside = column < K
+    size = square_i + tl.load(squares + column, mask=inside, other=1.0)
+    d2 = size - 2.0 * tl.load(products + column, mask=inside, other=0.0)
+    gap = norm_i - tl.load(norms + column, mask=inside, other=0.0)
+    raw_gap = offset_i - tl.load(offsets + column, mask=inside, other=0.0)
     chord = d2 - gap * gap
     raw_chord = d2 - raw_gap * raw_gap
-    one_minus_cos = chord * inverse_i * tl.load(inverse + column, mask=there, other=0.0)
-    raw_one_minus_cos = raw_chord * raw_inverse_i * tl.load(raw_inverse + column, mask=there, other=0.0)
+    one_minus_cos = chord * inverse_i * tl.load(inverse + column, mask=inside, other=0.0)
+    raw_one_minus_cos = raw_chord * raw_inverse_i * tl.load(raw_inverse + column, mask=inside, other=0.0)
     limit = trusted * size
     trusty = (chord > limit) & (raw_chord > limit) & (one_minus_cos > 0.0) & (raw_one_minus_cos > 0.0)
     return d2, one_minus_cos, raw_one_minus_cos, trusty
@@ -42,14 +50,14 @@ def _distances(
 
 @triton.jit
 def _reduce_strip(
-    gram, squares, norms, offsets, inverse, raw_inverse, half_variances, constants, out, suspects, found,
+    gram, squares, norms, offsets, inverse, raw_inverse, half_variances, constants, out, doubtful, found,
     first, K, stride, S_IS_ONE: tl.constexpr, LIST: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Terms of the pairs (i, j), j > i, of one row i of a strip, summed: see `pairs._sum_tiles`.
+    """Terms of the pairs (i, j), j > i, of one row i of a strip, summed: see `pairs.sum_tiles`.
 
     `gram` holds c_i·c_j for j >= first. The sum of log CDNVs is the log of a product: mantissas are multiplied and
-    exponents added, one logarithm a lane instead of one a pair. Suspects are listed afterwards, if there are any:
-    an atomic addition in the main loop would cost more than all else in it.
+    exponents added, one logarithm per lane instead of one per pair. Doubtful pairs are listed afterwards, if there
+    are any: an atomic addition in the main loop would cost more than all else in it.
     """
     row = first + tl.program_id(0)
     lane = tl.arange(0, BLOCK)
@@ -57,18 +65,18 @@ def _reduce_strip(
     square_i, norm_i, offset_i = tl.load(squares + row), tl.load(norms + row), tl.load(offsets + row)
     inverse_i, raw_inverse_i = tl.load(inverse + row), tl.load(raw_inverse + row)
     variance_i = tl.load(half_variances + row)
-    line = gram + tl.program_id(0).to(tl.int64) * stride - first
+    products = gram + tl.program_id(0).to(tl.int64) * stride - first
     cdnv = tl.zeros([BLOCK], tl.float64)
     galanti = tl.zeros([BLOCK], tl.float64)
     mantissa = tl.full([BLOCK], 1.0, tl.float64)
     exponent = tl.zeros([BLOCK], tl.int32)
     log = tl.zeros([BLOCK], tl.float64)
-    log2 = tl.zeros([BLOCK], tl.float64)
+    log_squares = tl.zeros([BLOCK], tl.float64)
     riesz = tl.zeros([BLOCK], tl.float64)
-    riesz2 = tl.zeros([BLOCK], tl.float64)
+    riesz_squares = tl.zeros([BLOCK], tl.float64)
     coherence = tl.zeros([BLOCK], tl.float64)
     raw_log = tl.zeros([BLOCK], tl.float64)
-    raw_log2 = tl.zeros([BLOCK], tl.float64)
+    raw_log_squares = tl.zeros([BLOCK], tl.float64)
     doubts = tl.zeros([BLOCK], tl.int32)
     left = first + (row + 1 - first) // BLOCK * BLOCK  # nothing lies in `gram` for columns before `first`
     start = left
@@ -76,7 +84,7 @@ def _reduce_strip(
         column = start + lane
         pair = (column > row) & (column < K)
         d2, one_minus_cos, raw_one_minus_cos, trusty = _distances(
-            line, column, norms, offsets, squares, inverse, raw_inverse,
+            products, column, norms, offsets, squares, inverse, raw_inverse,
             square_i, norm_i, offset_i, inverse_i, raw_inverse_i, K, trusted,
         )  # fmt: skip
         doubts += (pair & ~trusty).to(tl.int32)
@@ -94,59 +102,59 @@ def _reduce_strip(
         one_minus_cos = tl.where(pair, one_minus_cos, 1.0)
         value = tl.log(one_minus_cos)
         log += value
-        log2 += value * value
+        log_squares += value * value
         if S_IS_ONE:  # noqa: SIM108 - decided when the kernel is compiled
             kernel = tl.rsqrt(one_minus_cos) - 1.0
         else:
             kernel = tl.exp(-half_s * value) - 1.0
         riesz += kernel
-        riesz2 += kernel * kernel
+        riesz_squares += kernel * kernel
         raw_value = tl.log(tl.where(pair, raw_one_minus_cos, 1.0))
         raw_log += raw_value
-        raw_log2 += raw_value * raw_value
+        raw_log_squares += raw_value * raw_value
         start += BLOCK
     log_cdnv = tl.log(mantissa) + exponent.to(tl.float64) * 0.6931471805599453
-    here = out + tl.program_id(0) * 10
-    tl.store(here, tl.sum(cdnv, 0))
-    tl.store(here + 1, tl.sum(galanti, 0))
-    tl.store(here + 2, tl.sum(log_cdnv, 0))
-    tl.store(here + 3, tl.sum(log, 0))
-    tl.store(here + 4, tl.sum(log2, 0))
-    tl.store(here + 5, tl.sum(riesz, 0))
-    tl.store(here + 6, tl.sum(riesz2, 0))
-    tl.store(here + 7, tl.sum(coherence, 0))
-    tl.store(here + 8, tl.sum(raw_log, 0))
-    tl.store(here + 9, tl.sum(raw_log2, 0))
+    row_sums = out + tl.program_id(0) * TERM_NUMBER
+    tl.store(row_sums + _slot(TERM_NAMES, "cdnv"), tl.sum(cdnv, 0))
+    tl.store(row_sums + _slot(TERM_NAMES, "galanti"), tl.sum(galanti, 0))
+    tl.store(row_sums + _slot(TERM_NAMES, "log_cdnv"), tl.sum(log_cdnv, 0))
+    tl.store(row_sums + _slot(TERM_NAMES, "log"), tl.sum(log, 0))
+    tl.store(row_sums + _slot(TERM_NAMES, "log_squares"), tl.sum(log_squares, 0))
+    tl.store(row_sums + _slot(TERM_NAMES, "riesz"), tl.sum(riesz, 0))
+    tl.store(row_sums + _slot(TERM_NAMES, "riesz_squares"), tl.sum(riesz_squares, 0))
+    tl.store(row_sums + _slot(TERM_NAMES, "coherence"), tl.sum(coherence, 0))
+    tl.store(row_sums + _slot(TERM_NAMES, "raw_log"), tl.sum(raw_log, 0))
+    tl.store(row_sums + _slot(TERM_NAMES, "raw_log_squares"), tl.sum(raw_log_squares, 0))
     if tl.sum(doubts, 0) > 0:
         start = left
         while start < K:
             column = start + lane
             _, _, _, trusty = _distances(
-                line, column, norms, offsets, squares, inverse, raw_inverse,
+                products, column, norms, offsets, squares, inverse, raw_inverse,
                 square_i, norm_i, offset_i, inverse_i, raw_inverse_i, K, trusted,
             )  # fmt: skip
-            suspect = (column > row) & (column < K) & ~trusty
-            place = tl.atomic_add(found + tl.zeros([BLOCK], tl.int32), 1, mask=suspect, sem="relaxed")
-            tl.store(suspects + place, row.to(tl.int64) * K + column, mask=suspect & (place < LIST))
+            doubted = (column > row) & (column < K) & ~trusty
+            place = tl.atomic_add(found + tl.zeros([BLOCK], tl.int32), 1, mask=doubted, sem="relaxed")
+            tl.store(doubtful + place, row.to(tl.int64) * K + column, mask=doubted & (place < LIST))
             start += BLOCK
 
 
-class Strips:
-    """The CUDA twin of `pairs._sum_tiles`, strip by strip of the upper triangle; starts without waiting.
+class CudaPairSums:
+    """The CUDA twin of `pairs.sum_tiles`, strip by strip of the upper triangle; starts without waiting.
 
     Args:
-        x: one number a class, and the centred means.
+        x: one number per class, and the centred means.
         riesz_s: exponent of the Riesz kernel.
         tile: rows of a strip; the strip takes tile x K x 8 bytes.
         trusted: share of its minuend from which a difference is trusted.
     """
 
-    def __init__(self, x: Ingredients, riesz_s: float, tile: int, trusted: float) -> None:
+    def __init__(self, x: PairInputs, riesz_s: float, tile: int, trusted: float) -> None:
         K, device = len(x.norms), x.norms.device
         self.K, tile, width = K, min(tile, K), len(x.padded)
-        self.suspects = torch.empty(LIST, dtype=torch.int64, device=device)
+        self.doubtful = torch.empty(LIST, dtype=torch.int64, device=device)
         self.found = torch.zeros((), dtype=torch.int32, device=device)
-        self.out = torch.zeros(triton.cdiv(K, tile), tile, 10, dtype=torch.float64, device=device)
+        self.out = torch.zeros(triton.cdiv(K, tile), tile, len(TERMS), dtype=torch.float64, device=device)
         if K > MOST_CLASSES:
             return
         strip = torch.empty(tile * width, dtype=torch.float64, device=device)
@@ -157,12 +165,12 @@ class Strips:
             torch.mm(x.padded[top : top + rows], x.padded[top:].T, out=products)
             _reduce_strip[(rows,)](
                 products, x.squares, x.norms, x.offsets, x.inverse, x.raw_inverse, x.half_variances, constants,
-                self.out[number], self.suspects, self.found, top, K, width - top,
+                self.out[number], self.doubtful, self.found, top, K, width - top,
                 riesz_s == 1.0, LIST, BLOCK, num_warps=WARPS,
             )  # fmt: skip
 
     def finish(self, exactly: Callable[[Tensor, Tensor], Tensor]) -> Tensor | None:
-        """(10,) sums, or None where there are too many suspects or classes.
+        """(T,) sums, or None where there are too many doubtful pairs or classes.
 
         Args:
             exactly: sums the terms of given pairs (i, j) by explicit differences.
@@ -170,7 +178,7 @@ class Strips:
         number = int(self.found)
         if number > LIST or self.K > MOST_CLASSES:
             return None
-        keys = self.suspects[:number].sort().values  # sorted, so that sums are made in a fixed order
+        keys = self.doubtful[:number].sort().values  # sorted, so that sums are made in a fixed order
         return self.out.sum((0, 1)) + exactly(keys // self.K, keys % self.K)
 
 
@@ -223,7 +231,7 @@ def _best_two(
 
 @triton.jit
 def _list_candidates(
-    features, rows, bias, cut, found, row_out, class_out, N, K, filled, factor,
+    features, rows, bias, cut, found, row_out, class_out, N, K, padded, factor,
     LIST: tl.constexpr, D: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
     """Append every (feature, class) whose score is not below the feature's cut to a list."""
@@ -231,7 +239,7 @@ def _list_candidates(
     near = tl.minimum(row, N - 1)
     least = tl.load(cut + near)[:, None]
     start = 0
-    while start < filled:
+    while start < padded:
         column = start + tl.arange(0, BK)
         scores = _score(features, rows, bias, near, column, factor, D, BN, BK, BD)
         candidate = (row[:, None] < N) & (column[None, :] < K) & ~(scores < least)
@@ -256,7 +264,7 @@ def best_two(features: Tensor, rows: Tensor, bias: Tensor, factor: float) -> tup
     Args:
         features: (N, D) float16 x.
         rows: (K', D) float16 a, K' a multiple of CLASS_BLOCK.
-        bias: (K',) float32 b, -inf for the rows that fill up.
+        bias: (K',) float32 b, -inf for the padding.
         factor: undoes the scale of `rows`, a power of two.
 
     Returns:
@@ -280,7 +288,7 @@ def list_candidates(
     Args:
         features, rows, bias, factor: as for `best_two`.
         cut: (N,) float32.
-        number: K, the classes before the rows that fill up.
+        number: K, the classes before the padding.
     """
     N, D = features.shape
     found = torch.zeros((), dtype=torch.int32, device=features.device)

@@ -17,7 +17,7 @@ CPU_ROWS = 64
 def measure_tokens(
     stats: ClassStatistics, classifier: Tensor, *, min_count: int = 1, neighbours: int = 5, tile: int | None = None
 ) -> dict[str, np.ndarray]:
-    """One entry a kept class, ordered by class id.
+    """One entry per kept class, ordered by class id.
 
     | key | shape | meaning |
     |---|---|---|
@@ -30,8 +30,8 @@ def measure_tokens(
     | nearest | (K, min(neighbours, K-1)) int64 | ids of the classes with the nearest means, nearest first |
 
     Interference is the paper's name for the cosine of two centred means (section 3.2); averaged over all partners
-    of a class it is ``(u_c·sum u - 1) / (K - 1)``. (The released code of October 2024 also calls the product
-    without normalisation so; its average over partners is just ``-||mu_c - mu_bar||² / (K - 1)``.) Values that
+    of a class it is ``(u_c·sum u - 1) / (K - 1)``. (The released code of October 2024 gives this name to the product
+    without normalisation too, whose average over partners is just ``-||mu_c - mu_bar||² / (K - 1)``.) Values that
     have no meaning, such as cosines of a mean equal to mu_bar, are nan.
 
     Args:
@@ -45,11 +45,11 @@ def measure_tokens(
         ValueError: as `measure_collapse`.
     """
     classes = keep_classes(stats, min_count)
-    head = kept_head(classifier, stats, classes)
+    head = kept_head(classifier, stats, classes)  # (K, D)
     units = classes.units()  # (K, D)
     partners = int((~classes.central).sum()) - 1
     interference = (units @ units.sum(0) - 1) / partners if partners else torch.full_like(classes.norms, torch.nan)
-    cdnv, nearest = _rows(classes, min(neighbours, classes.number - 1), tile)
+    cdnv, nearest = _cdnv_and_nearest(classes, min(neighbours, classes.number - 1), tile)
     columns = {
         "token_id": classes.ids,
         "count": classes.counts,
@@ -63,7 +63,7 @@ def measure_tokens(
     return {name: values.cpu().numpy() for name, values in columns.items()}
 
 
-def _rows(classes: KeptClasses, neighbours: int, tile: int | None) -> tuple[Tensor, Tensor]:
+def _cdnv_and_nearest(classes: KeptClasses, neighbours: int, tile: int | None) -> tuple[Tensor, Tensor]:
     """CDNV averaged over partners (K,), and positions of the nearest means (K, neighbours)."""
     number, device = classes.number, classes.means.device
     rows = tile or (CUDA_ROWS // 2 if classes.means.is_cuda else CPU_ROWS)

@@ -1,0 +1,308 @@
+"""The catalogue of measurements: what each one is, in words, and the name of the function that computes it.
+
+Results, charts, tables and the report read this list, so it imports neither torch nor pandas. To add a measurement,
+write a function that takes a `MeasurementInputs` and returns its values by key (tensors where it reads classes, plain
+numbers where it reads pairs), and one entry here: `measure_collapse` then computes it. A measurement over pairs may
+need another sum: see `lcutils.collapse.terms`. `tests/test_new_measurement.py` is an example.
+
+In the words below: classes c, K of them are kept; mu_c is the mean feature of class c and mu_bar the unweighted mean
+of the kept means; sigma_c² is the within-class variance, w_c the class's row of the head; pairs are c < c'; CoV is
+standard deviation over mean; logs are natural; standard deviations have the n - 1 divisor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, Literal
+
+Source = Literal["classes", "pairs", "text"]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One measurement of neural collapse.
+
+    Attributes:
+        property: of neural collapse: NC1, NC2, GNC2, NC3, UNC3, NC4 or NC5.
+        label: short plain words.
+        axis: title of an axis; says exactly what is drawn.
+        definition: one sentence with the formula.
+        function: the function that computes it, as "module:function".
+        reads: what the function needs: "classes" (the kept classes and the head), "pairs" (sums over pairs too) or
+            "text". `measure_collapse` calls the functions of the first two; those of text have their own arguments.
+        log: whether a log axis is natural (positive, over decades).
+        limit: the value at collapse, or in theory, in plain words; empty if none is known.
+    """
+
+    property: str
+    label: str
+    axis: str
+    definition: str
+    function: str
+    reads: Source
+    log: bool = False
+    limit: str = ""
+
+
+@dataclass(frozen=True)
+class Count:
+    """A whole number beside the measurements: of classes or pairs. It says nothing of collapse, so no chart draws it.
+
+    Attributes:
+        definition, function, reads: as those of a `Measurement`.
+    """
+
+    definition: str
+    function: str
+    reads: Source
+
+
+_CDNV = "((sigma_c^2 + sigma_c'^2) / 2) / ||mu_c - mu_c'||"
+_KERNEL = "over pairs of classes of log(1 / ||u_c - u_c'||), u = "
+_CENTRED = "(mu_c - mu_bar) / ||mu_c - mu_bar||"
+_UNCENTRED = "mu_c / ||mu_c||"
+_SPHERE = "a uniform sphere's value, which depends on the width"
+
+MEASUREMENTS: dict[str, Measurement] = {
+    "nc1_cdnv": Measurement(
+        "NC1",
+        "within-class variability (CDNV)",
+        "mean CDNV over pairs of classes (4th power of the distance)",
+        f"Mean over pairs of classes of {_CDNV}^4.",
+        function="lcutils.collapse.variability:distance_normalised_variance",
+        reads="pairs",
+        log=True,
+        limit="0 at collapse",
+    ),
+    "nc1_cdnv_log": Measurement(
+        "NC1",
+        "log CDNV",
+        "mean log CDNV over pairs of classes",
+        f"Mean over pairs of classes of log of {_CDNV}^4; left out where both variances are 0.",
+        function="lcutils.collapse.variability:distance_normalised_variance",
+        reads="pairs",
+        limit="minus infinity at collapse",
+    ),
+    "nc1_cdnv_galanti": Measurement(
+        "NC1",
+        "CDNV as Galanti defined it",
+        "mean CDNV over pairs of classes (square of the distance)",
+        f"Mean over pairs of classes of {_CDNV}^2.",
+        function="lcutils.collapse.variability:distance_normalised_variance",
+        reads="pairs",
+        log=True,
+        limit="0 at collapse",
+    ),
+    "nc1_pinv": Measurement(
+        "NC1",
+        "within- over between-class covariance",
+        "tr(S_W pinv(S_B)) / K",
+        "tr(S_W pinv(S_B)) / K (Papyan 2020).",
+        function="lcutils.collapse.variability:covariance_ratios",
+        reads="classes",
+        log=True,
+        limit="0 at collapse",
+    ),
+    "nc1_quotient": Measurement(
+        "NC1",
+        "quotient of traces",
+        "tr S_W / tr S_B",
+        "tr S_W / tr S_B (Tirer 2023).",
+        function="lcutils.collapse.variability:covariance_ratios",
+        reads="classes",
+        log=True,
+        limit="0 at collapse",
+    ),
+    "nc2_norm_cov": Measurement(
+        "NC2",
+        "equinorm, of norms",
+        "CoV of centred class-mean norms",
+        "Standard deviation over mean of ||mu_c - mu_bar|| over classes.",
+        function="lcutils.collapse.geometry:equal_norms",
+        reads="classes",
+        limit="0 at collapse",
+    ),
+    "nc2_log_norm_cov": Measurement(
+        "NC2",
+        "equinorm, of log norms",
+        "CoV of log centred class-mean norms",
+        "Standard deviation over mean of log ||mu_c - mu_bar|| over classes; depends on its unit.",
+        function="lcutils.collapse.geometry:equal_norms",
+        reads="classes",
+        limit="0 at collapse",
+    ),
+    "nc2_log_norm_std": Measurement(
+        "NC2",
+        "spread of log norms",
+        "standard deviation of log centred class-mean norms",
+        "Standard deviation of log ||mu_c - mu_bar|| over classes.",
+        function="lcutils.collapse.geometry:equal_norms",
+        reads="classes",
+        limit="0 at collapse",
+    ),
+    "nc2_cosine_mean": Measurement(
+        "NC2",
+        "mean cosine",
+        "mean cosine of centred class means over pairs",
+        "Mean over pairs of classes of the cosine of mu_c - mu_bar and mu_c' - mu_bar.",
+        function="lcutils.collapse.geometry:equal_angles",
+        reads="classes",
+        limit="-1/(K-1) for a simplex",
+    ),
+    "nc2_cosine_std": Measurement(
+        "NC2",
+        "spread of cosines",
+        "standard deviation of cosines of centred class means over pairs",
+        "Standard deviation over pairs of classes of the cosine of centred class means.",
+        function="lcutils.collapse.geometry:equal_angles",
+        reads="classes",
+        limit="0 at collapse; 1/sqrt(D) for a uniform sphere",
+    ),
+    "nc2_cosine_cov": Measurement(
+        "NC2",
+        "equiangular",
+        "CoV of cosines of centred class means over pairs",
+        "Standard deviation over mean, over pairs of classes, of the cosine of centred class means.",
+        function="lcutils.collapse.geometry:equal_angles",
+        reads="classes",
+        limit="0 at collapse",
+    ),
+    "nc2_coherence": Measurement(
+        "NC2",
+        "distance from the simplex angle",
+        "mean |cosine + 1/(K-1)| over pairs of classes",
+        "Mean over pairs of classes of |cosine + 1/(K-1)|, the cosine of centred class means.",
+        function="lcutils.collapse.geometry:coherence",
+        reads="pairs",
+        limit="0 at collapse",
+    ),
+    "nc2_etf_error": Measurement(
+        "NC2",
+        "distance from a simplex frame",
+        "Frobenius distance of centred class means from a simplex frame",
+        "|| G/||G|| - (I - 11'/K)/sqrt(K-1) || (Frobenius), G the Gram matrix of centred class means.",
+        function="lcutils.collapse.geometry:etf_error",
+        reads="classes",
+        limit="0 at collapse",
+    ),
+    **{
+        f"gnc2_log{tag}_{end}": Measurement(
+            "GNC2",
+            f"{short}, log kernel{comma}",
+            f"{name} of log inverse distance, {words} class means on the sphere",
+            f"{name[0].upper()}{name[1:]} {_KERNEL}{unit}.",
+            function="lcutils.collapse.geometry:uniformity",
+            reads="pairs",
+            limit=_SPHERE,
+        )
+        for tag, words, comma, unit in (
+            ("", "centred", ", centred", _CENTRED),
+            ("_uncentred", "un-centred", ", un-centred", _UNCENTRED),
+        )
+        for end, short, name in (
+            ("mean", "mean", "mean"),
+            ("std", "spread", "standard deviation"),
+            ("cov", "hyperspherical uniformity", "CoV"),
+        )
+    },
+    **{
+        f"gnc2_riesz_{end}": Measurement(
+            "GNC2",
+            f"{short}, Riesz kernel, centred",
+            f"{name} of inverse distance (Riesz), centred class means on the sphere",
+            f"{name[0].upper()}{name[1:]} over pairs of classes of ||u_c - u_c'||^-s, u = {_CENTRED}.",
+            function="lcutils.collapse.geometry:uniformity",
+            reads="pairs",
+            limit=_SPHERE,
+        )
+        for end, short, name in (
+            ("mean", "mean", "mean"),
+            ("std", "spread", "standard deviation"),
+            ("cov", "uniformity", "CoV"),
+        )
+    },
+    "nc3_cosine_mean": Measurement(
+        "NC3",
+        "self-duality",
+        "mean cosine of classifier row and centred class mean",
+        "Mean over classes of the cosine of w_c and mu_c - mu_bar.",
+        function="lcutils.collapse.duality:self_duality",
+        reads="classes",
+        limit="1 at collapse",
+    ),
+    "nc3_duality_error": Measurement(
+        "NC3",
+        "distance from duality",
+        "Frobenius distance of classifier times centred class means from a simplex frame",
+        "|| G/||G|| - (I - 11'/K)/sqrt(K-1) || (Frobenius), G = W (M - mu_bar)'.",
+        function="lcutils.collapse.duality:self_duality",
+        reads="classes",
+        limit="0 at collapse",
+    ),
+    "unc3_cosine_cov": Measurement(
+        "UNC3",
+        "uniform duality",
+        "CoV of cosines of classifier row and centred class mean",
+        "Standard deviation over mean, over classes, of the cosine of w_c and mu_c - mu_bar.",
+        function="lcutils.collapse.duality:self_duality",
+        reads="classes",
+        limit="0 at collapse",
+    ),
+    "nc4_agreement": Measurement(
+        "NC4",
+        "classifier agreement",
+        "share of validation tokens where head and nearest class mean agree",
+        "Share of validation tokens where argmax_c <w_c, h> = argmin_c ||h - mu_c||, over the kept classes.",
+        function="lcutils.collapse.agreement:classifier_agreement",
+        reads="text",
+        limit="1 at collapse",
+    ),
+    "nc5_ood_deviation": Measurement(
+        "NC5",
+        "orthogonality to out-of-distribution text",
+        "mean |cosine| of class mean and mean feature of out-of-distribution text",
+        "Mean over classes of |cos(mu_c, mean feature of out-of-distribution text)| (Ammar 2024).",
+        function="lcutils.collapse.duality:ood_deviation",
+        reads="text",
+        limit="0 at collapse",
+    ),
+}
+
+COUNTS: dict[str, Count] = {
+    "n_classes": Count(
+        "K, the classes with enough samples to be kept.",
+        function="lcutils.collapse.counts:class_counts",
+        reads="classes",
+    ),
+    "nc1_zero_pairs": Count(
+        "Pairs of classes whose variances are both 0; left out of nc1_cdnv_log.",
+        function="lcutils.collapse.counts:pair_counts",
+        reads="pairs",
+    ),
+    "coincident_pairs": Count(
+        "Pairs of classes with equal means; left out of CDNV and of the kernels of GNC2.",
+        function="lcutils.collapse.counts:pair_counts",
+        reads="pairs",
+    ),
+    "central_classes": Count(
+        "Classes whose mean equals mu_bar; left out of cosines, of kernels of centred means and of log norms.",
+        function="lcutils.collapse.counts:class_counts",
+        reads="classes",
+    ),
+}
+
+# What `measure_collapse` returns, in this order.
+KEYS = tuple(key for key, entry in (MEASUREMENTS | COUNTS).items() if entry.reads != "text")
+
+
+def load_function(name: str) -> Callable[..., Any]:
+    """Import the function that an entry names as "module:function".
+
+    >>> load_function("math:sqrt")(9)
+    3.0
+    """
+    module, function = name.split(":")
+    found: Callable[..., Any] = getattr(import_module(module), function)
+    return found
