@@ -1,8 +1,7 @@
-"""Choosing a device, and sharing GPUs between jobs by file locks."""
+"""Choice of a device, and GPUs that several jobs share by file locks."""
 
 from __future__ import annotations
 
-import os
 import tempfile
 import time
 from collections.abc import Iterator
@@ -12,14 +11,14 @@ from pathlib import Path
 import torch
 from filelock import FileLock, Timeout
 
-from lcutils.errors import UserError
+from lcutils.errors import UserError, first_line
 
 
 def choose_device(name: str) -> torch.device:
     """The device of that name; "auto" is cuda if there is one, else cpu.
 
     Raises:
-        UserError: no such device here, or one without fp64 (the class statistics need it).
+        UserError: this machine has no such device, or it lacks fp64, which the class statistics need.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -29,26 +28,25 @@ def choose_device(name: str) -> torch.device:
     except TypeError:  # what torch raises for fp64 on Apple's mps
         raise UserError(f"device: {name} has no fp64, which the class statistics need; use cuda or cpu") from None
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"device: {name} cannot be used here ({reason}); use auto, cuda or cpu") from None
+        raise UserError(f"device: {name} cannot be used here ({first_line(error)}); use auto, cuda or cpu") from None
     return device
 
 
 @contextmanager
 def reserved_device(name: str, jobs_per_gpu: int = 1) -> Iterator[torch.device]:
-    """Yield a device; of several GPUs one with a free slot, held by a file lock until the job ends.
+    """Yield a device; if it is a GPU, one with a free slot, which a file lock reserves until the job ends.
 
-    A plain "cuda" waits until one of the visible GPUs has fewer than `jobs_per_gpu` jobs. The CPU and a GPU named by
-    its number ("cuda:1") are taken as they are, and so are those that torchrun has given its processes.
+    A plain "cuda" waits until one of the visible GPUs has fewer than `jobs_per_gpu` jobs. The CPU and a GPU with a
+    number ("cuda:1") are used without a lock.
     """
     device = choose_device(name)
-    if device.type != "cuda" or device.index is not None or "LOCAL_RANK" in os.environ:
+    if device.type != "cuda" or device.index is not None:
         yield device
         return
     while True:
         for slot in range(jobs_per_gpu):
             for index in range(torch.cuda.device_count()):
-                # The UUID names the chip whatever CUDA_VISIBLE_DEVICES calls it.
+                # The UUID names the same chip whatever number CUDA_VISIBLE_DEVICES gives it.
                 uuid = torch.cuda.get_device_properties(index).uuid
                 lock = FileLock(Path(tempfile.gettempdir()) / f"lcutils-gpu-{uuid}-{slot}.lock", mode=0o666)
                 try:

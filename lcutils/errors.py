@@ -1,12 +1,12 @@
-"""The one exception that stands for a user's mistake, and the one for features that overflowed."""
+"""The exception for a user's mistake, the one for features that overflowed, and an error's message in short."""
 
 from __future__ import annotations
 
 
 class UserError(ValueError):
-    """A mistake in the input, told in one line that names the file or key and the mend.
+    """A mistake in the input, reported in one line that names the file or key and the fix.
 
-    IPython calls `_render_traceback_` when it is there, so that a notebook shows that line and no traceback.
+    IPython calls `_render_traceback_` if an exception has it, so that a notebook shows that line and no traceback.
     """
 
     def _render_traceback_(self) -> list[str]:
@@ -15,3 +15,9 @@ class UserError(ValueError):
 
 class NotFiniteError(ValueError):
     """Features that are inf or nan, found when their sums or counts are read."""
+
+
+def first_line(error: BaseException) -> str:
+    """First line of an error's message, cut to 200 characters; the name of its type if it has no message."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__

@@ -22,3 +22,6 @@ _SEQUENCES = {  # by depth, for WIDTHS in order
 BATCH_SIZES = {  # (depth, width) -> sequences per batch (paper, Table 3)
     (depth, width): size for depth, sizes in _SEQUENCES.items() for width, size in zip(WIDTHS, sizes, strict=True)
 }
+
+# Table 5 is of first names. The paper's text gives Anna and Tim; the others are frequent in TinyStories.
+FIRST_NAMES = ("Lily", "Tim", "Anna", "Tom", "Ben", "Mia", "Max", "Sue", "Sam", "Jack")

@@ -91,18 +91,7 @@ class AnalysisSettings(_Section):
 
     permutations: int = Field(10_000, ge=1)
     published: tuple[str, ...] = ()  # published tables (CSV) to compare with ours
-    names: tuple[str, ...] = (
-        "Lily",
-        "Tim",
-        "Anna",
-        "Tom",
-        "Ben",
-        "Mia",
-        "Max",
-        "Sue",
-        "Sam",
-        "Jack",
-    )  # Table 5
+    names: tuple[str, ...] = paper.FIRST_NAMES  # Table 5
 
 
 def _as_tuple(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Progress of long work, shown alike in a terminal, a notebook and a log file."""
+"""Progress of long work, the same in a terminal, a notebook and a log file."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ SECONDS_BETWEEN_LINES = 5.0
 
 
 class Progress:
-    """A bar where somebody watches, a line every few seconds where a log is read.
+    """A bar in a terminal or a notebook, and a line every few seconds in a log.
 
-    A terminal or a notebook gets a tqdm bar. The log file, and standard error where nobody watches (a batch job,
-    which the sweep marks with TQDM_DISABLE), get lines such as
-    `02x0064_01d  40% 120,000/300,000 tok  81,920 tok/s  0:02 left  loss 4.31`.
+    The bar is tqdm's. The log file gets lines such as
+    `02x0064_01d  40% 120,000/300,000 tok  81,920 tok/s  0:02 left  loss 4.31`; so does standard error where no bar can
+    be seen, as in a batch job (the sweep sets TQDM_DISABLE).
 
     Args:
-        title: what is being done, the first word of every line.
+        title: name of the work, with which every line begins.
         total: amount of work, in units.
         unit: name of the unit, "tok" for tokens.
-        log: file that lines are appended to; None for no file.
-        start: units done before (a resumed run); they do not count towards the speed.
+        log: file to append lines to, or None.
+        start: units done before, by a run that is now resumed; they do not count towards the speed.
     """
 
     def __init__(self, title: str, total: int, unit: str = "tok", log: Path | None = None, start: int = 0) -> None:
@@ -33,16 +33,16 @@ class Progress:
         self.start = self.done = start
         self.began = self.last_line = time.monotonic()
         self.figures: dict[str, float] = {}
-        somebody = sys.stderr.isatty() or "ipykernel" in sys.modules
-        self.watched = somebody and not os.environ.get("TQDM_DISABLE")
-        looks = {"unit": unit, "unit_scale": True, "mininterval": 0.5, "disable": not self.watched}
-        self.bar = tqdm(total=total, initial=start, desc=title, **looks)
+        interactive = sys.stderr.isatty() or "ipykernel" in sys.modules
+        self.has_bar = interactive and not os.environ.get("TQDM_DISABLE")
+        style = {"unit": unit, "unit_scale": True, "mininterval": 0.5, "disable": not self.has_bar}
+        self.bar = tqdm(total=total, initial=start, desc=title, **style)
 
     def __enter__(self) -> Progress:
         return self
 
     def update(self, n: int, **figures: float) -> None:
-        """Count `n` more units as done; `figures` (a loss, say) are shown until others replace them."""
+        """Count `n` more units as done; `figures` (such as a loss) are shown until they change."""
         self.done += n
         self.figures.update(figures)
         if figures:
@@ -53,7 +53,7 @@ class Progress:
 
     @property
     def rate(self) -> float:
-        """Units a second since this process began the work."""
+        """Units per second since this process began the work."""
         return (self.done - self.start) / max(time.monotonic() - self.began, 1e-9)
 
     def _write_line(self) -> None:
@@ -69,7 +69,7 @@ class Progress:
         if self.log is not None:
             with self.log.open("a") as file:
                 print(time.strftime("%Y-%m-%d %H:%M:%S"), line, file=file)
-        if not self.watched:
+        if not self.has_bar:
             print(line, file=sys.stderr, flush=True)
 
     def __exit__(

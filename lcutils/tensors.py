@@ -1,4 +1,4 @@
-"""Files of tensors that whoever may read the folder may read."""
+"""Files of tensors, readable by all who may read the folder."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from torch import Tensor
 
 
 def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
-    """Write a safetensors file with the mode that any new file has here; the library's own is 0600."""
+    """Write a safetensors file with the usual mode of a new file; the library would make it 0600."""
     path.touch()
     mode = path.stat().st_mode
-    save_file(tensors, path, metadata)  # replaces the file
+    save_file(tensors, path, metadata)  # replaces the file, and its mode
     path.chmod(mode)

@@ -16,9 +16,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from lcutils.corpus import open_blocks, prepare_corpus, source_digest
+from lcutils.corpus.files import read_separated
 from lcutils.corpus.prepare import entropy, pack, paper_batches, plain_batches
-from lcutils.corpus.sources import open_stories, read_separated
-from lcutils.corpus.tokenization import Encoder, load_tokenizer, train_bpe
+from lcutils.corpus.sources import open_stories
 from lcutils.errors import UserError
 from lcutils.parameters import CorpusSettings
 
@@ -135,7 +135,7 @@ def test_blocks_are_little_endian_uint16_and_read_only(tmp_path):
     assert int(blocks[0, 1]) == raw[2] + 256 * raw[3]
     with pytest.raises(ValueError, match="read-only"):
         blocks[0, 0] = 1
-    with pytest.raises(UserError, match=r"ood.bin: no such blocks"):
+    with pytest.raises(UserError, match=r"ood\.bin: is missing; prepare the corpus first"):
         open_blocks(tmp_path, "ood")
 
 
@@ -271,7 +271,7 @@ def test_a_dataset_saved_from_a_generator_has_columns_like_any_other(tmp_path):
     table.save_to_disk(tmp_path / "saved")
     splits = read_all(settings(source=str(tmp_path / "saved"), text_column="story"), tmp_path)
     assert splits == {"train": TALES[:38], "validation": TALES[38:]}
-    with pytest.raises(UserError, match=r"saved: no column 'text'; set text_column to one of story"):
+    with pytest.raises(UserError, match=r"saved: there is no column 'text'; set text_column to one of story"):
         read_all(settings(source=str(tmp_path / "saved")), tmp_path)
 
 
@@ -318,22 +318,6 @@ def test_the_digest_follows_content_not_time(tmp_path):
     assert source_digest(settings()) == source_digest(settings()) != source_digest(settings(source="a/hub-name"))
 
 
-# --- tokenizers
-
-
-@needs_gpt2
-@pytest.mark.parametrize("saved", [False, True])
-def test_gpt2_tokenizer_of_vocab_and_merges_and_saved(tmp_path, saved):
-    tokenizer = load_tokenizer(str(SHARED / "gpt2-tokenizer"))
-    if saved:
-        tokenizer.save_pretrained(tmp_path)
-        tokenizer = load_tokenizer(str(tmp_path))
-    assert len(tokenizer) == 50_257
-    ids = Encoder(tokenizer)(["Once upon a time, there was a little girl named Lily."])
-    assert ids.tolist() == [7454, 2402, 257, 640, 11, 612, 373, 257, 1310, 2576, 3706, 20037, 13]
-    assert Encoder(tokenizer, 50_256)(["Hi", ""]).tolist() == [17_250, 50_256, 50_256]
-
-
 @needs_gpt2
 @needs_tinystories
 def test_block_counts_of_the_tinystories_sample(tmp_path):
@@ -345,20 +329,3 @@ def test_block_counts_of_the_tinystories_sample(tmp_path):
     assert summary["train"]["blocks"] == 1_356  # the paper's packing
     assert summary["train"]["tokens"] // 2048 == 1_363  # packed without loss
     assert summary["validation"]["tokens"] // 2048 == 408
-
-
-def test_a_long_story_gives_no_warning(capfd):
-    tokenizer = train_bpe([TALES], 300)
-    tokenizer.model_max_length = 8
-    assert len(Encoder(tokenizer)(TALES)) > 8
-    assert "longer than" not in "".join(capfd.readouterr())
-
-
-def test_a_trained_bpe_is_byte_level_and_round_trips():
-    tokenizer = train_bpe([TALES], 400)
-    assert tokenizer.eos_token == "<|endoftext|>"
-    assert tokenizer.eos_token_id == 0
-    assert 257 < len(tokenizer) <= 400
-    text = "Größe, 漢字 and a cat\n\tthat sat . ,"
-    assert tokenizer.decode(Encoder(tokenizer)([text]).tolist()) == text
-    assert len(train_bpe([TALES], 257)) == 257

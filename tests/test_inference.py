@@ -88,7 +88,7 @@ def test_permutation_interval_covers_the_exact_p():
     tests = [permutation_test(x, y, 400, seed=seed) for seed in range(400)]
     covered = sum(test.low <= exact <= test.high for test in tests)
     assert stats.binomtest(covered, 400, 0.95).pvalue > 0.001 or covered > 380
-    assert covered < 400  # an interval that always covers would be too wide to tell anything
+    assert covered < 400  # an interval that always covers would say nothing
 
 
 def test_permutation_p_is_uniform_under_the_null():

@@ -1,4 +1,4 @@
-"""The published tables: both formats from invented numbers, and the real files where they are at hand."""
+"""The published tables: both formats from invented numbers, and the real files if they are on this machine."""
 
 import re
 from pathlib import Path
@@ -162,15 +162,15 @@ def test_other_architectures_have_no_steps(tmp_path):
         ("a,b\n1,2\n", "log_kern_mean"),
         ("cdnv_mean,val_loss\n1,2\n", "needs the column model"),
         ("model,val_loss\n01x0064_01d@0,2\n", "October 2024"),
-        ("model,cdnv,cdnv_mean\n01x0064_01d@0,1,2\n", "is no published table"),
-        ("model,cdnv\n01x0064_01d,1\n", "'01x0064_01d' is no name"),
-        ("model,cdnv\n01x0064_01q@0,1\n", "'01x0064_01q@0' is no name"),
-        ("model,cdnv\ngpt2@0,1\n", "'gpt2@0' is no name"),
+        ("model,cdnv,cdnv_mean\n01x0064_01d@0,1,2\n", "is not a published table"),
+        ("model,cdnv\n01x0064_01d,1\n", "'01x0064_01d' is not a name such as"),
+        ("model,cdnv\n01x0064_01q@0,1\n", "'01x0064_01q@0' is not a name such as"),
+        ("model,cdnv\ngpt2@0,1\n", "'gpt2@0' is not a name such as"),
         ("model,cdnv\n01x0064_01d@0,much\n", "column cdnv holds text"),
-        ("", "is no CSV table"),
+        ("", "is not a CSV table"),
     ],
 )
-def test_mistakes_are_told_in_one_line(tmp_path, text, words):
+def test_mistakes_are_reported_in_one_line(tmp_path, text, words):
     path = tmp_path / "wrong.csv"
     path.write_text(text)
     with pytest.raises(UserError, match=re.escape(words)) as error:
@@ -179,12 +179,12 @@ def test_mistakes_are_told_in_one_line(tmp_path, text, words):
     assert "\n" not in str(error.value)
 
 
-def test_no_file_is_told_in_one_line(tmp_path):
+def test_no_file_is_reported_in_one_line(tmp_path):
     with pytest.raises(UserError, match="cannot be read"):
         load_published(tmp_path / "none.csv")
 
 
-def test_binary_is_told_in_one_line(tmp_path):
+def test_binary_is_reported_in_one_line(tmp_path):
     path = tmp_path / "weights.csv"
     path.write_bytes(bytes(range(256)))
     with pytest.raises(UserError) as error:
@@ -227,7 +227,7 @@ def test_the_230_models(name):
     np.testing.assert_allclose(table["perplexity"], np.exp(table["val_loss"]), rtol=1e-6)
 
 
-def test_both_files_tell_of_the_same_models():
+def test_both_files_hold_the_same_models():
     join = ["model", "checkpoint"]
     both = real("lc-2024_05_18.csv").merge(real("lc-2024_10_24.csv"), on=join, suffixes=("", " later"))
     assert len(both) == 230

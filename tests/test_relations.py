@@ -137,7 +137,7 @@ def test_three_rows_are_enough_and_two_are_not():
     assert "at least 3 rows" in str(correlations(invented(2)))
 
 
-def test_seed_groups_are_told_apart():
+def test_seed_groups_are_kept_apart():
     results = invented(4).assign(depth=2, width=64)
     results["model"] = ["02x0064_01d", "02x0064_01d01", "02x0064_01d02", "02x0064_01L"]
     results["weight_decay"] = [5e-4, 5e-4, 5e-4, 0.1]

@@ -29,7 +29,7 @@ def test_a_line_is_read_as_its_notation_says():
     assert parse_line("? Maybe.") == Step((("Maybe.",),), optional=True)
 
 
-def test_a_plot_is_told_with_pronouns_articles_capitals_and_paragraphs():
+def test_a_story_has_pronouns_articles_capitals_and_paragraphs():
     plot = tuple(parse_line(line) if line else Step(()) for line in ("{A} saw a [owl].", "", "{he} gave a {toy}."))
     words = tables().words
     assert tell(plot, words, constant(0.0)) == "Lily saw an owl.\nShe gave a ball."
@@ -51,7 +51,7 @@ def test_characters_of_a_story_have_different_names():
 
 
 @pytest.mark.parametrize("title", tables().plots)
-def test_each_sentence_of_a_plot_can_be_told(title: str):
+def test_each_sentence_of_a_plot_can_be_filled(title: str):
     plot = tables().plots[title]
     assert len([step for step in plot if step.alternatives]) >= 10
     for step in plot:
@@ -87,7 +87,7 @@ def test_pronouns_agree_with_the_name(title: str):
         assert not any(name in part and re.search(wrong, part) for part in re.split(r"[.!?\n]", story)), story
 
 
-def test_no_story_is_told_twice_in_a_million_tokens(many):
+def test_no_story_comes_twice_in_a_million_tokens(many):
     assert len(set(many)) == len(many)
     words = sum(len(story.split()) for story in many)
     assert words > 1_000_000  # and a word is one GPT-2 token at least

@@ -28,13 +28,14 @@ def test_table_2_alone():
 def test_table_2_beside_ours():
     ours = {
         "corpus": {"block_size": 128, "source": "built-in", "end_of_text": True},
-        "training": {"decay": {"d": 0.5, "L": 1.0}, "learning_rate": 1e-3},
+        "training": {"decay": {"d": 0.5, "L": 1.0}, "learning_rate": 1e-3, "betas": [0.9, 0.95]},
         "grid": [{"depth": [1, 2], "width": [64]}, {"depth": [4], "width": [64]}],
         "device": "cpu",
         "train": {"stop": None, "texts": []},
     }
     table = table_2(ours).set_index("setting")
     assert table.loc["context length (tokens)", ["paper", "ours"]].tolist() == ["2048", "128"]
+    assert table.loc["betas", ["paper", "ours"]].tolist() == ["0.9, 0.999", "0.9, 0.95"]
     assert table.loc["weight decay", "ours"] == "d 0.5, L 1.0"
     assert table.loc["optimizer", "ours"] == "as the paper"
     assert table.loc["epsilon", "ours"] == ""  # not said
@@ -164,4 +165,6 @@ def test_ours_beside_the_published():
     assert "nc2_etf_error" not in table.index.get_level_values("measurement")
     assert len(table) == 5
     assert "name of a published one" in str(beside_published(results(), published.tail(1)))
+    names = published[["model", "checkpoint"]]  # the same models, but nothing measured of them
+    assert "name of a published one" in str(beside_published(results(), names))
     assert "cannot be joined" in str(beside_published(results(), published.drop(columns="model")))

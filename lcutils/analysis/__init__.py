@@ -1,7 +1,7 @@
-"""All of the analysis under one import: relations, what remains of them, tables, token kinds, definitions.
+"""All of the analysis under one import: relations, tables, kinds of token, definitions of the measurements.
 
-Every function takes a results table (the columns of `results.csv`, ours or `load_published`'s) or a table of
-tokens, and returns a new DataFrame, or `Missing` with a plain sentence where there is nothing to compute.
+Every function takes a results table (with the columns of `results.csv`, ours or `load_published`'s) or a table of
+tokens. It returns a new DataFrame, or `Missing` with a sentence that says why it cannot be computed.
 """
 
 from lcutils.analysis.conditional import influence, partial_correlations, sensitivity_correlations, within_architecture

@@ -1,6 +1,6 @@
-"""What remains of a relation once size and training are accounted for, one model is left out, or rare classes are.
+"""Correlations controlling for size and training, without single models, and without rare classes.
 
-`results` as in `lcutils.analysis.relations`.
+`results` is as in `lcutils.analysis.relations`.
 """
 
 from __future__ import annotations
@@ -15,19 +15,20 @@ from statsmodels.tools import add_constant
 
 from lcutils.analysis.definitions import Missing, in_display_order
 from lcutils.analysis.inference import FEWEST_ROWS, Vector, holm, independent_columns, is_constant, partial_correlation
-from lcutils.analysis.relations import WORDS, finite_rows, no_relation, usable_pairs, words_of
+from lcutils.analysis.relations import LABEL_COLUMNS, finite_rows, label_columns, no_relation, pairs_with
+from lcutils.analysis.rows import SETTING
 
-CONTROLS = ("depth", "width", "epochs", "weight_decay", "steps")  # beside log parameters
+CONTROLS = [*SETTING, "steps"]  # besides log parameters
 
 
 def partial_correlations(results: pd.DataFrame, target: str = "val_loss") -> pd.DataFrame | Missing:
     """Correlation of each measurement with `target`, given the size and the training of the model.
 
-    Given log parameters, depth, width, epochs, weight decay, steps, each alone, then all of them at once
+    Controls are log parameters, depth, width, epochs, weight decay and steps, each alone, then all of them together
     ("all"). A control that does not vary, or that earlier ones determine, is dropped and named in `dropped`.
 
     Returns:
-        `measurement, property, label, given, n, r, r2` (plain, over the same rows), `partial_r, partial_r2, p`
+        Columns `measurement, property, label, given, n, r, r2` (plain, over the same rows), `partial_r, partial_r2, p`
         (t test, two-sided), `p_holm` (over the measurements of one `given`), `low, high` (Fisher's interval of
         `partial_r`), `partial_r_log, partial_r2_log, p_log` (of the log of the measurement; nan where a value is
         not positive), `dropped` (joined by ", "), `note`.
@@ -43,14 +44,14 @@ def partial_correlations(results: pd.DataFrame, target: str = "val_loss") -> pd.
             controls[column.replace("_", " ")] = pd.to_numeric(results[column], errors="coerce")
     controls = controls.dropna(axis=1, how="all")
     if controls.empty:
-        return Missing("Nothing to control for: the table says neither size nor training of its models.")
+        return Missing("Nothing to control for: the table gives neither size nor training of its models.")
     names = [str(name) for name in controls]
     given = {name: [name] for name in names} | {"all": names}
     rows = []
     for name, chosen in given.items():
         known = finite_rows(controls, chosen)
-        for key, x, y, used, note in usable_pairs(results[known], target):
-            row: dict[str, Any] = {**words_of(key), "given": name, "n": len(x), "dropped": "", "note": note}
+        for key, x, y, used, note in pairs_with(results[known], target):
+            row: dict[str, Any] = {**label_columns(key), "given": name, "n": len(x), "dropped": "", "note": note}
             rows.append(row)
             if not len(x):
                 continue
@@ -68,39 +69,37 @@ def partial_correlations(results: pd.DataFrame, target: str = "val_loss") -> pd.
             logged = partial_correlation(np.log(x), y, values[:, kept]) if (x > 0).all() else ""
             if not isinstance(logged, str):
                 row |= {"partial_r_log": logged.r, "partial_r2_log": logged.r**2, "p_log": logged.p}
-    columns = [*WORDS, "given", "n", "r", "r2", "partial_r", "partial_r2", "p", "p_holm"]
+    columns = [*LABEL_COLUMNS, "given", "n", "r", "r2", "partial_r", "partial_r2", "p", "p_holm"]
     columns += ["low", "high", "partial_r_log", "partial_r2_log", "p_log", "dropped", "note"]
     table = pd.DataFrame(rows).reindex(columns=columns)
     if table["partial_r"].isna().all():
         return Missing(f"Partial correlations cannot be computed: {table['note'].iloc[-1]}.")
-    for name in given:
-        family = table["given"] == name
-        table.loc[family, "p_holm"] = holm(table.loc[family, "p"].to_numpy(dtype=np.float64))
+    table["p_holm"] = table.groupby("given")["p"].transform(holm)
     return table
 
 
 def influence(results: pd.DataFrame, target: str = "val_loss") -> pd.DataFrame | Missing:
-    """How much each model alone sways each R^2.
+    """How much each single model changes each R^2.
 
     Returns:
-        One row a measurement and model: `measurement, model, checkpoint, r2` (all rows), `r2_without` (this row
-        left out; nan if nothing varies then), `change` (`r2_without - r2`), `cooks_distance` (of `target`
-        regressed on it).
+        One row per measurement and model: `measurement, model, checkpoint, r2` (of all rows), `r2_without` (without
+        this row; nan if nothing varies then), `change` (`r2_without - r2`), `cooks_distance` (in the regression of
+        `target` on the measurement).
     """
     if reason := no_relation(results, target):
         return Missing(reason)
     tables = []
-    for key, x, y, used, _ in usable_pairs(results, target):
+    for key, x, y, used, _ in pairs_with(results, target):
         n = len(x)
         if n <= FEWEST_ROWS:
             continue
         dx, dy = x - x.mean(), y - y.mean()
-        # Leaving out row i takes n / (n - 1) times its product of deviations from a sum of products.
+        # Without row i, a sum of products loses n / (n - 1) times the product of its deviations.
         sxx, syy, sxy = ((a * b).sum() - n / (n - 1) * a * b for a, b in ((dx, dx), (dy, dy), (dx, dy)))  # (n,) each
         varies = (sxx > 1e-12 * (dx * dx).sum()) & (syy > 1e-12 * (dy * dy).sum())
         without = np.divide(sxy**2, sxx * syy, out=np.full(n, np.nan), where=varies)
         r2 = stats.pearsonr(x, y).statistic ** 2
-        with np.errstate(divide="ignore", invalid="ignore"):  # a perfect fit has no residual to weigh
+        with np.errstate(divide="ignore", invalid="ignore"):  # a perfect fit has no residuals
             cooks = OLS(y, add_constant(x)).fit().get_influence().cooks_distance[0]
         names = results.loc[used, [name for name in ("model", "checkpoint") if name in results]]
         names = names.assign(measurement=key, r2=r2, r2_without=without, change=without - r2)
@@ -114,11 +113,11 @@ def influence(results: pd.DataFrame, target: str = "val_loss") -> pd.DataFrame |
 def within_architecture(results: pd.DataFrame, target: str = "val_loss") -> pd.DataFrame | Missing:
     """Relations among models of one size: over seeds, epochs and decay, never over depth and width.
 
-    "pooled" rows correlate deviations from the mean of each architecture, with n - groups - 1 degrees of
-    freedom, so that sizes alone make no relation; then one row an architecture.
+    "pooled" rows correlate deviations from the mean of each architecture, with n - groups - 1 degrees of freedom, so
+    that differences between sizes do not count; then follows one row per architecture.
 
     Returns:
-        `measurement, property, label, architecture` ("02x0768" or "pooled"), `depth, width, groups, n, r, r2,
+        Columns `measurement, property, label, architecture` ("02x0768" or "pooled"), `depth, width, groups, n, r, r2,
         p` (t test, two-sided), `p_holm` (over the pooled rows), `r_log, r2_log, p_log` (of the log of the
         measurement; nan where a value is not positive), `note`.
     """
@@ -127,28 +126,28 @@ def within_architecture(results: pd.DataFrame, target: str = "val_loss") -> pd.D
     if not {"depth", "width"} <= set(results.columns):
         return Missing("Relations within an architecture need the columns depth and width.")
     rows: list[dict[str, Any]] = []
-    for key, *_ in usable_pairs(results, target):
+    for key, *_ in pairs_with(results, target):
         known = results[finite_rows(results, [key, target, "depth", "width"])]
         values = known[["depth", "width", key, target]].astype(np.float64)
         groups = [group for _, group in values.groupby(["depth", "width"]) if len(group) >= 2]
-        rows.append({**words_of(key), "architecture": "pooled", **_within(groups, key, target)})
+        rows.append({**label_columns(key), "architecture": "pooled", **_within(groups, key, target)})
         for group in groups:
             if len(group) >= FEWEST_ROWS:
                 depth, width = (int(group[column].iloc[0]) for column in ("depth", "width"))
-                row = {**words_of(key), "architecture": f"{depth:02}x{width:04}", "depth": depth, "width": width}
+                row = {**label_columns(key), "architecture": f"{depth:02}x{width:04}", "depth": depth, "width": width}
                 rows.append(row | _within([group], key, target))
-    columns = [*WORDS, "architecture", "depth", "width", "groups", "n", "r", "r2", "p", "p_holm"]
+    columns = [*LABEL_COLUMNS, "architecture", "depth", "width", "groups", "n", "r", "r2", "p", "p_holm"]
     table = pd.DataFrame(rows).reindex(columns=[*columns, "r_log", "r2_log", "p_log", "note"])
     if not (table["n"] >= FEWEST_ROWS).any():
         return Missing("Relations within an architecture need several rows of one size.")
     table[["depth", "width"]] = table[["depth", "width"]].astype("Int64")
     pooled = table["architecture"] == "pooled"
-    table.loc[pooled, "p_holm"] = holm(table.loc[pooled, "p"].to_numpy(dtype=np.float64))
+    table.loc[pooled, "p_holm"] = holm(table.loc[pooled, "p"])
     return table
 
 
 def _within(groups: list[pd.DataFrame], key: str, target: str) -> dict[str, Any]:
-    """Relation of two columns once the mean of each group is taken out of both."""
+    """Relation of two columns, each less the mean of its group."""
     n = sum(map(len, groups))
     row: dict[str, Any] = {"groups": len(groups), "n": n}
     df = n - len(groups) - 1
@@ -167,7 +166,7 @@ def _within(groups: list[pd.DataFrame], key: str, target: str) -> dict[str, Any]
 
 
 def _deviations(groups: list[Vector]) -> Vector:
-    """Values less their group's mean, end to end; exactly 0 in a group whose values differ by rounding only."""
+    """Values less the mean of their group, concatenated; exactly 0 in a group whose values differ by rounding only."""
     return np.concatenate([np.zeros_like(x) if is_constant(x) else x - x.mean() for x in groups])
 
 
@@ -178,10 +177,11 @@ def sensitivity_correlations(
 
     Args:
         table: rows of `sensitivity.csv`: `model, checkpoint, min_count`, measurement keys.
-        results: results table that `target` is taken from.
+        results: results table that has `target`.
 
     Returns:
-        `measurement, property, label, min_count, n, r, r2, r2_log` (log of the measurement; nan if not positive).
+        Columns `measurement, property, label, min_count, n, r, r2, r2_log` (of the log of the measurement; nan if a
+        value is not positive).
     """
     needed = {"model", "checkpoint"}
     if not needed | {"min_count"} <= set(table.columns) or not needed | {target} <= set(results.columns):
@@ -190,11 +190,11 @@ def sensitivity_correlations(
     joined = left.merge(results[["model", "checkpoint", target]], on=["model", "checkpoint"])
     rows = []
     for min_count, group in joined.groupby("min_count"):
-        for key, x, y, _, _ in usable_pairs(group, target):
+        for key, x, y, _, _ in pairs_with(group, target):
             if len(x):
                 r = stats.pearsonr(x, y).statistic
                 log_r = stats.pearsonr(np.log(x), y).statistic if (x > 0).all() else np.nan
-                row = {**words_of(key), "min_count": min_count, "n": len(x), "r": r, "r2": r * r}
+                row = {**label_columns(key), "min_count": min_count, "n": len(x), "r": r, "r2": r * r}
                 rows.append(row | {"r2_log": log_r**2})
     if not rows:
         return Missing(f"Relations for each smallest class count need {FEWEST_ROWS} models that differ.")

@@ -1,12 +1,11 @@
-"""How sure one may be of a correlation: permutation tests, bootstrap, Holm, partial correlations.
+"""Uncertainty of correlations: permutation tests, bootstrap intervals, Holm's adjustment, partial correlations.
 
-Shapes: n rows (models), M measurements. Everything random takes a seed and gives the same numbers again.
+Shapes: n rows (models), M measurements. All that is random takes a seed, and repeats its numbers.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 from math import atanh, sqrt, tanh
 from typing import NamedTuple
 
@@ -19,9 +18,9 @@ Vector = NDArray[np.float64]
 
 FEWEST_ROWS = 3  # two points always lie on a line
 LEVEL = 0.95  # of every interval
-FEWEST_FOR_BOOTSTRAP = 5  # with fewer, many resamples hold one point only
+FEWEST_FOR_BOOTSTRAP = 5  # with fewer rows, many resamples hold a single point
 _CHUNK = 2_000_000  # permuted values held at once (16 MB)
-_ROUNDING = 1e-12  # of a correlation: permutations that give the observed one again count as reaching it
+_ROUNDING = 1e-12  # of a correlation: a permutation that repeats the observed one reaches it
 
 
 class Permutation(NamedTuple):
@@ -29,7 +28,7 @@ class Permutation(NamedTuple):
 
     Attributes:
         p: (1 + exceed) / (1 + trials), two-sided.
-        low, high: exact (Clopper-Pearson) 95 % interval of the p that endless trials would give.
+        low, high: exact (Clopper-Pearson) 95 % interval of the p of infinitely many trials.
         r2: the observed R^2.
         exceed: trials whose R^2 reached the observed one.
         trials: number of random permutations.
@@ -54,7 +53,7 @@ class Partial(NamedTuple):
 
 
 def _unit(values: ArrayLike) -> Vector:
-    """Centre along the last axis and scale to length 1; `ValueError` where there is nothing to correlate."""
+    """Centre along the last axis and scale to length 1; `ValueError` if that is impossible."""
     values = np.asarray(values, dtype=np.float64)
     if values.shape[-1] < FEWEST_ROWS:
         raise ValueError(f"a correlation needs at least {FEWEST_ROWS} rows, not {values.shape[-1]}")
@@ -67,7 +66,7 @@ def _unit(values: ArrayLike) -> Vector:
 
 
 def is_constant(values: Vector) -> bool:
-    """Whether the values along the last axis (of any row) differ by no more than rounding."""
+    """True if the values along the last axis (of any row) differ by rounding at most."""
     spread = np.ptp(values, axis=-1)
     return bool((spread <= 1e-13 * np.abs(values).max(axis=-1)).any())
 
@@ -78,7 +77,7 @@ def permutation_tests(xs: ArrayLike, y: ArrayLike, trials: int = 10_000, seed: i
     Args:
         xs: (M, n) measurements.
         y: (n,) target.
-        trials: number of random permutations; time and not memory grows with it.
+        trials: number of random permutations; more take more time, not more memory.
         seed: of the permutations.
 
     Raises:
@@ -112,7 +111,7 @@ def permutation_test(x: ArrayLike, y: ArrayLike, trials: int = 10_000, seed: int
     """Two-sided permutation test of the R^2 of `x` and `y`, both (n,).
 
     p = (1 + trials whose R^2 reaches the observed one) / (1 + trials), never 0 and valid at any number of
-    trials (Phipson & Smyth 2010). R^2 reached means |r| reached, so both signs count.
+    trials (Phipson & Smyth 2010). R^2 is reached where |r| is, so both signs count.
 
     >>> permutation_test([1, 2, 3, 4, 5, 6], [2, 1, 4, 3, 6, 5], trials=999).r2.__round__(3)
     0.687
@@ -124,7 +123,7 @@ def permutation_test(x: ArrayLike, y: ArrayLike, trials: int = 10_000, seed: int
 
 
 def _correlation(x: Vector, y: Vector, axis: int = -1) -> Vector:
-    """r along an axis; 0 for a resample that holds one point only, which shows no relation."""
+    """r along an axis; 0 for a resample that holds a single point."""
     x = x - x.mean(axis=axis, keepdims=True)
     y = y - y.mean(axis=axis, keepdims=True)
     length = np.sqrt((x * x).sum(axis=axis) * (y * y).sum(axis=axis))
@@ -133,7 +132,7 @@ def _correlation(x: Vector, y: Vector, axis: int = -1) -> Vector:
 
 
 def bootstrap_interval(x: ArrayLike, y: ArrayLike, resamples: int = 2_000, seed: int = 0) -> tuple[float, float]:
-    """Bias-corrected and accelerated (BCa) 95 % bootstrap interval of r, rows resampled in pairs (Efron 1987).
+    """Bias-corrected and accelerated (BCa) 95 % bootstrap interval of r over resampled rows (Efron 1987).
 
     Args:
         x, y: (n,) each; nan for both ends when n < 5.
@@ -143,7 +142,7 @@ def bootstrap_interval(x: ArrayLike, y: ArrayLike, resamples: int = 2_000, seed:
     x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     if x.size < FEWEST_FOR_BOOTSTRAP:
         return np.nan, np.nan
-    with warnings.catch_warnings(), np.errstate(invalid="ignore"):  # points on a line are seen to below
+    with warnings.catch_warnings(), np.errstate(invalid="ignore"):  # points on a line are handled below
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)
         result = stats.bootstrap(
             (x, y),
@@ -155,22 +154,22 @@ def bootstrap_interval(x: ArrayLike, y: ArrayLike, resamples: int = 2_000, seed:
             rng=np.random.default_rng(seed),
         )
         low, high = result.confidence_interval
-        if np.isnan(low) or np.isnan(high):  # all resamples alike, as for points on a line
+        if np.isnan(low) or np.isnan(high):  # all resamples are equal, as for points on a line
             low, high = np.quantile(result.bootstrap_distribution, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
 
 
 def squared_interval(low: float, high: float) -> tuple[float, float]:
-    """The interval of R^2 that an interval of r gives: its image, so 0 belongs to it where the signs differ.
+    """The interval of R^2 for an interval of r: the squares of its values, so from 0 on if its ends differ in sign.
 
-    It covers R^2 whenever the other covers r, which percentiles of resampled R^2 (never negative) do not near 0.
+    It covers R^2 whenever the interval of r covers r. Percentiles of resampled R^2, never negative, do not near 0.
     """
     ends = sorted((low**2, high**2))
     return (0.0 if low < 0 < high else ends[0]), ends[1]
 
 
-def holm(p: Sequence[float] | Vector) -> Vector:
-    """Holm's step-down adjustment of p over one family; nan stays nan and does not count.
+def holm(p: ArrayLike) -> Vector:
+    """Holm's step-down adjustment of the p of one family; nan stays nan and does not count.
 
     The k-th smallest of m is multiplied by m - k + 1, and never falls below the one before it (Holm 1979).
     """
@@ -184,7 +183,7 @@ def holm(p: Sequence[float] | Vector) -> Vector:
 
 
 def independent_columns(columns: Vector) -> list[int]:
-    """Indices of the columns of (n, k), first come first kept, that a constant and the ones kept do not determine."""
+    """Indices of the columns of (n, k) that a constant and the earlier columns do not determine."""
     kept: list[int] = []
     basis = np.empty((len(columns), 0))  # orthonormal, (n, kept)
     for number, column in enumerate(columns.T):
@@ -192,7 +191,7 @@ def independent_columns(columns: Vector) -> list[int]:
             continue
         unit = _unit(column)
         rest = unit - basis @ (basis.T @ unit)
-        rest -= basis @ (basis.T @ rest)  # once more: rounding of the first projection
+        rest -= basis @ (basis.T @ rest)  # again, for the rounding errors of the first projection
         if np.linalg.norm(rest) > 1e-9:
             basis = np.column_stack([basis, rest / np.linalg.norm(rest)])
             kept.append(number)
@@ -200,7 +199,7 @@ def independent_columns(columns: Vector) -> list[int]:
 
 
 def partial_correlation(x: ArrayLike, y: ArrayLike, controls: Vector) -> Partial | str:
-    """Correlation of `x` and `y` (n,) once both are freed of what `controls` (n, k) explain linearly.
+    """Correlation of `x` and `y` (n,) without what `controls` (n, k) explain linearly in both.
 
     From the t of x in the regression of y on x and the controls: r = t / sqrt(t^2 + df), df = n - 2 - k,
     which equals the correlation of both residuals. The controls must not determine one another
@@ -209,7 +208,7 @@ def partial_correlation(x: ArrayLike, y: ArrayLike, controls: Vector) -> Partial
     Returns:
         The result, or a plain reason why there is none.
     """
-    unit_x, unit_y, unit_controls = _unit(x), _unit(y), _unit(controls.T).T  # units do not matter to r: keep them alike
+    unit_x, unit_y, unit_controls = _unit(x), _unit(y), _unit(controls.T).T  # r does not depend on units
     n, count = controls.shape
     df = n - 2 - count
     if df < 1:
@@ -217,7 +216,7 @@ def partial_correlation(x: ArrayLike, y: ArrayLike, controls: Vector) -> Partial
     for name, values in (("the measurement", unit_x), ("the target", unit_y)):
         if count not in independent_columns(np.column_stack([unit_controls, values])):
             return f"the controls determine {name}"
-    # Centred columns need no constant, but it costs a degree of freedom.
+    # Centred columns need no constant, but the constant costs a degree of freedom.
     fit = OLS(unit_y, np.column_stack([unit_x, np.ones(n), unit_controls])).fit()
     t = float(fit.tvalues[0])
     r = t / sqrt(t * t + df)

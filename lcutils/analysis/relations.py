@@ -1,7 +1,7 @@
-"""How the measurements relate to loss (or any other column), over all models and over the seeds of one.
+"""Relations of the measurements to loss (or any other column), over all models and over the seeds of one model.
 
-`results` is always a table in the columns of `results.csv`, ours or `load_published`'s. Columns that are
-absent and cells that are nan are left out with a note; where nothing remains, `Missing` says why.
+`results` is always a table with the columns of `results.csv`, ours or `load_published`'s. Absent columns and cells
+that are nan are left out with a note; if nothing remains, `Missing` says why.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from lcutils.analysis.inference import (
     permutation_tests,
     squared_interval,
 )
-from lcutils.parameters import RunName
+from lcutils.analysis.rows import SETTING
+from lcutils.runs import RunName
 
-WORDS = ["measurement", "property", "label"]
-SETTING = ["depth", "width", "epochs", "weight_decay"]
+LABEL_COLUMNS = ["measurement", "property", "label"]
 TABLE_1 = {  # the paper's rows
     "NC1": "nc1_cdnv",
     "NC2 equinorm": "nc2_log_norm_cov",
@@ -46,13 +46,13 @@ TABLE_1_BESIDE = {  # other definitions of the same properties
 
 
 def finite_rows(results: pd.DataFrame, keys: list[str]) -> pd.Series:
-    """Rows where all columns named hold a finite number."""
+    """Mask of the rows in which all columns of `keys` hold a finite number."""
     values = results[keys].apply(pd.to_numeric, errors="coerce").to_numpy(dtype=np.float64)
     return pd.Series(np.isfinite(values).all(axis=1), index=results.index)
 
 
 def no_relation(results: pd.DataFrame, target: str) -> str | None:
-    """Why no measurement can be related to `target` at all, or None."""
+    """Why no measurement at all can be related to `target`; None if some can."""
     if target not in results:
         return f"Nothing can be related to {target}: the table has no such column."
     if not [key for key in measurements_in(results) if key != target]:
@@ -65,8 +65,11 @@ def no_relation(results: pd.DataFrame, target: str) -> str | None:
     return None
 
 
-def usable_pairs(results: pd.DataFrame, target: str) -> Iterator[tuple[str, Vector, Vector, pd.Series, str]]:
-    """For each measurement: key, its values, the target's, the rows used, and a note; no values where unusable."""
+def pairs_with(results: pd.DataFrame, target: str) -> Iterator[tuple[str, Vector, Vector, pd.Series, str]]:
+    """For each measurement: its key, its values, the target's values, a mask of their rows, and a note.
+
+    There are no values if they cannot be related; the note says why.
+    """
     for key in measurements_in(results):
         if key == target:
             continue
@@ -85,13 +88,13 @@ def usable_pairs(results: pd.DataFrame, target: str) -> Iterator[tuple[str, Vect
             yield key, x, y, rows, note
 
 
-def words_of(key: str) -> dict[str, str]:
-    """The columns `WORDS` of a measurement."""
+def label_columns(key: str) -> dict[str, str]:
+    """The values of `LABEL_COLUMNS` for a measurement."""
     return {"measurement": key, "property": MEASUREMENTS[key].property, "label": MEASUREMENTS[key].label}
 
 
 def _permuted(columns: dict[str, tuple[Vector, Vector]], trials: int, seed: int) -> dict[str, Permutation]:
-    """Permutation tests of many (x, y), the permutations shared by all that have the same y."""
+    """Permutation tests of many pairs (x, y); pairs with the same y share the permutations."""
     families: dict[bytes, list[str]] = {}
     for name, (_, y) in columns.items():
         families.setdefault(y.tobytes(), []).append(name)
@@ -112,71 +115,60 @@ def correlations(
 ) -> pd.DataFrame | Missing:
     """Relate each measurement to `target`, on its own scale and on a log scale.
 
-    p and intervals take the rows for exchangeable. Checkpoints of one run and models of one size are not quite:
-    Table 1 (`table_1`), `partial_correlations` and `within_architecture` ask the same with that accounted for.
+    p and intervals assume that rows are exchangeable. Checkpoints of one run and models of one size are not quite:
+    Table 1 (`table_1`), `partial_correlations` and `within_architecture` account for that.
 
     Args:
         results: results table.
-        target: column related to.
-        trials: permutations a p.
-        resamples: bootstrap resamples an interval.
+        target: the column that measurements are related to.
+        trials: number of permutations per p.
+        resamples: number of bootstrap resamples per interval.
         seed: of permutations and resamples.
 
     Returns:
-        One row a measurement: `measurement, property, label, n`; `r, r2` (Pearson); `p` (permutation test,
+        One row per measurement: `measurement, property, label, n`; `r, r2` (Pearson); `p` (permutation test,
         two-sided) with its Monte-Carlo interval `p_low, p_high`, and `p_holm` over all rows; `p_pearson` (normal
         theory); `spearman, spearman_p`; `r_low, r_high, r2_low, r2_high` (BCa bootstrap; nan below 5 rows);
         the same for the log of the measurement in `r_log, r2_log, p_log, r2_log_low, r2_log_high` (nan where
-        a value is not positive); `note`. A measurement that cannot be related keeps its row, with nan and the
-        reason in `note`.
+        a value is not positive); `note`. A measurement that cannot be related has a row of nan, with the reason in
+        `note`.
     """
     if reason := no_relation(results, target):
         return Missing(reason)
-    pairs = list(usable_pairs(results, target))
+    pairs = list(pairs_with(results, target))
     plain = {key: (x, y) for key, x, y, _, _ in pairs if len(x)}
     logged = {f"{key} log": (np.log(x), y) for key, (x, y) in plain.items() if (x > 0).all()}
     logged = {name: (log_x, y) for name, (log_x, y) in logged.items() if not is_constant(log_x)}
     permuted = _permuted(plain | logged, trials, seed)
     rows = []
     for key, x, y, _, note in pairs:
-        row: dict[str, Any] = {**words_of(key), "n": len(x)}
+        row: dict[str, Any] = {**label_columns(key), "n": len(x), "note": note}
         if key in plain:
-            pearson, spearman = stats.pearsonr(x, y), stats.spearmanr(x, y)
+            pearson, spearman, test = stats.pearsonr(x, y), stats.spearmanr(x, y), permuted[key]
             low, high = bootstrap_interval(x, y, resamples, seed)
-            row |= {"r": pearson.statistic, "r2": pearson.statistic**2}
-            row |= {"p": permuted[key].p, "p_low": permuted[key].low, "p_high": permuted[key].high}
-            row |= {
-                "p_pearson": pearson.pvalue,
-                "spearman": spearman.statistic,
-                "spearman_p": spearman.pvalue,
-            }
-            row |= {"r_low": low, "r_high": high}
-            row |= dict(zip(("r2_low", "r2_high"), squared_interval(low, high), strict=True))
+            row |= {"r": pearson.statistic, "r2": pearson.statistic**2, "p_pearson": pearson.pvalue}
+            row |= {"p": test.p, "p_low": test.low, "p_high": test.high, "r_low": low, "r_high": high}
+            row |= {"spearman": spearman.statistic, "spearman_p": spearman.pvalue}
+            row["r2_low"], row["r2_high"] = squared_interval(low, high)
         if f"{key} log" in logged:
-            log_x, test = logged[f"{key} log"][0], permuted[f"{key} log"]
-            ends = squared_interval(*bootstrap_interval(log_x, y, resamples, seed))
-            r = stats.pearsonr(log_x, y).statistic
-            row |= {
-                "r_log": r,
-                "r2_log": r**2,
-                "p_log": test.p,
-                "r2_log_low": ends[0],
-                "r2_log_high": ends[1],
-            }
-        rows.append(row | {"note": note})
-    columns = [*WORDS, "n", "r", "r2", "p", "p_low", "p_high", "p_holm", "p_pearson"]
+            log_x = logged[f"{key} log"][0]
+            r, interval = stats.pearsonr(log_x, y).statistic, bootstrap_interval(log_x, y, resamples, seed)
+            row |= {"r_log": r, "r2_log": r**2, "p_log": permuted[f"{key} log"].p}
+            row["r2_log_low"], row["r2_log_high"] = squared_interval(*interval)
+        rows.append(row)
+    columns = [*LABEL_COLUMNS, "n", "r", "r2", "p", "p_low", "p_high", "p_holm", "p_pearson"]
     columns += ["spearman", "spearman_p", "r_low", "r_high", "r2_low", "r2_high"]
     columns += ["r_log", "r2_log", "p_log", "r2_log_low", "r2_log_high", "note"]
     table = pd.DataFrame(rows).reindex(columns=columns)
-    table["p_holm"] = holm(table["p"].to_numpy(dtype=np.float64))
+    table["p_holm"] = holm(table["p"])
     return table
 
 
 def seed_groups(results: pd.DataFrame) -> pd.DataFrame | Missing:
-    """Models that differ in their seed only, at the same checkpoint.
+    """Groups of models that differ in their seed only, at the same checkpoint.
 
     Returns:
-        One row a group of two seeds or more, most seeds first: `model` (run name without seed), `checkpoint`,
+        One row per group of two seeds or more, most seeds first: `model` (run name without seed), `checkpoint`,
         `depth`, `width`, `epochs`, `weight_decay`, `seeds`.
     """
     wanted = [*SETTING, "checkpoint", "seed", "model"]
@@ -214,11 +206,11 @@ def table_1(
 ) -> pd.DataFrame | Missing:
     """Table 1 of the paper: each property against `target` over the seeds of one model.
 
-    The group with the most seeds is taken; the published table's is 02x0768_01d at checkpoint 0, 21 seeds.
+    It takes the group with the most seeds; in the published table that is 02x0768_01d at checkpoint 0, 21 seeds.
 
     Returns:
-        `row` (property), `measurement, label, paper` (whether the paper has this row; others are definitions
-        of the same property beside it), `group, n, r, r2, p` (permutation, two-sided), `p_low, p_high`
+        Columns `row` (property), `measurement, label, paper` (true for rows of the paper; the others are other
+        definitions of the same properties), `group, n, r, r2, p` (permutation, two-sided), `p_low, p_high`
         (Monte-Carlo interval), `p_holm` (over the paper's rows, and over the others), `trials, note`.
     """
     seeds = seed_rows(results)
@@ -227,7 +219,7 @@ def table_1(
     if reason := no_relation(seeds, target):
         return Missing(f"Table 1 cannot be made. {reason}")
     group = f"{_without_seed(seeds['model'].iloc[0])}@{int(seeds['checkpoint'].iloc[0])}, {len(seeds)} seeds"
-    found = {key: (x, y, note) for key, x, y, _, note in usable_pairs(seeds, target)}
+    found = {key: (x, y, note) for key, x, y, _, note in pairs_with(seeds, target)}
     tests = _permuted({key: (x, y) for key, (x, y, _) in found.items() if len(x)}, trials, seed)
     rows = []
     for paper, table in ((True, TABLE_1), (False, TABLE_1_BESIDE)):
@@ -243,7 +235,5 @@ def table_1(
     columns = ["row", "measurement", "label", "paper", "group", "n"]
     columns += ["r", "r2", "p", "p_low", "p_high", "p_holm", "trials", "note"]
     whole = pd.DataFrame(rows).reindex(columns=columns)
-    for paper in (True, False):
-        family = whole["paper"] == paper
-        whole.loc[family, "p_holm"] = holm(whole.loc[family, "p"].to_numpy(dtype=np.float64))
+    whole["p_holm"] = whole.groupby("paper")["p"].transform(holm)
     return whole

@@ -1,4 +1,4 @@
-"""One measured point as files, and the rows of many points as one table."""
+"""The measurements of one checkpoint as files, and the table of all checkpoints, `results.csv`."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ import pandas as pd
 from lcutils.artifacts import write_json
 from lcutils.collapse.catalogue import COUNTS, MEASUREMENTS
 
-POINT_COLUMNS = (
-    "model", "depth", "width", "epochs", "weight_decay", "seed", "checkpoint", "steps", "tokens_seen", "n_params",
-    "val_loss", "val_accuracy", "perplexity",
-)  # fmt: skip
+SETTING = ["depth", "width", "epochs", "weight_decay"]  # what a run's name says, apart from its seed
+RUN_COLUMNS = ["model", *SETTING, "seed", "checkpoint", "steps", "tokens_seen"]
+OUTCOMES = {"val_loss": "validation loss", "val_accuracy": "validation accuracy", "perplexity": "perplexity"}
+POINT_COLUMNS = [*RUN_COLUMNS, "n_params", *OUTCOMES]  # of `results.csv`, before the measurements
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,11 @@ class Measured:
         """Put measurements into tables.
 
         Args:
-            record: what the model is, the columns of `results.csv` before the measurements.
+            record: description of the model, the columns of `results.csv` before the measurements.
             by_count: measurements for each smallest class count.
-            min_count: the one whose measurements become the row.
-            tokens: of `measure_tokens`.
-            texts: class id -> token.
+            min_count: the count whose measurements become the row.
+            tokens: result of `measure_tokens`.
+            texts: class id -> text of the token.
             agreement: `hits` and `totals` (V,).
         """
         hits, totals = agreement["hits"], agreement["totals"]
@@ -84,7 +84,7 @@ class Measured:
 
 
 def results_table(points: Sequence[Measured]) -> pd.DataFrame:
-    """The rows of measured points, in the columns of `results.csv`."""
+    """The rows of measured points as one table, with the columns of `results.csv` in order."""
     results = pd.DataFrame([point.row for point in points])
     first = [*POINT_COLUMNS, "n_classes"]
     keys = [key for key in MEASUREMENTS if key in results]

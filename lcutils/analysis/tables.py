@@ -1,4 +1,4 @@
-"""Tables that describe rather than test: configuration, tokens, sensitivity, checkpoints, ours beside the paper's."""
+"""Tables that describe and do not test: configuration, tokens, sensitivity, checkpoints, ours beside the paper's."""
 
 from __future__ import annotations
 
@@ -7,14 +7,11 @@ from typing import Any
 
 import pandas as pd
 
-from lcutils import paper
 from lcutils.analysis.definitions import MEASUREMENTS, Missing, in_display_order, measurements_in
-from lcutils.parameters import AnalysisSettings
+from lcutils.analysis.rows import OUTCOMES, SETTING
+from lcutils.paper import BATCH_SIZES, FIRST_NAMES
 
-RUN = ["model", "depth", "width", "epochs", "weight_decay", "checkpoint"]
-OUTCOMES = {"val_loss": "validation loss", "val_accuracy": "validation accuracy", "perplexity": "perplexity"}
-
-# (setting, the paper's, our parameter); from the paper's Appendix and the released code
+# (setting, the paper's value, our parameter), from the paper's Appendix and the released code
 CONFIGURATION = (
     ("training text", "TinyStories (2,119,719 stories)", "corpus.source"),
     ("tokenizer", "GPT-2 byte-level BPE (50,257 tokens)", "corpus.tokenizer"),
@@ -28,41 +25,38 @@ CONFIGURATION = (
     ("optimizer", "AdamW", ""),
     ("learning rate", "5e-05", "training.learning_rate"),
     ("learning rate schedule", "linear to 0, no warm-up", ""),
-    ("beta 1", "0.9", "training.beta1"),
-    ("beta 2", "0.999", "training.beta2"),
-    ("epsilon", "1e-08", "training.epsilon"),
+    ("betas", "0.9, 0.999", "training.betas"),
+    ("epsilon", "1e-08", "training.eps"),
     ("gradient clipping (norm)", "1.0", "training.clip_norm"),
     ("weight decay", "d 0.0005, L 0.1", "training.decay"),
-    ("sequences a batch", "4 to 16, by architecture (Table 3)", "training.batch_size"),
+    ("sequences per batch", "4 to 16, by architecture (Table 3)", "training.batch_size"),
     ("training precision", "bf16 autocast", "training.autocast"),
     ("smallest class count", "1", "measurement.min_count"),
 )
-FIRST_NAMES = AnalysisSettings().names  # frequent in the built-in stories and in TinyStories
 
 
 def table_2(ours: Mapping[str, object] | None = None) -> pd.DataFrame:
     """Table 2: the paper's configuration, and ours beside it.
 
     Args:
-        ours: parameters of a study, nested or with dotted keys. Those that the paper has no value for follow at the
-            end.
+        ours: parameters of a study, nested or with dotted keys. Those without a value in the paper come last.
 
     Returns:
-        `setting`, `paper` and, if `ours` is given, `ours`; all text.
+        Columns `setting`, `paper` and, if `ours` is given, `ours`; all text.
     """
-    paper = pd.DataFrame([row[:2] for row in CONFIGURATION], columns=["setting", "paper"])
+    theirs = pd.DataFrame([row[:2] for row in CONFIGURATION], columns=["setting", "paper"])
     if ours is None:
-        return paper
+        return theirs
     flat = flat_settings(ours)
     known = [key for _, _, key in CONFIGURATION]
     rest = [key for key in flat if key not in known]
     more = pd.DataFrame({"setting": rest, "paper": ""})
     values = [flat.get(key, "as the paper" if not key else "") for key in known]
-    return pd.concat([paper, more], ignore_index=True).assign(ours=values + [flat[key] for key in rest])
+    return pd.concat([theirs, more], ignore_index=True).assign(ours=values + [flat[key] for key in rest])
 
 
 def flat_settings(settings: Mapping[str, object]) -> dict[str, str]:
-    """Sections of a study as dotted keys; what lies deeper, lists and small maps, as text in one cell."""
+    """Settings of a study by dotted keys, each value as text: lists and mappings inside a section too."""
     flat: dict[str, str] = {}
     for name, section in settings.items():
         inner = section if isinstance(section, Mapping) else {"": section}
@@ -84,8 +78,8 @@ def _in_words(value: object) -> str:
 
 
 def table_3() -> pd.DataFrame:
-    """Table 3: the paper's sequences a batch; one row a `depth`, one column a width (named by its number)."""
-    rows = [(*size, batch) for size, batch in paper.BATCH_SIZES.items()]
+    """Table 3: the paper's sequences per batch, one row per `depth` and one column per width, named by its number."""
+    rows = [(*size, batch) for size, batch in BATCH_SIZES.items()]
     cells = pd.DataFrame(rows, columns=["depth", "width", "batch"])
     table = cells.pivot(index="depth", columns="width", values="batch").astype("Int64")
     table.columns = table.columns.astype(str)
@@ -96,13 +90,13 @@ def table_5(tokens: pd.DataFrame, names: Sequence[str] = FIRST_NAMES) -> pd.Data
     """Table 5: CDNV and interference of single tokens beside the average token.
 
     Args:
-        tokens: per-token table, columns `token_id, text, count, cdnv, interference`, each of the last two
-            averaged over the token's pairs.
-        names: words to look up; a token matches that is the word itself, with or without white space around it.
+        tokens: table with one row per token and columns `token_id, text, count, cdnv, interference`; the last two
+            are averages over the token's pairs.
+        names: words to look up; the token of a word may have white space around it.
 
     Returns:
-        `token, token_id, count, cdnv, interference, cdnv_ratio, interference_ratio` (to the average token),
-        `note`; first the average token, then the words in the order given.
+        Columns `token, token_id, count, cdnv, interference, cdnv_ratio, interference_ratio` (to the average token),
+        `note`; first the average token, then the words in the given order.
     """
     if absent := {"token_id", "text", "count", "cdnv", "interference"} - set(tokens.columns):
         return Missing(f"Tokens cannot be compared: the table of tokens lacks {', '.join(sorted(absent))}.")
@@ -125,16 +119,16 @@ def table_5(tokens: pd.DataFrame, names: Sequence[str] = FIRST_NAMES) -> pd.Data
 
 
 def nearest_texts(tokens: pd.DataFrame) -> pd.Series:
-    """The texts of each token's `nearest_ids`, joined by " | ": for reading only, since a token may hold a "|".
+    """The texts of each token's `nearest_ids`, joined by " | " (for reading only, since a token may contain "|").
 
-    A class that is not in `tokens` (of a table cut short) is named by its id.
+    A class that is not in `tokens`, if the table was cut short, is named by its id.
     """
     texts = dict(zip(tokens["token_id"], tokens["text"], strict=True))
     return tokens["nearest_ids"].map(lambda ids: " | ".join(texts.get(i, f"id {i}") for i in ids))
 
 
 def _long(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
-    """One row a row and measurement: `columns` (those there are), `measurement`, `value`; empty cells left out."""
+    """One row per row and measurement: those of `columns` that exist, `measurement`, `value`; without empty cells."""
     known = [column for column in columns if column in table]
     keys = measurements_in(table)
     melted = table.melt(id_vars=known, value_vars=keys, var_name="measurement", value_name="value")
@@ -145,8 +139,8 @@ def trajectories(results: pd.DataFrame) -> pd.DataFrame | Missing:
     """How measurements move over the checkpoints of one training run, in long form.
 
     Returns:
-        `model, depth, width, epochs, weight_decay, checkpoint, steps, tokens_seen, val_loss, measurement,
-        value`, in order of checkpoint; only models that have two checkpoints or more.
+        Columns `model, depth, width, epochs, weight_decay, checkpoint, steps, tokens_seen, val_loss, measurement,
+        value`, in order of checkpoint; only models with two checkpoints or more.
     """
     if not {"model", "checkpoint"} <= set(results.columns):
         return Missing("Trajectories need the columns model and checkpoint.")
@@ -154,7 +148,7 @@ def trajectories(results: pd.DataFrame) -> pd.DataFrame | Missing:
     if several.empty or not measurements_in(several):
         return Missing("There are no trajectories: no model was measured at two checkpoints or more.")
     ordered = several.sort_values(["model", "checkpoint"], kind="stable")
-    return _long(ordered, [*RUN, "steps", "tokens_seen", "val_loss"])
+    return _long(ordered, ["model", *SETTING, "checkpoint", "steps", "tokens_seen", "val_loss"])
 
 
 def sensitivity(table: pd.DataFrame) -> pd.DataFrame | Missing:
@@ -164,8 +158,8 @@ def sensitivity(table: pd.DataFrame) -> pd.DataFrame | Missing:
         table: rows of `sensitivity.csv`: `model, checkpoint, min_count, n_classes`, measurement keys.
 
     Returns:
-        `model, checkpoint, min_count, n_classes, measurement, value, relative` (change from the value at the
-        smallest `min_count`, as a share of its size).
+        Columns `model, checkpoint, min_count, n_classes, measurement, value, relative` (change from the value at the
+        smallest `min_count`, divided by its absolute value).
     """
     if not {"model", "checkpoint", "min_count"} <= set(table.columns) or not measurements_in(table):
         return Missing("Sensitivity needs the columns model, checkpoint, min_count and a measurement.")
@@ -180,10 +174,10 @@ def sensitivity(table: pd.DataFrame) -> pd.DataFrame | Missing:
 
 
 def beside_published(ours: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame | Missing:
-    """Ours beside the paper's, wherever model and checkpoint have the same name, in long form.
+    """Our results beside the paper's where model and checkpoint have the same names, in long form.
 
     Returns:
-        `model, checkpoint, measurement` (validation loss, accuracy and perplexity too), `label, ours,
+        Columns `model, checkpoint, measurement` (validation loss, accuracy and perplexity too), `label, ours,
         published, difference` (ours - published), `relative` (difference / |published|).
     """
     join = ["model", "checkpoint"]
@@ -191,16 +185,15 @@ def beside_published(ours: pd.DataFrame, published: pd.DataFrame) -> pd.DataFram
         return Missing("Ours and the published results cannot be joined: model or checkpoint is missing.")
     labels = OUTCOMES | {key: MEASUREMENTS[key].label for key in MEASUREMENTS}
     keys = [key for key in labels if key in ours and key in published]
-    both = ours[join + keys].merge(published[join + keys], on=join, suffixes=(" ours", " published"))
-    if both.empty or not keys:
-        return Missing("No row of these results has the name of a published one.")
-    tables = [
-        both[join].assign(
-            measurement=key, label=labels[key], ours=both[f"{key} ours"], published=both[f"{key} published"]
-        )
-        for key in keys
+    long = [
+        table.melt(id_vars=join, value_vars=keys, var_name="measurement", value_name=name)
+        for name, table in (("ours", ours), ("published", published))
     ]
-    table = pd.concat(tables, ignore_index=True).dropna(subset=["ours", "published"])
+    table = long[0].merge(long[1], on=[*join, "measurement"])
+    if table.empty:
+        return Missing("No row of these results has the name of a published one.")
+    table.insert(3, "label", table["measurement"].map(labels))
+    table = table.dropna(subset=["ours", "published"])
     table["difference"] = table["ours"] - table["published"]
     table["relative"] = table["difference"] / table["published"].abs().where(table["published"] != 0)
     return table.reset_index(drop=True)

@@ -1,4 +1,4 @@
-"""Four kinds of token, and how much of the tokens that occur and of the data each makes (paper, Appendix)."""
+"""Four kinds of token, and their shares of the tokens that occur and of the data (paper, Appendix)."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ _NON_WORD = re.compile(r"\W+")
 def token_kind(text: str) -> str:
     """The kind of a decoded token, one of `TOKEN_KINDS`.
 
-    White space around it is ignored. All letters: `lowercase` if the first is lower-case, else `start-word or
-    proper noun`. Only characters that make no words: `punctuation`. All else, white space alone included:
-    `special`.
+    White space around it is ignored. Letters only: `lowercase` if the first one is lower-case, else `start-word or
+    proper noun`. No letters, digits or underscores: `punctuation`. All others, also white space alone: `special`.
 
     >>> [token_kind(text) for text in (" once", " Once", "!", "don't")]
     ['lowercase', 'start-word or proper noun', 'punctuation', 'special']
@@ -29,21 +28,21 @@ def token_kind(text: str) -> str:
 
 
 def with_kinds(tokens: pd.DataFrame) -> pd.DataFrame:
-    """`tokens` with a column `kind`, from its column `text`."""
+    """`tokens` with a new column `kind`, which follows from the column `text`."""
     kinds = tokens["text"].astype(str).map(token_kind)
     return tokens.assign(kind=pd.Categorical(kinds, categories=TOKEN_KINDS))
 
 
 def kind_shares(tokens: pd.DataFrame) -> pd.DataFrame | Missing:
-    """Shares of each kind in the tokens that occur (types) and in the data (their occurrences).
+    """Shares of each kind in the tokens that occur (types) and in the data (occurrences).
 
     Args:
-        tokens: one row a token type, columns `text` and `count`. A token of count 0 does not count: token tables
-            hold measured classes only, so shares of the whole vocabulary are not to be had from them.
+        tokens: one row per token type, columns `text` and `count`. Tokens of count 0 are left out: token tables hold
+            measured classes only, and say nothing of the rest of the vocabulary.
 
     Returns:
-        One row a kind: `kind`, `tokens` (types), `token_share`, `occurrences`, `data_share`; `Missing` if a column
-        or every count is missing.
+        One row per kind: `kind`, `tokens` (types), `token_share`, `occurrences`, `data_share`; `Missing` if a column
+        is missing or all counts are 0.
     """
     if not {"text", "count"} <= set(tokens.columns):
         return Missing("Kinds of token need a table of tokens with the columns text and count.")

@@ -1,6 +1,6 @@
-"""The data stage: stories in, blocks of tokens and label counts out.
+"""The data stage: from stories to blocks of tokens and counts of labels.
 
-S = block_size (tokens a block), V = vocabulary size. A block gives S-1 predictions: the token at each position
+S = block_size (tokens per block), V = vocabulary size. A block gives S-1 predictions: the token at each position
 but the first is the label of the feature before it.
 """
 
@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lcutils.artifacts import file_digest, write_json
-from lcutils.corpus.sources import BUILT_IN, check_sources, local_files, open_stories, origin
+from lcutils.corpus.files import local_files
+from lcutils.corpus.sources import BUILT_IN, check_sources, open_stories, origin
 from lcutils.corpus.stories import fingerprint
 from lcutils.corpus.tokenization import (
     TOKENIZER_FILES,
@@ -26,6 +27,7 @@ from lcutils.corpus.tokenization import (
     end_of_text_id,
     load_tokenizer,
     train_bpe,
+    vocabulary_size,
 )
 from lcutils.errors import UserError
 from lcutils.progress import Progress
@@ -35,14 +37,14 @@ if TYPE_CHECKING:
 
     from lcutils.parameters import CorpusSettings
 
-BATCH = 1_000  # stories tokenized at a time, and the paper's packing unit
+BATCH = 1_000  # stories tokenized at a time, and packed at a time in the paper
 SUMMARY = "corpus.json"
 
 
 def paper_batches(n: int) -> Iterator[range]:
-    """Batches that the paper packs one by one: both contiguous halves (the first takes the odd story) by 1,000.
+    """The paper's batches, each packed by itself: 1,000 stories of one half of the split, or what is left of the half.
 
-    The released code tokenized in two processes, each with half of the split.
+    The released code tokenized in two processes, each with a contiguous half; the first half takes an odd story.
     """
     half = (n + 1) // 2
     for start, stop in ((0, half), (half, n)):
@@ -59,11 +61,11 @@ def plain_batches(n: int) -> Iterator[range]:
 def pack(arrays: Iterator[np.ndarray], block_size: int, packing: str) -> Iterator[tuple[np.ndarray, int]]:
     """Cut token arrays into blocks.
 
-    "paper" drops what is left at the end of each array; "lossless" carries it into the next one, so that only
-    the last partial block of all is dropped.
+    "paper" drops the tokens that are left at the end of each array; "lossless" carries them into the next array, so
+    that only the last, partial block is dropped.
 
     Yields:
-        For each array: blocks (n, block_size), and the number of its tokens (not of its blocks').
+        For each array: blocks (n, block_size), and the number of tokens in the array (not in the blocks).
     """
     rest = np.empty(0, dtype=np.uint32)
     for array in arrays:
@@ -80,26 +82,27 @@ def prepare_corpus(settings: CorpusSettings, folder: Path, *, log: Path | None =
     blocks, uint16, or uint32 for a vocabulary above 65,535); `counts.npy` int64 (2, V), how often each token is a
     label in train and in validation; `tokenizer/`; `corpus.json`, the summary.
 
-    Out-of-distribution text is packed without loss whatever `packing` says: it is never trained on.
+    Out-of-distribution text is always packed without loss, since it is never trained on.
 
     Returns:
         The summary: packing, block_size, vocab_size, dtype, end_of_text; for each split its
         stories, tokens, blocks, predictions and dropped_tokens; `label_types`, the number of token types among
-        the train labels; `unigram_entropy` in nats, the entropy of the validation labels' own distribution, which
-        is the lowest validation loss that a model without context can reach.
+        the train labels; `unigram_entropy` in nats, the entropy of the validation labels, which is the lowest
+        validation loss that a model without context can reach.
 
     Raises:
-        UserError: a source, the tokenizer or the amount of text is wrong, in one line.
+        UserError: a source or the tokenizer is wrong, or there is too little text.
     """
     size = bpe_size(settings.tokenizer)
-    tokenizer = load_tokenizer(settings.tokenizer) if size is None else None  # before any slow work: it may be wrong
+    # A wrong tokenizer is reported before any slow work.
+    tokenizer = load_tokenizer(settings.tokenizer) if size is None else None
     with open_stories(settings, folder) as splits:
         if tokenizer is None:
             assert size is not None
             train = splits["train"]
             with Progress("train tokenizer", len(train), unit="story", log=log) as progress:
                 tokenizer = train_bpe(_texts(train, plain_batches(len(train)), progress), size)
-        vocab_size = len(tokenizer)
+        vocab_size = vocabulary_size(tokenizer)
         dtype = np.dtype("<u2" if vocab_size <= 65_535 else "<u4")
         ending = end_of_text_id(tokenizer, settings.tokenizer) if settings.end_of_text else None
         encoder = Encoder(tokenizer, ending)
@@ -155,7 +158,7 @@ def entropy(counts: np.ndarray) -> float:
 
 
 def _texts(dataset: Dataset, batches: Iterable[range], progress: Progress) -> Iterator[list[str]]:
-    """Yield the stories batch by batch; a missing text (a null in the table) is an empty one."""
+    """Yield the stories batch by batch; a missing text (a null in the table) becomes an empty one."""
     for batch in batches:
         yield [text or "" for text in dataset[batch.start : batch.stop]["text"]]
         progress.update(len(batch))
@@ -165,11 +168,11 @@ def open_blocks(folder: Path, split: str) -> np.ndarray:
     """Map the blocks of a split ("train", "validation", "ood") of a prepared corpus: (n_blocks, S), read-only.
 
     Raises:
-        UserError: the folder has no such corpus or split.
+        UserError: the folder holds no corpus, or the corpus no such split.
     """
     path = folder / f"{split}.bin"
     if not path.is_file() or not (folder / SUMMARY).is_file():
-        raise UserError(f"{path}: no such blocks; prepare the corpus first (make sweep, or notebook 01)")
+        raise UserError(f"{path}: is missing; prepare the corpus first (make sweep, or notebook 01)")
     summary = json.loads((folder / SUMMARY).read_text())
     dtype = np.dtype(summary["dtype"]).newbyteorder("<")
     return np.memmap(path, dtype=dtype, mode="r").reshape(-1, summary["block_size"])
@@ -181,8 +184,8 @@ class Data:
 
     Attributes:
         summary: what `prepare_corpus` returns.
-        train, validation: (blocks, S) memory maps.
-        counts: (2, V) labels in train, in validation.
+        train, validation: (n_blocks, S) memory maps.
+        counts: (2, V) how often each token is a label in train and in validation.
     """
 
     folder: Path
@@ -192,7 +195,7 @@ class Data:
     counts: np.ndarray
 
     def blocks(self, split: str) -> np.ndarray:
-        """(blocks, S) of a split: "train", "validation" or "ood"."""
+        """The blocks (n_blocks, S) of a split: "train", "validation" or "ood"."""
         return open_blocks(self.folder, split)
 
     def check_min_count(self, least: int) -> None:
@@ -212,13 +215,13 @@ def open_data(folder: Path) -> Data:
 
 
 def source_digest(settings: CorpusSettings) -> str:
-    """SHA-256 of what the corpus is made of: content of local text and tokenizer files, names of hub ones.
+    """SHA-256 of all that the corpus is made from: contents of local text and tokenizer files, names on the hub.
 
-    For the built-in corpus it covers the plots and a sample of stories, so that a better generator makes old
-    corpora stale; a hub dataset is taken not to change under its name.
+    For the built-in corpus it covers the plots and a sample of stories, so that a new generator makes old corpora
+    stale. A hub dataset is assumed not to change under its name.
 
     Raises:
-        UserError: a file or folder that the settings name is not there. Cheap, so that it is told before any work.
+        UserError: a file or folder that the settings name does not exist. Cheap enough to check before any work.
     """
     check_tokenizer_name(settings.tokenizer)
     check_sources(settings)
@@ -234,7 +237,7 @@ def source_digest(settings: CorpusSettings) -> str:
 
 
 def _add(digest: Any, name: str, files: list[Path]) -> None:
-    """Add the content of `files`, or where there are none the name."""
+    """Add the contents of `files`, or the name if there are none."""
     if not files:
         digest.update(name.encode() + b"\0")
     for file in files:

@@ -1,20 +1,19 @@
 """The built-in corpus: an endless, seeded stream of tiny stories, no two alike.
 
-The stories are told from hand-written plots in `plots/*.txt`. There a line is one step of the plot:
+The stories follow hand-written plots in `plots/*.txt`. Each line of these files is one step of a plot:
 
     ## title              begins a plot
-    one | another         one of the alternatives is told
-    ? one | another       the same, and half of the time nothing at all
+    one | another         one of the alternatives is chosen
+    ? one | another       the same, but half of the time the step is left out
     a [red|blue] hat      a choice inside a sentence
     {toy} {he} {happy}    slots, see below
     @block                the lines of a shared block (`== block` in `plots/shared.txt`)
     (empty line)          a new paragraph
 
-Slots are filled from `plots/words.txt`. A noun such as {toy} is drawn once a story and kept, so that the end of
-a story speaks of the things of its beginning ({toy2} is another toy); words marked there with `~`, such as
-{happy}, are drawn anew at each use. {A}, {B} and {C} are children, {P} and {Q} animals, {H} a hen, {N} a
-grown-up, and {he_B}, {his_P} … their pronouns ({he} is {A}'s). "a" becomes "an" where it must, and a line begins
-with a capital.
+Slots are filled from `plots/words.txt`. A noun such as {toy} is drawn once per story, so that the end of a story
+speaks of the same things as its beginning ({toy2} is another toy); words marked there with `~`, such as {happy}, are
+drawn again at each use. {A}, {B} and {C} are children, {P} and {Q} animals, {H} a hen, {N} a grown-up, and {he_B},
+{his_P} … their pronouns ({he} is {A}'s). "a" becomes "an" where needed, and each sentence begins with a capital.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from dataclasses import dataclass
 from importlib import resources
 from itertools import accumulate
 
-Draw = Callable[[], float]  # uniform in [0, 1): the one random method whose values Python promises to keep
+Draw = Callable[[], float]  # uniform in [0, 1): Python promises the same values in all versions for this method only
 
 PRONOUNS = {
     "boy": {
@@ -51,7 +50,7 @@ Sentence = tuple[str | tuple[str, ...], ...]  # text, or a choice inside the sen
 
 @dataclass(frozen=True)
 class Step:
-    """A line of a plot: its alternatives, and whether it may be left out. Without any, a new paragraph."""
+    """A line of a plot: its alternatives, and whether it may be left out. No alternatives mean a new paragraph."""
 
     alternatives: tuple[Sentence, ...]
     optional: bool = False
@@ -59,14 +58,14 @@ class Step:
 
 @dataclass(frozen=True)
 class WordList:
-    """Words of a slot, the commonest first: that of rank r is drawn with weight 1 / (r + 1), as Zipf has it."""
+    """Words for a slot, the most common first: rank r has weight 1 / (r + 1), as in Zipf's law."""
 
     words: tuple[str, ...]
-    kept: bool  # drawn once a story
+    kept: bool  # drawn once per story
 
     @functools.cached_property
     def cumulative(self) -> list[float]:
-        """Running sums of the weights."""
+        """Cumulative sums of the weights."""
         return list(accumulate(1 / (rank + 1) for rank in range(1, len(self.words) + 1)))
 
     def draw(self, uniform: Draw) -> str:
@@ -76,14 +75,14 @@ class WordList:
 
 @dataclass(frozen=True)
 class Tables:
-    """All that the plot files say."""
+    """The contents of the plot files."""
 
     words: dict[str, WordList]
     plots: dict[str, tuple[Step, ...]]
 
 
 class Slots(dict[str, str]):
-    """What the slots of one story are filled with: nouns stay, other words are drawn at each use."""
+    """The words that fill the slots of one story: nouns stay, other words are drawn at each use."""
 
     def __init__(self, words: dict[str, WordList], uniform: Draw) -> None:
         super().__init__()
@@ -108,7 +107,7 @@ class Slots(dict[str, str]):
         return word.format_map(self) if "{" in word else word
 
     def introduce(self, role: str) -> None:
-        """Give a character a name that no other one has, and the pronouns that go with it."""
+        """Give a character a name that no other character has, and the pronouns that go with it."""
         taken = {self.get(other) for other in CAST}
         while True:
             name, _, kind = self.words[CAST[role]].draw(self.uniform).partition("/")
@@ -132,7 +131,7 @@ def parse_line(line: str) -> Step:
 
 
 def _blocks(text: str, mark: str) -> Iterator[tuple[str, list[str]]]:
-    """Split a plot file at its titles, lines that begin with `mark`. What precedes them is a comment."""
+    """Split a plot file at its titles, the lines that begin with `mark`. Text before the first one is a comment."""
     for block in re.split(rf"^{re.escape(mark)} ", text, flags=re.MULTILINE)[1:]:
         title, *lines = block.strip().splitlines()
         yield title.strip(), [line.strip() for line in lines]
@@ -140,7 +139,7 @@ def _blocks(text: str, mark: str) -> Iterator[tuple[str, list[str]]]:
 
 @functools.cache
 def tables() -> Tables:
-    """Read the plot files, once a process."""
+    """Read the plot files, once per process."""
     folder = resources.files("lcutils.corpus") / "plots"
     words = {}
     for line in (folder / "words.txt").read_text(encoding="utf-8").splitlines():
@@ -159,7 +158,7 @@ def tables() -> Tables:
 
 
 def tell(plot: tuple[Step, ...], words: dict[str, WordList], uniform: Draw) -> str:
-    """Tell a plot once."""
+    """Write one story that follows a plot."""
     slots = Slots(words, uniform)
     paragraphs: list[list[str]] = [[]]
     for step in plot:
@@ -182,8 +181,8 @@ def tell(plot: tuple[Step, ...], words: dict[str, WordList], uniform: Draw) -> s
 def stories(seed: int) -> Iterator[str]:
     """Yield stories without end, no two of them equal.
 
-    The same seed gives the same stories on every machine and Python version. Eight bytes are remembered of
-    each story told.
+    The same seed gives the same stories on every machine and with every Python version. Eight bytes of each story are
+    kept in memory to recognise repetitions.
     """
     uniform = random.Random(seed).random
     told: set[bytes] = set()

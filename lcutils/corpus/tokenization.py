@@ -1,15 +1,15 @@
-"""Tokenizers: from the hub, from local files, or a byte-level BPE trained on the stories at hand."""
+"""Tokenizers: from the hub, from local files, or a byte-level BPE trained on the stories of the study."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lcutils.corpus.sources import END_OF_TEXT, one_line
-from lcutils.errors import UserError
+from lcutils.corpus.files import END_OF_TEXT
+from lcutils.errors import UserError, first_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -22,10 +22,10 @@ TOKENIZER_FILES = (
 
 
 def bpe_size(name: str) -> int | None:
-    """Vocabulary size that "bpe:4096" asks for; None when `name` is no such request.
+    """Vocabulary size that "bpe:4096" asks for; None if `name` is the name of a tokenizer.
 
     Raises:
-        UserError: the size is no whole number or is below 257.
+        UserError: the size is not a whole number, or is below 257.
     """
     kind, colon, size = name.partition(":")
     if kind != "bpe" or not colon:
@@ -41,7 +41,7 @@ def bpe_size(name: str) -> int | None:
 def train_bpe(batches: Iterable[list[str]], size: int) -> PreTrainedTokenizerFast:
     """Train a byte-level BPE like GPT-2's: token 0 is `<|endoftext|>`, then the 256 bytes, then the merges.
 
-    Text that offers fewer merges ends in a smaller vocabulary. The same text gives the same tokenizer.
+    The vocabulary is smaller where the text offers fewer merges. The same text gives the same tokenizer.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -52,7 +52,7 @@ def train_bpe(batches: Iterable[list[str]], size: int) -> PreTrainedTokenizerFas
     trainer = trainers.BpeTrainer(
         vocab_size=size,
         special_tokens=[END_OF_TEXT],
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),  # it comes as a set, in no fixed order
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),  # a set, which has no fixed order
         show_progress=False,
     )
     bpe.train_from_iterator(batches, trainer)
@@ -62,12 +62,12 @@ def train_bpe(batches: Iterable[list[str]], size: int) -> PreTrainedTokenizerFas
 
 
 def check_tokenizer_name(name: str) -> None:
-    """Raise a `UserError` if `name` can be seen to be no tokenizer without loading it."""
+    """Check what can be checked without loading the tokenizer; raise a `UserError` if it cannot be one."""
     folder = Path(name).expanduser()
     if bpe_size(name) is not None:
         return
     if not folder.exists() and name.startswith((".", "/", "~")):
-        raise UserError(f"tokenizer: no folder {name}; mend the path, or train one on the stories with bpe:4096")
+        raise UserError(f"tokenizer: there is no folder {name}; correct the path, or train one with bpe:4096")
     pair = [folder / "vocab.json", folder / "merges.txt"]
     if folder.exists() and not (folder / "tokenizer.json").is_file() and not all(file.is_file() for file in pair):
         raise UserError(f"tokenizer: {name} holds neither tokenizer.json nor vocab.json with merges.txt; add them")
@@ -76,56 +76,85 @@ def check_tokenizer_name(name: str) -> None:
 def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
     """Load a tokenizer from a folder (saved by transformers, or a vocab.json and merges.txt) or from the hub.
 
+    Where there is a `tokenizer.json`, texts get the ids that this file gives them, also once the tokenizer was saved.
+
     Raises:
         UserError: the folder lacks the files, the hub is out of reach, or the tokenizer is empty or has no fast
             form.
     """
-    from transformers import AutoTokenizer, GPT2TokenizerFast, PreTrainedTokenizerFast  # type: ignore[attr-defined]
+    from transformers import GPT2TokenizerFast, PreTrainedTokenizerFast  # type: ignore[attr-defined]
 
     check_tokenizer_name(name)
     folder = Path(name).expanduser()
-    local = folder.exists()
+    files = [folder / file for file in ("tokenizer.json", "vocab.json", "merges.txt")]
+    whole, vocabulary, merges = (file.is_file() for file in files)
     try:
-        if local and (folder / "tokenizer.json").is_file():
-            tokenizer = AutoTokenizer.from_pretrained(str(folder))
-        elif (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
+        if vocabulary and merges and not whole:
             # transformers 5 ignores the old names vocab_file and merges_file, and builds an empty tokenizer.
-            tokenizer = GPT2TokenizerFast(vocab=str(folder / "vocab.json"), merges=str(folder / "merges.txt"))
+            tokenizer = GPT2TokenizerFast(vocab=str(files[1]), merges=str(files[2]))
         else:
-            tokenizer = AutoTokenizer.from_pretrained(name)
+            tokenizer = _load_saved(str(folder) if folder.exists() else name)
     except Exception as error:  # the libraries raise bare Exception for a broken file
-        where = "not read" if local else "no such folder here, and not loaded from the hub"
+        where = "cannot be read" if folder.exists() else "is no folder here and cannot be loaded from the hub"
         raise UserError(
-            f"tokenizer: {name}: {where} ({one_line(error)}); name a folder with a tokenizer, or bpe:4096"
+            f"tokenizer: {name} {where} ({first_line(error)}); name a folder with a tokenizer, or bpe:4096"
         ) from None
     if not isinstance(tokenizer, PreTrainedTokenizerFast) or not len(tokenizer):
-        raise UserError(f"tokenizer: {name} is empty or has no fast (Rust) form; name another, or bpe:4096")
+        raise UserError(f"tokenizer: {name} is empty or has no fast (Rust) form; name another tokenizer, or bpe:4096")
     return tokenizer
+
+
+def _load_saved(source: str) -> Any:
+    """Load a tokenizer that was saved by transformers, with exactly the ids of its `tokenizer.json`.
+
+    The class that the configuration names (GPT2Tokenizer, GPTNeoXTokenizer …) may read only the vocabulary and the
+    merges from that file, and replace its normalizer and pre-tokenizer by those of one model. The general class takes
+    the file as it is. The names of special tokens, some of which only the other class knows, go with it.
+    """
+    from tokenizers import Tokenizer
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+    from transformers.utils.hub import cached_file
+
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    file = cached_file(source, "tokenizer.json", _raise_exceptions_for_missing_entries=False)
+    if file is None or type(tokenizer) is PreTrainedTokenizerFast:
+        return tokenizer
+    vocabulary = Tokenizer.from_file(file).get_vocab()
+    special: dict[str, Any] = {
+        role: token for role, token in tokenizer.special_tokens_map.items() if token in vocabulary
+    }
+    return PreTrainedTokenizerFast.from_pretrained(source, **special)
+
+
+def vocabulary_size(tokenizer: PreTrainedTokenizerFast) -> int:
+    """The largest id + 1: more than the number of tokens where ids are missing, as in a pruned vocabulary."""
+    return max(tokenizer.get_vocab().values()) + 1
 
 
 def end_of_text_id(tokenizer: PreTrainedTokenizerFast, name: str) -> int:
     """Id of the token that ends a text.
 
     Raises:
-        UserError: the tokenizer has none.
+        UserError: the tokenizer has no such token.
     """
-    token = tokenizer.eos_token or END_OF_TEXT
-    number = tokenizer.get_vocab().get(token)
-    if number is None:
-        raise UserError(f"tokenizer: {name} has no end-of-text token; set end_of_text: false, or name another")
-    return int(number)
+    token_id = tokenizer.get_vocab().get(tokenizer.eos_token or END_OF_TEXT)
+    if token_id is None:
+        raise UserError(
+            f"tokenizer: {name} has no end-of-text token; set end_of_text: false, or name another tokenizer"
+        )
+    return int(token_id)
 
 
 class Encoder:
-    """Turns batches of texts into one array of token ids, on all cores, without any per-token Python.
+    """Turns batches of texts into one array of token ids, on all cores and without Python code per token.
 
     Args:
         tokenizer: a fast tokenizer.
-        end_of_text: id appended to every text; None for nothing between them, as in the paper.
+        end_of_text: id appended to every text; None to append nothing, as in the paper.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, end_of_text: int | None = None) -> None:
-        self.backend = tokenizer.backend_tokenizer  # without transformers' warnings about long texts
+        self.backend = tokenizer.backend_tokenizer  # it does not warn about long texts as transformers does
         self.backend.no_truncation()
         self.backend.no_padding()
         self.end_of_text = end_of_text
