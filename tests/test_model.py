@@ -86,7 +86,8 @@ def test_gradients(tmp_path):
     other = dict(rival.named_parameters())
     for name, parameter in model.named_parameters():
         expected = other[name].grad
-        assert (parameter.grad - expected).norm() < 1e-5 * expected.norm(), name
+        # Attention far from uniform amplifies fp32's rounding, 6e-8, to about 2e-5, by processor; mistakes give over 1e-2.
+        assert (parameter.grad - expected).norm() < 2e-4 * expected.norm(), name
 
 
 @pytest.mark.parametrize("depth", [1, 2, 5])
