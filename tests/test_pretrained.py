@@ -13,7 +13,8 @@ from lcutils.features import evaluation
 from lcutils.features.evaluation import evaluate_model
 from lcutils.features.extraction import explain_overflow
 from lcutils.features.models import load_feature_model
-from lcutils.gptneo.model import GPTNeo, save_model
+from lcutils.gptneo.checkpoint import write_checkpoint
+from lcutils.gptneo.model import GPTNeo
 from lcutils.runs import Architecture
 from lcutils.stages import extract_point, open_study, prepare_data
 
@@ -49,7 +50,7 @@ def refusal(work: stages.Workspace) -> str:
 
 def neo(folder: Path, **sizes: int) -> GPTNeo:
     model = GPTNeo(Architecture(1, 16, VOCABULARY, **sizes), 0)
-    save_model(model, folder)
+    write_checkpoint(model, folder)
     return model
 
 
@@ -57,7 +58,7 @@ def test_features_that_are_not_finite_leave_no_statistics(tmp_path):
     model = neo(tmp_path / "model")
     with torch.no_grad():
         model.transformer.ln_f.bias[3] = torch.inf
-    save_model(model, tmp_path / "model")
+    write_checkpoint(model, tmp_path / "model")
     assert refusal(study_of(tmp_path, tmp_path / "model")) == (
         "extraction.precision: features of theirs are not finite in fp32; its weights are broken; "
         "give another checkpoint"
