@@ -12,9 +12,10 @@ import torch
 from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments, default_data_collator
 from transformers.utils import logging
 
-from lcutils.gptneo.model import GPTNeo, save_model
+from lcutils.gptneo.checkpoint import write_checkpoint
+from lcutils.gptneo.model import GPTNeo
 from lcutils.runs import Recipe
-from lcutils.training.recipe import epoch_order
+from lcutils.training.step import epoch_order
 
 logging.set_verbosity_error()
 logging.disable_progress_bar()
@@ -79,10 +80,8 @@ class AfterStep(TrainerCallback):
 def hugging_face(model: GPTNeo) -> torch.nn.Module:
     """The same weights in Hugging Face's eager GPT-Neo, fp32."""
     with tempfile.TemporaryDirectory() as folder:
-        save_model(model, Path(folder) / "model")
-        return AutoModelForCausalLM.from_pretrained(
-            Path(folder) / "model", attn_implementation="eager", dtype=torch.float32
-        )
+        write_checkpoint(model, Path(folder))
+        return AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager", dtype=torch.float32)
 
 
 def trainer(

@@ -20,9 +20,9 @@ import torch.nn.functional as F
 from hf_trainer import hugging_face, trainer
 from safetensors.torch import load_file
 from test_model import stirred
-from toy_training import blocks, recipe
+from toy_training import blocks, logits, recipe
 
-from lcutils.features.batches import resident
+from lcutils.features.batches import blocks_on_device
 from lcutils.gptneo.model import GPTNeo
 from lcutils.runs import Architecture
 from lcutils.training.loop import train
@@ -38,7 +38,7 @@ SMALL = Architecture(2, 64, VOCABULARY, positions=512)
 def gradients(flat, data, batch):
     """The step's gradients of one batch, by the names of the parameters; (loss, gradients)."""
     optimizer = ClippedAdamW(flat, (0.9, 0.999), 1e-8, 0.0, 1e9)
-    data = resident(data, flat.values.device)
+    data = blocks_on_device(data, flat.values.device)
     step = TrainingStep(flat, optimizer, data, batch_size=batch, learning_rate=0.0, total_steps=1, history=1)
     step.start_epoch(np.arange(len(data)), batch, 0)
     step.run()
@@ -54,7 +54,7 @@ def test_logits_in_fp32(width, length):
     x = torch.randint(0, VOCABULARY, (2, length), generator=torch.Generator().manual_seed(length)).cuda()
     with torch.no_grad():
         expected = hugging_face(model).cuda()(x).logits
-        torch.testing.assert_close(model.cuda().logits(x), expected, atol=1e-4, rtol=1e-5)
+        torch.testing.assert_close(logits(model.cuda(), x), expected, atol=1e-4, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("width", "length"), [(64, 300), (64, 512), (256, 512), (512, 300), (768, 512), (1024, 300)])

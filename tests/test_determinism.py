@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lcutils.training.determinism import add_rows, deterministic
+from lcutils.gptneo.determinism import add_rows, deterministic
 
 
 @pytest.mark.parametrize("wanted", [False, True])

@@ -1,5 +1,6 @@
 """Extraction against plain loops over the features, over many kinds of model, and under kill signals."""
 
+import json
 import os
 import random
 import shutil
@@ -18,10 +19,12 @@ from safetensors.torch import load_file, save_file
 from lcutils.collapse import AgreementCounter, classifier_agreement
 from lcutils.errors import NotFiniteError, UserError
 from lcutils.features import extraction
+from lcutils.features.evaluation import evaluate_model
 from lcutils.features.extraction import extract_agreement, extract_mean, extract_statistics
 from lcutils.features.models import FeatureModel, load_feature_model
 from lcutils.features.statistics import ClassStatistics
-from lcutils.gptneo.model import GPTNeo, save_model
+from lcutils.gptneo.checkpoint import write_checkpoint
+from lcutils.gptneo.model import GPTNeo
 from lcutils.runs import Architecture
 
 VOCABULARY, LENGTH = 60, 16
@@ -35,7 +38,7 @@ def blocks():
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     folder = tmp_path_factory.mktemp("neo") / "checkpoint-0"
-    save_model(GPTNeo(Architecture(2, 32, VOCABULARY, window=4), 0), folder)
+    write_checkpoint(GPTNeo(Architecture(2, 32, VOCABULARY, window=4), 0), folder)
     return folder
 
 
@@ -135,19 +138,18 @@ def tiny(kind):
             max_position_embeddings=32, tie_word_embeddings=False, **sizes,
         )  # fmt: skip
         return hf.LlamaForCausalLM(config)
-    if kind.startswith("neo"):  # two local layers, or a head of its own: not what lcutils.gptneo.model computes
-        untied = kind == "neo-untied"
+    if kind.startswith("neo"):  # some with two local layers, or a head of their own, which `GPTNeo` does not compute
         config = hf.GPTNeoConfig(
             hidden_size=16, num_layers=2, num_heads=2, window_size=3, max_position_embeddings=32,
-            attention_types=[[["global", "local"], 1] if untied else [["local"], 2]], tie_word_embeddings=not untied,
-            **sizes,
+            attention_types=[[["local"], 2] if kind == "neo-other-layout" else [["global", "local"], 1]],
+            tie_word_embeddings=kind != "neo-untied", **sizes,
         )  # fmt: skip
         return hf.GPTNeoForCausalLM(config)
     config = hf.GPTJConfig(n_embd=16, n_layer=1, n_head=2, n_positions=32, rotary_dim=4, **sizes)
     return hf.GPTJForCausalLM(config)  # its head has a bias
 
 
-@pytest.mark.filterwarnings("ignore:transformers computes this model")
+@pytest.mark.filterwarnings("ignore:.*transformers computes this GPT-Neo")
 @pytest.mark.parametrize("kind", ["gpt2", "llama", "neo-other-layout", "neo-untied"])
 def test_any_causal_model_features_are_what_its_head_multiplies(kind, tmp_path, blocks):
     theirs = tiny(kind).eval()
@@ -164,20 +166,145 @@ def test_any_causal_model_features_are_what_its_head_multiplies(kind, tmp_path, 
     assert stats.counts.sum() == 23 * (LENGTH - 1)
 
 
-def test_what_is_left_to_transformers_is_told(tmp_path):
+def test_a_gpt_neo_left_to_transformers_is_named(tmp_path):
     tiny("neo-other-layout").save_pretrained(tmp_path)
-    with pytest.warns(UserWarning, match=r"transformers computes this model.*attention_layers is \['local', 'local'\]"):
+    with pytest.warns(
+        UserWarning, match=r"transformers computes this GPT-Neo.*its attention_layers is \['local', 'local'\]"
+    ):
         load_feature_model(str(tmp_path))
 
 
-def test_a_broken_gpt_neo_is_not_left_to_transformers(checkpoint, tmp_path):
-    """Weights that a checkpoint lacks would be drawn at random there."""
+def change_weights(folder, change):
+    """Load a checkpoint's weights, change the dictionary in place, and save it."""
+    state = load_file(folder / "model.safetensors")
+    change(state)
+    save_file(state, folder / "model.safetensors", {"format": "pt"})
+
+
+def change_config(folder, change):
+    config = json.loads((folder / "config.json").read_text())
+    change(config)
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def assert_as_transformers(folder, blocks, *, by_ours):
+    """Features, head, loss and size are those of the model that transformers loads."""
+    from transformers import AutoModelForCausalLM
+
+    tokens = torch.from_numpy(blocks[:4].astype(np.int64))
+    theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    loaded = load_feature_model(folder)
+    assert (loaded.logits is None) == by_ours
+    assert loaded.n_params == theirs.num_parameters()
+    with torch.no_grad():
+        loss, logits = theirs(tokens, labels=tokens)[:2]
+        torch.testing.assert_close(loaded.features(tokens) @ loaded.classifier.T, logits, rtol=1e-4, atol=1e-5)
+    scores = evaluate_model(loaded, blocks[:4], batch_size=3, device="cpu")
+    assert scores["val_loss"] == pytest.approx(loss.item(), rel=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:.*transformers computes this GPT-Neo, more slowly .its head is not")
+def test_a_gpt_neo_with_a_head_of_its_own_keeps_it(tmp_path, blocks):
+    """Merging an adapter leaves such a checkpoint: its configuration still says that the head is tied."""
+    tiny("neo").save_pretrained(tmp_path)
+    change_weights(tmp_path, lambda state: state.update({"lm_head.weight": 2 * state["transformer.wte.weight"] + 1}))
+    assert_as_transformers(tmp_path, blocks, by_ours=False)
+
+
+def test_a_gpt_neo_whose_file_repeats_the_tied_head(tmp_path, blocks):
+    tiny("neo").save_pretrained(tmp_path)
+    change_weights(tmp_path, lambda state: state.update({"lm_head.weight": state["transformer.wte.weight"].clone()}))
+    assert_as_transformers(tmp_path, blocks, by_ours=True)
+
+
+def test_a_gpt_neo_saved_without_its_head(tmp_path, blocks):
+    """`GPTNeoModel.save_pretrained` names the weights without `transformer.`; the head is the token embedding."""
+    tiny("neo").transformer.save_pretrained(tmp_path)
+    assert_as_transformers(tmp_path, blocks, by_ours=True)
+
+
+def test_absent_keys_have_the_defaults_of_transformers(tmp_path, blocks):
+    import transformers as hf
+
+    layout = {"num_layers": 2, "attention_types": [[["global", "local"], 1]]}
+    config = hf.GPTNeoConfig(vocab_size=VOCABULARY, hidden_size=16, bos_token_id=None, eos_token_id=None, **layout)
+    hf.GPTNeoForCausalLM(config).save_pretrained(tmp_path)
+
+    def only_sizes(config):
+        for key in set(config) - {"architectures", "model_type", "vocab_size", "hidden_size", *layout}:
+            del config[key]
+
+    change_config(tmp_path, only_sizes)  # 16 heads, 2048 positions, a window of 256, a tied head
+    assert_as_transformers(tmp_path, blocks, by_ours=True)
+    assert load_feature_model(tmp_path).positions == 2048
+
+
+@pytest.mark.filterwarnings("ignore:.*transformers computes this GPT-Neo, more slowly .its attention_layers is")
+def test_attention_types_alone_say_the_layers(tmp_path, blocks):
+    tiny("neo-other-layout").save_pretrained(tmp_path)
+    change_config(tmp_path, lambda config: config.pop("attention_layers"))
+    assert_as_transformers(tmp_path, blocks, by_ours=False)
+
+
+def test_layers_under_text_config(tmp_path, blocks):
+    """A model of pictures and text: sizes are those of its text part."""
+    import transformers as hf
+
+    torch.manual_seed(0)
+    text = {
+        "vocab_size": VOCABULARY, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "head_dim": 8,
+        "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 64, "sliding_window": 8,
+        "pad_token_id": 0, "bos_token_id": None, "eos_token_id": None,
+    }  # fmt: skip
+    picture = {
+        "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2,
+        "image_size": 28, "patch_size": 14,
+    }  # fmt: skip
+    tokens = {"image_token_index": 59, "boi_token_index": 57, "eoi_token_index": 58}
+    config = hf.Gemma3Config(text_config=text, vision_config=picture, mm_tokens_per_image=1, **tokens)
+    hf.Gemma3ForConditionalGeneration(config).save_pretrained(tmp_path)
+    loaded = load_feature_model(tmp_path)
+    assert (loaded.depth, loaded.positions, loaded.classifier.shape) == (2, 64, (VOCABULARY, 16))
+    assert_as_transformers(tmp_path, blocks, by_ours=False)
+
+
+@pytest.mark.parametrize("name", ["transformer.h.1.mlp.c_fc.weight", "transformer.wpe.weight"])
+def test_weights_that_a_gpt_neo_lacks_are_not_drawn_at_random(checkpoint, tmp_path, name):
     shutil.copytree(checkpoint, tmp_path, dirs_exist_ok=True)
-    state = load_file(tmp_path / "model.safetensors")
-    del state["transformer.h.1.mlp.c_fc.weight"]
-    save_file(state, tmp_path / "model.safetensors", {"format": "pt"})
-    with pytest.raises(UserError, match=r"the checkpoint lacks transformer\.h\.1\.mlp\.c_fc\.weight; save it again"):
+    change_weights(tmp_path, lambda state: state.pop(name))
+    with pytest.raises(UserError, match=f"the checkpoint lacks {name}, which would be drawn at random") as caught:
         load_feature_model(str(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_of_another_shape_are_named(checkpoint, tmp_path):
+    shutil.copytree(checkpoint, tmp_path, dirs_exist_ok=True)
+    change_weights(tmp_path, lambda state: state.update({"transformer.wpe.weight": torch.zeros(3, 32)}))
+    with pytest.raises(UserError, match=r"transformer\.wpe\.weight has another shape than config\.json says"):
+        load_feature_model(tmp_path)
+
+
+def test_a_configuration_that_contradicts_itself_is_named(checkpoint, tmp_path):
+    shutil.copytree(checkpoint, tmp_path, dirs_exist_ok=True)
+    change_config(tmp_path, lambda config: config.update({"num_layers": 3}))
+    with pytest.raises(UserError, match=r"no checkpoint can be loaded .*config\.num_layers = 3") as caught:
+        load_feature_model(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_revision_reaches_transformers(checkpoint, monkeypatch):
+    from transformers import AutoModelForCausalLM
+
+    load, asked = AutoModelForCausalLM.from_pretrained, []
+
+    def watched(name, **options):
+        asked.append((name, options["revision"]))
+        return load(checkpoint, **options | {"revision": None})
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", watched)
+    model = load_feature_model("someone/model", revision="step3000")
+    assert asked == [("someone/model", "step3000")]
+    assert model.identity != load_feature_model("someone/model", revision="step4000").identity
 
 
 def test_a_head_with_a_bias_is_told(tmp_path, blocks):
@@ -262,7 +389,7 @@ def test_resumed_is_the_same(model, blocks, tmp_path, monkeypatch, second_batch)
     again = extract_statistics(watched, blocks, batch_size=second_batch, resume=tmp_path)
     assert sum(fed) == 23 - 12  # the first three batches are not done again
     assert_same(again, whole, to_the_bit=second_batch == 4)
-    assert len(list(tmp_path.iterdir())) == 1
+    assert len(list(tmp_path.glob("*.safetensors"))) == 1
 
 
 def test_a_state_of_something_else_is_not_continued(model, blocks, tmp_path, checkpoint):
@@ -317,4 +444,4 @@ def test_killed_at_random_moments(model, checkpoint, tmp_path, last_batch):
     assert done.returncode == 0, done.stderr
     killed, whole = ClassStatistics.load(result), extract_statistics(model, many, batch_size=3)
     assert_same(killed, whole, to_the_bit=last_batch == 3)
-    assert len(list(resume.iterdir())) == 1  # no half-written state is left behind
+    assert len(list(resume.iterdir())) == 2  # beside job.json, no half-written state is left behind

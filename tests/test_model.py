@@ -1,21 +1,21 @@
 """GPT-Neo against Hugging Face's eager model: logits, gradients, checkpoints both ways, counts."""
 
-import json
+import sys
+from pathlib import Path
 
 import pytest
 import torch
+from toy_training import logits
 from transformers import AutoModelForCausalLM, GPTNeoConfig, GPTNeoForCausalLM
 
 from lcutils.errors import UserError
-from lcutils.gptneo.model import (
-    INITIAL_STD,
-    Architecture,
-    GPTNeo,
-    count_parameters,
-    load_model,
-    save_model,
-    training_flops_per_token,
-)
+from lcutils.gptneo.checkpoint import OtherLayoutError, from_transformers, write_checkpoint
+from lcutils.gptneo.model import INITIAL_STD, GPTNeo, count_parameters
+from lcutils.runs import Architecture
+
+sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
+
+from train import training_flops_per_token
 
 VOCABULARY = 97
 
@@ -32,7 +32,7 @@ def stirred(architecture, seed=1):
 
 
 def theirs(model, folder):
-    save_model(model, folder)
+    write_checkpoint(model, folder)
     return AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager", dtype=torch.float32)
 
 
@@ -46,7 +46,7 @@ def test_logits_of_every_width(tmp_path, depth, width):
     model = GPTNeo(Architecture(depth, width, VOCABULARY, positions=64, window=16), 3)
     rival, x = theirs(model, tmp_path / "model"), tokens(45)
     with torch.no_grad():
-        torch.testing.assert_close(model.logits(x), rival(x).logits, atol=1e-4, rtol=0)
+        torch.testing.assert_close(logits(model, x), rival(x).logits, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3, 4, 8, 12])
@@ -54,7 +54,7 @@ def test_logits_of_every_depth(tmp_path, depth):
     model = stirred(Architecture(depth, 32, VOCABULARY, heads=4, positions=64, window=7))
     rival, x = theirs(model, tmp_path / "model"), tokens(40)
     with torch.no_grad():
-        torch.testing.assert_close(model.logits(x), rival(x).logits, atol=1e-4, rtol=0)
+        torch.testing.assert_close(logits(model, x), rival(x).logits, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("length", [1, 2, 7, 8, 9, 33, 64])
@@ -62,7 +62,7 @@ def test_lengths_around_the_window(tmp_path, length):
     model = stirred(Architecture(2, 32, VOCABULARY, heads=4, positions=64, window=8))
     rival, x = theirs(model, tmp_path / "model"), tokens(length)
     with torch.no_grad():
-        torch.testing.assert_close(model.logits(x), rival(x).logits, atol=1e-4, rtol=0)
+        torch.testing.assert_close(logits(model, x), rival(x).logits, atol=1e-4, rtol=0)
 
 
 def test_the_papers_window_hides_keys(tmp_path):
@@ -70,23 +70,25 @@ def test_the_papers_window_hides_keys(tmp_path):
     model = stirred(architecture)
     rival, x = theirs(model, tmp_path / "model"), tokens(401, batch=1)
     with torch.no_grad():
-        logits = model.logits(x)
-        torch.testing.assert_close(logits, rival(x).logits, atol=1e-4, rtol=0)
+        scores = logits(model, x)
+        torch.testing.assert_close(scores, rival(x).logits, atol=1e-4, rtol=0)
         wide = GPTNeo(Architecture(2, 64, VOCABULARY, positions=512, window=512))
         wide.load_state_dict(model.state_dict())
-        seen = (wide.logits(x) - logits).abs().amax(-1)[0]
+        seen = (logits(wide, x) - scores).abs().amax(-1)[0]
     assert seen[:256].max() < 1e-5 < 1e-3 < seen[256:].max()
 
 
 def test_gradients(tmp_path):
     model = stirred(Architecture(3, 32, VOCABULARY, heads=4, positions=64, window=8))
     rival, x = theirs(model, tmp_path / "model"), tokens(20)
-    torch.nn.functional.cross_entropy(model.logits(x)[:, :-1].flatten(0, 1), x[:, 1:].flatten()).backward()
+    torch.nn.functional.cross_entropy(logits(model, x)[:, :-1].flatten(0, 1), x[:, 1:].flatten()).backward()
     rival(input_ids=x, labels=x).loss.backward()
     other = dict(rival.named_parameters())
     for name, parameter in model.named_parameters():
         expected = other[name].grad
-        assert (parameter.grad - expected).norm() < 1e-5 * expected.norm(), name
+        # Attention far from uniform amplifies fp32's rounding of 6e-8 to some 2e-5, depending on the processor. A
+        # window that is one key too wide gives over 2e-2.
+        assert (parameter.grad - expected).norm() < 2e-4 * expected.norm(), name
 
 
 @pytest.mark.parametrize("depth", [1, 2, 5])
@@ -97,39 +99,39 @@ def test_checkpoints_go_both_ways(tmp_path, depth):
     for name, tensor in model.state_dict().items():
         assert torch.equal(rival.state_dict()[name], tensor), name
     rival.save_pretrained(tmp_path / "theirs")
-    again = load_model(tmp_path / "theirs")
+    again = from_transformers(GPTNeoForCausalLM.from_pretrained(tmp_path / "theirs"))
     assert again.architecture == model.architecture
     assert all(torch.equal(a, b) for a, b in zip(again.state_dict().values(), model.state_dict().values(), strict=True))
     assert not any(parameter.requires_grad for parameter in again.parameters())
 
 
-def test_a_checkpoint_of_transformers_alone(tmp_path):
-    config = GPTNeoConfig(
-        vocab_size=VOCABULARY, hidden_size=32, num_layers=3, num_heads=4, max_position_embeddings=48, window_size=6,
-        attention_types=[[["global", "local"], 1], [["global"], 1]],
-    )  # fmt: skip
-    rival = GPTNeoForCausalLM(config).eval()
-    rival.save_pretrained(tmp_path / "model")
-    model, x = load_model(tmp_path / "model"), tokens(31)
+def configuration(**changes):
+    layers = {"num_layers": 3, "attention_types": [[["global", "local"], 1], [["global"], 1]]}
+    sizes = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_heads": 4, "max_position_embeddings": 48}
+    ends = {"bos_token_id": None, "eos_token_id": None}
+    return GPTNeoConfig(**sizes | layers | ends | {"window_size": 6} | changes)
+
+
+def test_a_model_of_transformers():
+    rival, x = GPTNeoForCausalLM(configuration()).eval(), tokens(31)
+    model = from_transformers(rival)
     with torch.no_grad():
-        torch.testing.assert_close(model.logits(x), rival(x).logits, atol=1e-4, rtol=0)
+        torch.testing.assert_close(logits(model, x), rival(x).logits, atol=1e-4, rtol=0)
 
 
-def test_what_cannot_be_loaded(tmp_path):
-    model = GPTNeo(Architecture(2, 32, VOCABULARY, heads=4), 1)
-    save_model(model, tmp_path / "model")
-    config = json.loads((tmp_path / "model" / "config.json").read_text())
-    for key, value in {
-        "attention_layers": ["local", "global"],
-        "activation_function": "relu",
-        "model_type": "gpt2",
-        "tie_word_embeddings": False,
-    }.items():
-        (tmp_path / "model" / "config.json").write_text(json.dumps(config | {key: value}))
-        with pytest.raises(UserError, match=key):
-            load_model(tmp_path / "model")
-    with pytest.raises(UserError, match="no model there"):
-        load_model(tmp_path / "nothing")
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"attention_types": [[["local"], 3]]}, r"its attention_layers is \['local', 'local', 'local'\]"),
+        ({"activation_function": "relu"}, "its activation_function is 'relu', where ours is 'gelu_new'"),
+        ({"layer_norm_epsilon": 1e-6}, "its layer_norm_epsilon is 1e-06"),
+        ({"intermediate_size": 100}, "its intermediate_size is 100, where ours is 128"),
+        ({"tie_word_embeddings": False}, "its head is not the token embedding"),
+    ],
+)
+def test_models_of_transformers_that_ours_cannot_compute(change, reason):
+    with pytest.raises(OtherLayoutError, match=reason):
+        from_transformers(GPTNeoForCausalLM(configuration(**change)))
 
 
 def test_initial_weights():

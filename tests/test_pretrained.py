@@ -1,6 +1,5 @@
 """Pretrained models through the stages: what is measured of them, and what is refused in one line."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +9,12 @@ import torch
 from lcutils import stages
 from lcutils.artifacts import read_manifest
 from lcutils.errors import NotFiniteError, UserError
+from lcutils.features import evaluation
 from lcutils.features.evaluation import evaluate_model
 from lcutils.features.extraction import explain_overflow
 from lcutils.features.models import load_feature_model
-from lcutils.gptneo.model import GPTNeo, save_model
+from lcutils.gptneo.checkpoint import write_checkpoint
+from lcutils.gptneo.model import GPTNeo
 from lcutils.runs import Architecture
 from lcutils.stages import extract_point, open_study, prepare_data
 
@@ -49,7 +50,7 @@ def refusal(work: stages.Workspace) -> str:
 
 def neo(folder: Path, **sizes: int) -> GPTNeo:
     model = GPTNeo(Architecture(1, 16, VOCABULARY, **sizes), 0)
-    save_model(model, folder)
+    write_checkpoint(model, folder)
     return model
 
 
@@ -57,7 +58,7 @@ def test_features_that_are_not_finite_leave_no_statistics(tmp_path):
     model = neo(tmp_path / "model")
     with torch.no_grad():
         model.transformer.ln_f.bias[3] = torch.inf
-    save_model(model, tmp_path / "model")
+    write_checkpoint(model, tmp_path / "model")
     assert refusal(study_of(tmp_path, tmp_path / "model")) == (
         "extraction.precision: features of theirs are not finite in fp32; its weights are broken; "
         "give another checkpoint"
@@ -120,11 +121,11 @@ def test_the_loss_of_a_pretrained_model_is_its_own(kind, tmp_path, monkeypatch):
         products = theirs.get_output_embeddings().weight @ load_feature_model(tmp_path / "model").features(x).mT
     plain = torch.nn.functional.cross_entropy(products[..., :-1], x[:, 1:])
     assert abs(plain - loss) > 0.1  # what features and head alone would say
-    evaluation = json.loads((extract_point(work, "theirs", 0).folder / "evaluation.json").read_text())
-    assert evaluation["val_loss"] == pytest.approx(loss.item(), rel=1e-5)
-    assert evaluation["perplexity"] == pytest.approx(loss.exp().item(), rel=1e-4)
+    record = extract_point(work, "theirs", 0).record
+    assert record["val_loss"] == pytest.approx(loss.item(), rel=1e-5)
+    assert record["perplexity"] == pytest.approx(loss.exp().item(), rel=1e-4)
     right = (logits[:, :-1].argmax(-1) == x[:, 1:]).float().mean()
-    assert evaluation["val_accuracy"] == pytest.approx(right.item(), abs=1e-6)
+    assert record["val_accuracy"] == pytest.approx(right.item(), abs=1e-6)
     monkeypatch.setattr(evaluation, "LOGITS_BYTES", 1)  # a block at a time
     alone = evaluate_model(
         load_feature_model(tmp_path / "model"), x.numpy().astype(np.uint16), batch_size=9, device="cpu"

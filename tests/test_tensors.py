@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import load_file
 
 from lcutils.features.statistics import ClassStatistics
-from lcutils.gptneo.model import GPTNeo, save_model
+from lcutils.gptneo.checkpoint import write_checkpoint
+from lcutils.gptneo.model import GPTNeo
 from lcutils.runs import Architecture
 from lcutils.tensors import save_tensors
 from lcutils.training.optimizer import FlatParameters
@@ -26,7 +27,7 @@ def test_files_have_the_mode_of_any_new_file(tmp_path, mask):
     before = os.umask(mask)
     try:
         save_tensors({"a": torch.arange(3)}, tmp_path / "a.safetensors")
-        save_model(model, tmp_path / "checkpoint-0")
+        write_checkpoint(model, tmp_path / "checkpoint-0")
         ClassStatistics(3, 2).save(tmp_path / "statistics.safetensors")
         save_state(tmp_path / "state.safetensors", flat, {})
     finally:

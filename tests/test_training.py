@@ -16,18 +16,19 @@ import torch
 import torch.nn.functional as F
 from hf_trainer import hugging_face, trainer
 from safetensors.torch import load_file
-from toy_training import SMALL, blocks, recipe
+from toy_training import SMALL, blocks, logits, recipe
 
 from lcutils.errors import UserError
 from lcutils.features.batches import next_tokens
-from lcutils.features.evaluation import evaluate
+from lcutils.features.evaluation import evaluate_model
+from lcutils.features.models import FeatureModel, load_feature_model
 from lcutils.gptneo import loss as losses
 from lcutils.gptneo.loss import head_loss, padded_vocabulary, prediction_loss
-from lcutils.gptneo.model import GPTNeo, load_model
+from lcutils.gptneo.model import GPTNeo
 from lcutils.runs import Architecture
 from lcutils.training.loop import train
 from lcutils.training.optimizer import FlatParameters
-from lcutils.training.recipe import epoch_order
+from lcutils.training.step import epoch_order
 
 
 def weights(folder, checkpoint=2):
@@ -107,8 +108,7 @@ def test_training_learns_and_evaluates_what_it_keeps(tmp_path):
     for record in records:
         folder = tmp_path / "run" / f"checkpoint-{record['checkpoint']}"
         assert json.loads((folder / "evaluation.json").read_text()) == record
-        loaded = load_model(folder)
-        scores = evaluate(loaded.features, loaded.head, validation, batch_size=3, device="cpu")
+        scores = evaluate_model(load_feature_model(folder), validation, batch_size=3, device="cpu")
         assert scores["val_loss"] == pytest.approx(record["val_loss"], abs=1e-6)
     assert not (tmp_path / "run" / "resume").exists()
     began = time.monotonic()
@@ -290,16 +290,16 @@ def test_prediction_loss(monkeypatch):
 def test_evaluation_whatever_the_batches():
     model, data = GPTNeo(SMALL, 1), blocks(7)
     tokens = torch.from_numpy(data.astype(np.int64))
-    logits = model.logits(tokens).detach()[:, :-1].flatten(0, 1)
-    expected = F.cross_entropy(logits, tokens[:, 1:].flatten()).item()
-    accuracy = (logits.argmax(1) == tokens[:, 1:].flatten()).double().mean().item()
+    found = logits(model, tokens).detach()[:, :-1].flatten(0, 1)
+    expected = F.cross_entropy(found, tokens[:, 1:].flatten()).item()
+    accuracy = (found.argmax(1) == tokens[:, 1:].flatten()).double().mean().item()
     for size in (1, 3, 7, 20):
-        scores = evaluate(model.features, model.head, data, batch_size=size, device="cpu")
+        scores = evaluate_model(FeatureModel(model.features, model.head), data, batch_size=size, device="cpu")
         assert scores["val_loss"] == pytest.approx(expected, rel=1e-6)
         assert scores["val_accuracy"] == pytest.approx(accuracy)
         assert scores["perplexity"] == pytest.approx(math.exp(expected), rel=1e-5)
     with pytest.raises(UserError, match="validation: no blocks"):
-        evaluate(model.features, model.head, data[:0], batch_size=2, device="cpu")
+        evaluate_model(FeatureModel(model.features, model.head), data[:0], batch_size=2, device="cpu")
 
 
 def test_labels_are_the_next_tokens():

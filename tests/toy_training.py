@@ -17,6 +17,11 @@ def blocks(number, length=16, vocabulary=101, seed=0):
     return out.astype(np.uint16)
 
 
+def logits(model, tokens):
+    """(B, S, V) fp32 scores of the next token, by our GPT-Neo."""
+    return model.features(tokens) @ model.head.T
+
+
 def recipe(**changes):
     settings = {"epochs": 3, "batch_size": 4, "learning_rate": 3e-3, "autocast": "fp32", "checkpoints": (2,)}
     return Recipe(**settings | changes)

@@ -1,4 +1,4 @@
-"""Batches of token blocks on the device, and their labels."""
+"""Batches of token blocks on the device, and their labels: training, evaluation and extraction all take theirs here."""
 
 from __future__ import annotations
 
@@ -10,16 +10,19 @@ import torch
 from torch import Tensor, nn
 
 
-def resident(blocks: np.ndarray, device: torch.device) -> Tensor:
-    """(n, S) token blocks as a tensor on the device, two or four bytes a token; memory-mapped where that is the CPU."""
+def blocks_on_device(blocks: np.ndarray, device: torch.device) -> Tensor:
+    """(n, S) token blocks as a tensor on the device, two or four bytes per token.
+
+    On the CPU the tensor shares the array's memory, so that a memory map stays one.
+    """
     signed = blocks.view(np.int16 if blocks.dtype.itemsize == 2 else np.int32)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # the array is read-only; nothing here writes to it
         return torch.from_numpy(signed).to(device)
 
 
-def widen(tokens: Tensor) -> Tensor:
-    """Stored tokens as int32; ids from 32,768 on are negative while they are int16."""
+def as_int32(tokens: Tensor) -> Tensor:
+    """Tokens of `blocks_on_device` as int32; while they are int16, ids from 32,768 on are negative."""
     return tokens.int() & 0xFFFF if tokens.dtype == torch.int16 else tokens
 
 
@@ -33,7 +36,7 @@ def next_tokens(tokens: Tensor) -> Tensor:
 def batches(
     blocks: np.ndarray, batch_size: int, device: torch.device, start: int = 0
 ) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """Yield (blocks in it, tokens (B, S) int32, labels (B S,) int32); a label of -1 has no next token.
+    """Yield (number of blocks, tokens (B, S) int32, labels (B S,) int32); a label of -1 has no next token.
 
     On a GPU the last batch is filled up with blocks without labels: another shape would compile the model anew.
     """

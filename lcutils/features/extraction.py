@@ -62,22 +62,22 @@ def extract_statistics(
 ) -> ClassStatistics:
     """Statistics of all features of all blocks, in one pass.
 
-    Killed and called again with the same `resume` folder it goes on where it last saved, every two minutes; the
+    The state is saved every two minutes. A call with the same `resume` folder after a kill goes on from there; the
     result has the same bits with the same batch size, and differs by rounding with another.
 
     Args:
         model: features and head.
         blocks: (n, S) token ids, a memory map for instance.
-        batch_size: blocks a batch.
+        batch_size: blocks per batch.
         device: where features are made and counted.
         covariance: keep the pooled within-class covariance too (for `nc1_pinv`).
-        resume: folder for the state; it may be absent. Another extraction's state there is deleted. It is left in
-            place, complete, for the caller to remove.
+        resume: folder for the state, made if absent. Another extraction's state there is deleted. The complete state
+            stays, for the caller to remove.
         job: what else decides the result, such as the content of the weights, as JSON values.
         log: file for lines of progress.
 
     Raises:
-        NotFiniteError: features overflowed; told by the next save of the state, or at the end.
+        NotFiniteError: features overflowed; raised when the state is next saved, or at the end.
     """
     device = torch.device(device)
     classes, dim = model.classifier.shape
@@ -162,12 +162,12 @@ def extract_agreement(
         model: features and head.
         blocks: (n, S) token ids of text that the model was not trained on.
         counter: of the train text's class means, a `lcutils.collapse.AgreementCounter`.
-        batch_size: blocks a batch.
+        batch_size: blocks per batch.
         device: where the work is done.
         log: file for lines of progress.
 
     Raises:
-        NotFiniteError: features overflowed; told at the end.
+        NotFiniteError: features overflowed; raised at the end.
     """
     device = torch.device(device)
     with Progress("agreement", blocks.size, log=log) as progress:
@@ -189,7 +189,8 @@ def extract_mean(
     """Mean feature over all S positions of all blocks: (D,) float64, for `ood_deviation`.
 
     Raises:
-        ValueError: there is no block, or (`NotFiniteError`) features overflowed.
+        ValueError: there is no block.
+        NotFiniteError: features overflowed.
     """
     if len(blocks) == 0:
         raise ValueError("there is no text to take the mean feature of")

@@ -1,12 +1,13 @@
 """Load any causal language model, cut in two: features up to the head's input, and the head's weights.
 
-Shapes: B blocks in a batch, S tokens a block, D features, V classes.
+Shapes: B blocks in a batch, S tokens per block, D features, V classes.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from lcutils.errors import UserError
-from lcutils.gptneo.model import PRECISIONS, OtherLayoutError, count_parameters, load_model, tf32
+from lcutils.gptneo.checkpoint import OtherLayoutError, from_transformers
+from lcutils.gptneo.model import PRECISIONS, tf32
 
 
 @dataclass
@@ -28,9 +30,9 @@ class FeatureModel:
         classifier: (V, D) rows w_c of the head. A head's bias, which some models have, is not in it: cosines and
             decisions are then those of the weights alone.
         identity: what was loaded and how, so that a resumed extraction is not continued with another model.
-        n_params: of the whole model, tied weights counted once; 0 if unknown.
+        n_params: parameters of the whole model, tied weights counted once; 0 if unknown.
         logits: (B, S) integer tokens -> (B, S, V) float32, the model's own scores, which a bias, a scale or a soft cap
-            may set apart from the head's products; None where they are `features` @ `classifier`ᵀ.
+            may set apart from the head's products; None where they are `features` @ `classifier`ᵀ (our own GPT-Neo).
         positions: tokens that a block may have; None where the model has no such limit.
         depth: layers; 0 if unknown.
     """
@@ -51,7 +53,7 @@ def load_feature_model(
     device: str | torch.device = "cpu",
     revision: str | None = None,
 ) -> FeatureModel:
-    """Load a checkpoint for extraction: GPT-Neo by `lcutils.gptneo.model`, any other causal model by transformers.
+    """Load a causal language model as transformers does; a GPT-Neo like the paper's is then computed by `GPTNeo`.
 
     Args:
         name_or_folder: a Hugging Face checkpoint folder, or a name on the hub.
@@ -61,47 +63,76 @@ def load_feature_model(
         revision: branch, tag or commit of a model on the hub.
 
     Raises:
-        UserError: no such folder, no checkpoint in it, an unknown precision, or a model without an output embedding.
+        UserError: no such folder, no whole checkpoint in it, an unknown precision, or a model without an output
+            embedding.
     """
     if precision not in PRECISIONS:
         raise UserError(f"precision: {precision!r} is unknown; choose one of {', '.join(PRECISIONS)}")
     name, device = str(name_or_folder), torch.device(device)
-    identity = f"{name} {revision} {precision}"
-    if _model_type(name, revision) == "gpt_neo":
+    theirs = _load(name, revision)
+    text = theirs.config.get_text_config(decoder=True)  # models of pictures and text keep the layers there
+    facts: dict[str, Any] = {
+        "identity": f"{name} {revision} {precision}",
+        "n_params": theirs.num_parameters(),
+        "positions": getattr(text, "max_position_embeddings", None),
+        "depth": getattr(text, "num_hidden_layers", 0),
+    }
+    if type(theirs).__name__ == "GPTNeoForCausalLM":
         try:
-            model = load_model(name, device, revision)
+            ours = from_transformers(theirs).to(device)
+            return FeatureModel(lambda tokens: ours.features(tokens, precision), ours.head.detach(), **facts)
         except OtherLayoutError as error:
-            warnings.warn(f"transformers computes this model, without fast attention ({error})", stacklevel=2)
-            return _load_any(name, precision, device, identity, revision)
-        return FeatureModel(
-            lambda tokens: model.features(tokens, precision),
-            model.head.detach(),
-            identity,
-            count_parameters(model.architecture),
-            positions=model.architecture.positions,
-            depth=model.architecture.depth,
-        )
-    return _load_any(name, precision, device, identity, revision)
+            warnings.warn(f"{name}: transformers computes this GPT-Neo, more slowly ({error})", stacklevel=2)
+    features, classifier, logits = _cut(theirs, name, precision, device)
+    return FeatureModel(features, classifier, logits=logits, **facts)
 
 
-def _model_type(name: str, revision: str | None) -> str:
-    from transformers import AutoConfig
+def _load(name: str, revision: str | None) -> Any:
+    """The model as transformers loads it, all of its weights from the checkpoint."""
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import AutoModelForCausalLM
 
-    if name.startswith((".", "/", "~")) and not Path(name).is_dir():
+    local = Path(name).is_dir()
+    if name.startswith((".", "/", "~")) and not local:
         raise UserError(f"{name}: there is no such folder; train the model first, or give a name on the hub")
     try:
-        return str(AutoConfig.from_pretrained(name, revision=revision).model_type)
-    except (OSError, ValueError, KeyError) as error:
-        raise _no_checkpoint(name, error) from error
+        with _no_bar() if local else nullcontext():
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                name, revision=revision, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
+            )
+    except (OSError, ValueError, KeyError, SafetensorError, StrictDataclassError) as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.endswith(":")]
+        reason = lines[0] if lines else type(error).__name__
+        raise UserError(
+            f"{name}: no checkpoint can be loaded from it ({reason}); give a folder of save_pretrained"
+        ) from error
+    model, info = loaded
+    if wrong := sorted(mismatch[0] for mismatch in info["mismatched_keys"]):
+        raise UserError(f"{name}: {wrong[0]} has another shape than config.json says; save the checkpoint again")
+    if absent := sorted(set(info["missing_keys"]) & {parameter for parameter, _ in model.named_parameters()}):
+        raise UserError(
+            f"{name}: the checkpoint lacks {absent[0]}, which would be drawn at random; give a whole causal language "
+            "model, its head included"
+        )
+    return model
 
 
-def _no_checkpoint(name: str, error: Exception) -> UserError:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return UserError(f"{name}: no checkpoint can be loaded from it ({reason}); give a folder of save_pretrained")
+@contextmanager
+def _no_bar() -> Iterator[None]:
+    """Without transformers' progress bar, which says nothing where all files are at hand."""
+    from transformers.utils import logging
+
+    wanted = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if wanted:
+            logging.enable_progress_bar()
 
 
 class _HeadReachedError(Exception):
-    """Stops a forward pass in front of the head, whose V logits a token would cost more than most trunks."""
+    """Stops a forward pass before the head, whose V logits per token would cost more than most trunks."""
 
     def __init__(self, features: Tensor) -> None:
         self.features = features
@@ -111,21 +142,10 @@ def _stop(_head: nn.Module, inputs: tuple[Tensor, ...]) -> None:
     raise _HeadReachedError(inputs[0])
 
 
-def _load_any(name: str, precision: str, device: torch.device, identity: str, revision: str | None) -> FeatureModel:
-    from transformers import AutoModelForCausalLM
-
-    try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            name, revision=revision, dtype=torch.float32, output_loading_info=True
-        )
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise _no_checkpoint(name, error) from error
-    model, info = loaded
-    if absent := sorted(set(info["missing_keys"]) & {parameter for parameter, _ in model.named_parameters()}):
-        raise UserError(
-            f"{name}: the checkpoint lacks {absent[0]}, which would be drawn at random; give a whole causal language "
-            "model, its head included"
-        )
+def _cut(
+    model: Any, name: str, precision: str, device: torch.device
+) -> tuple[Callable[[Tensor], Tensor], Tensor, Callable[[Tensor], Tensor]]:
+    """Features, classifier and logits of a model that transformers computes."""
     head = model.get_output_embeddings()
     if head is None:
         raise UserError(f"{name}: {type(model).__name__} has no output embedding; use a causal language model")
@@ -148,17 +168,13 @@ def _load_any(name: str, precision: str, device: torch.device, identity: str, re
             hook.remove()
         raise UserError(f"{name}: {type(model).__name__} does not call its output embedding; features cannot be taken")
 
-    text = model.config.get_text_config()
-    positions = getattr(text, "max_position_embeddings", None)
-    return FeatureModel(
-        features, head.weight.detach(), identity, model.num_parameters(), logits, positions, text.num_hidden_layers
-    )
+    return features, head.weight.detach(), logits
 
 
 def check_fit(model: FeatureModel, name: str, block_size: int, vocab_size: int) -> None:
-    """Raise a `UserError` where the text has more positions or token ids than the model called `name` was made for.
+    """Raise a `UserError` if the text has more positions or token ids than the model called `name` was made for.
 
-    And where a feature depends on the tokens after it: it would see the class that it is a sample of.
+    Raise one too if a feature depends on the tokens after it; otherwise a feature could see its own label.
     """
     if model.positions is not None and 0 < model.positions < block_size:  # XLNet says -1 for no limit
         raise UserError(

@@ -26,8 +26,8 @@ def check_tensors(**values: object) -> None:
     """Raise a ValueError that names the first of the arguments that is no tensor."""
     for name, value in values.items():
         if not isinstance(value, Tensor):
-            mend = "give its weight" if isinstance(value, torch.nn.Module) else "use torch.as_tensor"
-            raise ValueError(f"{name} must be a torch tensor, not {type(value).__name__}; {mend}")
+            fix = "give its weight" if isinstance(value, torch.nn.Module) else "use torch.as_tensor"
+            raise ValueError(f"{name} must be a torch tensor, not {type(value).__name__}; {fix}")
 
 
 class ClassStatistics:

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from lcutils.training.determinism import add_rows
+from lcutils.gptneo.determinism import add_rows
 
 LOG2_E = tl.constexpr(1.4426950408889634)
 # If no |logit| log2(e) can exceed this, exp needs no subtracted maximum: sums stay within 2^±116, fp32's normal range.

@@ -1,25 +1,28 @@
-"""GPT-Neo's layers as one plain function over weights: the same code trains, evaluates and extracts.
+"""GPT-Neo's layers: modules that hold the parameters, and one plain function that computes a layer from its weights.
 
-Shapes: B sequences, S positions, D width, H heads, E = D/H head size. The residual stream and the LayerNorms
-are fp32 at every precision; matrix products run in the dtype of the weights they are given, as under
-autocast.
+The same function trains, evaluates and extracts. It takes weights instead of a module, so that training can give it
+views of its flat tensors.
 
-On CUDA each block is compiled once and used for every layer of its kind, which keeps the compile time of
-twelve layers near that of one. A block hands over `(x, update)` with `update` not yet added to the residual
-stream `x`, so that the addition is fused into the next block's LayerNorm and the stream is read once less.
+Shapes: B sequences, S positions, D width, H heads, E = D/H head size. The residual stream and the LayerNorms are fp32
+at every precision; matrix products run in the dtype of the weights they are given, as under autocast.
+
+On CUDA each block is compiled once and used for every layer of its kind, which keeps the compile time of twelve layers
+near that of one. A block hands over `(x, update)` with `update` not yet added to the residual stream `x`, so that the
+addition is fused into the next block's LayerNorm and the stream is read once less.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from lcutils.gptneo.attention import FLEX_MIN_HEAD, FLEX_MIN_LENGTH, attention, attention_mask, flex_block
+from lcutils.runs import Architecture
 
 LAYER_NORM_EPS = 1e-5
 
@@ -40,6 +43,22 @@ class BlockWeights(NamedTuple):
     proj_bias: Tensor  # (D,)
 
 
+# Field of `BlockWeights` -> Hugging Face's names of the parameters that it stacks; this order is that of the gradients.
+PARAMETER_NAMES = {
+    "ln_1_weight": ("ln_1.weight",),
+    "ln_1_bias": ("ln_1.bias",),
+    "kvq": ("attn.attention.k_proj.weight", "attn.attention.v_proj.weight", "attn.attention.q_proj.weight"),
+    "out": ("attn.attention.out_proj.weight",),
+    "out_bias": ("attn.attention.out_proj.bias",),
+    "ln_2_weight": ("ln_2.weight",),
+    "ln_2_bias": ("ln_2.bias",),
+    "fc": ("mlp.c_fc.weight",),
+    "fc_bias": ("mlp.c_fc.bias",),
+    "proj": ("mlp.c_proj.weight",),
+    "proj_bias": ("mlp.c_proj.bias",),
+}
+
+
 class TrunkWeights(NamedTuple):
     """The weights of all layers and of the final LayerNorm."""
 
@@ -48,15 +67,64 @@ class TrunkWeights(NamedTuple):
     ln_f_bias: Tensor  # (D,)
 
 
+class SelfAttention(nn.Module):
+    """The four projections of one attention layer; only the last has a bias."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.k_proj = nn.Linear(width, width, bias=False)
+        self.v_proj = nn.Linear(width, width, bias=False)
+        self.q_proj = nn.Linear(width, width, bias=False)
+        self.out_proj = nn.Linear(width, width)
+
+
+class Attention(nn.Module):
+    """Holds the projections under the name that Hugging Face gives them."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.attention = SelfAttention(width)
+
+
+class Perceptron(nn.Module):
+    """The two linear layers of a block's second half."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.c_fc = nn.Linear(width, 4 * width)
+        self.c_proj = nn.Linear(4 * width, width)
+
+
+class Block(nn.Module):
+    """One layer: LayerNorm, attention, LayerNorm, a perceptron four times as wide."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
+        self.attn = Attention(width)
+        self.ln_2 = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
+        self.mlp = Perceptron(width)
+
+    def weights(self, dtype: torch.dtype) -> BlockWeights:
+        """This layer's weights, those of matrix products and their biases cast to `dtype`."""
+
+        def stacked(field: str, names: Sequence[str]) -> Tensor:
+            parts: list[Tensor] = [self.get_parameter(name) for name in names]
+            whole = torch.cat(parts) if len(parts) > 1 else parts[0]
+            return whole if field.startswith("ln_") else whole.to(dtype)
+
+        return BlockWeights(**{field: stacked(field, names) for field, names in PARAMETER_NAMES.items()})
+
+
 def _block(
     x: Tensor, update: Tensor | None, w: BlockWeights, heads: int, mask: Any, windowed: bool
 ) -> tuple[Tensor, Tensor]:
+    """One layer: x = x + attention(norm(x)), then the update perceptron(norm(x)), which the next layer adds."""
     B, S, D = x.shape
     dtype, head_size = w.kvq.dtype, D // heads
     kvq_weight, out_weight, padded = w.kvq, w.out, head_size
     if x.is_cuda and head_size < FLEX_MIN_HEAD:
-        # Zero columns add nothing to a score (there is no scale to correct) and are dropped by zero
-        # rows of `out`.
+        # Zero columns add nothing to a score (there is no scale to correct); zero rows of `out` drop them again.
         padded = FLEX_MIN_HEAD
         kvq_weight = F.pad(w.kvq.view(3, heads, head_size, D), (0, 0, 0, padded - head_size)).reshape(-1, D)
         out_weight = F.pad(w.out.view(D, heads, head_size), (0, padded - head_size)).reshape(D, -1)
@@ -74,11 +142,27 @@ def _final_norm(x: Tensor, update: Tensor, weight: Tensor, bias: Tensor, dtype: 
     return F.layer_norm(x + update, x.shape[-1:], weight, bias, LAYER_NORM_EPS).to(dtype)
 
 
+class Transformer(nn.Module):
+    """Embeddings, blocks and the final LayerNorm."""
+
+    def __init__(self, a: Architecture) -> None:
+        super().__init__()
+        self.wte = nn.Embedding(a.vocab_size, a.width)
+        self.wpe = nn.Embedding(a.positions, a.width)
+        self.h = nn.ModuleList(Block(a.width) for _ in range(a.depth))
+        self.ln_f = nn.LayerNorm(a.width, eps=LAYER_NORM_EPS)
+
+    def weights(self, dtype: torch.dtype) -> TrunkWeights:
+        """The weights of all layers, as `run_trunk` takes them."""
+        blocks = cast(Iterable[Block], self.h)
+        return TrunkWeights([block.weights(dtype) for block in blocks], self.ln_f.weight, self.ln_f.bias)
+
+
 @lru_cache(maxsize=4)
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """`function` compiled by torch.compile, one specialised version for each shape it meets."""
-    # The default limit of eight versions is passed by a run that trains and evaluates; beyond it, an
-    # error, because FlexAttention without compilation would write out every score.
+    # A run that trains and evaluates needs more than the default of eight versions. Beyond the limit there is an error,
+    # because FlexAttention without compilation would write out every score.
     torch._dynamo.config.recompile_limit = 256
     return torch.compile(function, dynamic=False, fullgraph=True)
 
@@ -97,7 +181,7 @@ def run_trunk(x: Tensor, weights: TrunkWeights, heads: int, window: int, dtype: 
         (B, S, D): the output of the final LayerNorm.
     """
     cuda, given, head_size = x.is_cuda, x.shape[1], x.shape[2] // heads
-    if cuda and given < FLEX_MIN_LENGTH:  # positions behind the last change nothing before it
+    if cuda and given < FLEX_MIN_LENGTH:  # later positions change nothing before them
         x = F.pad(x, (0, 0, 0, FLEX_MIN_LENGTH - given))
     length = x.shape[1]
     block, final_norm = (compiled(_block), compiled(_final_norm)) if cuda else (_block, _final_norm)

@@ -1,6 +1,6 @@
 """Train one GPT-Neo by the paper's recipe, evaluate it, and survive being killed.
 
-`recipe` says what is done, `step` does one step of it. Under `torchrun` the ranks share each batch.
+`lcutils.runs.Recipe` says what is done, `step` does one step of it. Under `torchrun` the ranks share each batch.
 
 Shapes: B sequences a batch, S tokens a block, D width, V vocabulary.
 """
@@ -19,26 +19,27 @@ import torch
 
 from lcutils.artifacts import atomic_folder, claim_folder, write_json
 from lcutils.errors import UserError
-from lcutils.features.batches import resident
-from lcutils.features.evaluation import evaluate
-from lcutils.gptneo.model import PRECISIONS, GPTNeo, write_model
+from lcutils.features.batches import blocks_on_device
+from lcutils.features.evaluation import evaluate_model
+from lcutils.features.models import FeatureModel
+from lcutils.gptneo.checkpoint import write_checkpoint
+from lcutils.gptneo.determinism import deterministic
+from lcutils.gptneo.model import PRECISIONS, GPTNeo
 from lcutils.progress import Progress
 from lcutils.runs import Architecture, Recipe
-from lcutils.training.determinism import deterministic
 from lcutils.training.optimizer import ClippedAdamW, FlatParameters
 from lcutils.training.ranks import barrier, process_group
-from lcutils.training.recipe import epoch_order
 from lcutils.training.resume import cut_log, load_state, run_identity, save_state
-from lcutils.training.step import TrainingStep
+from lcutils.training.step import TrainingStep, epoch_order
 
 if TYPE_CHECKING:
     import pandas as pd
 
 SECONDS_BETWEEN_SAVES = 180.0
-SAVE_SHARE = 0.01  # of the time at most
+SAVE_SHARE = 0.01  # of the time, at most, goes into saves
 COUNTED = ("done", "seconds", "epoch_seconds", "epoch_loss")  # what the host counts, saved with the state
 LOG_EVERY_AT_LEAST = {"cpu": 8, "cuda": 32}  # steps between lines: each makes the host wait for the device
-LOG_LINES = 1000  # of a run, about; each is the mean of the steps since the last
+LOG_LINES = 1000  # of a run, roughly; each is the mean of the steps since the last
 
 
 def train(
@@ -64,7 +65,7 @@ def train(
         folder: of this run alone.
         device: "cpu" or "cuda".
         log: file for lines of progress.
-        seconds_between_saves: of the state to resume from; longer where a save takes over 1 % of that.
+        seconds_between_saves: of the state to resume from; longer if a save takes more than 1 % of it.
         discard: if `folder` holds unfinished work of another run, delete it instead of raising.
 
     Returns:
@@ -87,15 +88,15 @@ def train(
             claim_folder(folder, run_identity(architecture, recipe, train_blocks, on), discard=discard)
         barrier()
         if not (finished := _finished(folder, recipe)):
-            run = _Run(architecture, recipe, train_blocks, validation_blocks, folder, on, rank, world)
-            run.finish(log, seconds_between_saves)
+            trainer = _Trainer(architecture, recipe, train_blocks, validation_blocks, folder, on, rank, world)
+            trainer.run(log, seconds_between_saves)
             finished = _finished(folder, recipe)
         assert finished is not None
         return finished
 
 
-class _Run:
-    """A run in this process: the model, its step, and what the host counts."""
+class _Trainer:
+    """The training of one run in this process: the model, its step, and what the host counts."""
 
     def __init__(
         self,
@@ -120,7 +121,7 @@ class _Run:
         self.step = TrainingStep(
             self.parameters,
             ClippedAdamW(self.parameters, recipe.betas, recipe.eps, recipe.weight_decay, recipe.clip_norm),
-            resident(train_blocks, device),
+            blocks_on_device(train_blocks, device),
             batch_size=recipe.batch_size,
             learning_rate=recipe.learning_rate,
             total_steps=self.total_steps,
@@ -133,7 +134,7 @@ class _Run:
         self.seconds = self.epoch_seconds = 0.0  # of training, saves and evaluations left out
         self.epoch_loss = 0.0  # sum over the epoch's steps so far
 
-    def finish(self, log: Path | None, seconds_between_saves: float) -> None:
+    def run(self, log: Path | None, seconds_between_saves: float) -> None:
         """Train from the last save, or from the start, to the end."""
         if self.state.exists():
             self._load()
@@ -157,7 +158,7 @@ class _Run:
                             wait = max(seconds_between_saves, self._save() / SAVE_SHARE)
                             saved = self.began = time.monotonic()
                 if epoch in self.recipe.checkpoints and self.rank == 0:
-                    self._keep(epoch)
+                    self._write_checkpoint(epoch)
                 self.epoch_loss = self.epoch_seconds = 0.0
                 if self.done < last_step:
                     self._save()
@@ -210,11 +211,11 @@ class _Run:
             setattr(self, name, value)
         self.step.start_at(self.done)
 
-    def _keep(self, epoch: int) -> None:
-        """Evaluate, and write the epoch's checkpoint with the evaluation in it."""
-        batch = max(1, min(self.recipe.batch_size, len(self.validation_blocks)))
-        model = self.model  # in fp32, without autocast
-        scores = evaluate(model.features, model.head, self.validation_blocks, batch_size=batch, device=self.device)
+    def _write_checkpoint(self, epoch: int) -> None:
+        """Evaluate in fp32, without autocast, and write the epoch's checkpoint with the evaluation in it."""
+        model = FeatureModel(self.model.features, self.model.head)
+        batch_size = self.recipe.batch_size
+        scores = evaluate_model(model, self.validation_blocks, batch_size=batch_size, device=self.device)
         record = {
             "checkpoint": epoch,
             "steps": self.done,
@@ -225,7 +226,7 @@ class _Run:
             "tokens_per_second": self.blocks * self.block_size / self.epoch_seconds,
         }
         with atomic_folder(self.folder / f"checkpoint-{epoch}") as aside:
-            write_model(self.model, aside)
+            write_checkpoint(self.model, aside)
             write_json(aside / "evaluation.json", record)
 
 

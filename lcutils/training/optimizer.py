@@ -14,7 +14,7 @@ from torch.optim.adamw import adamw
 
 from lcutils.gptneo.loss import padded_vocabulary
 from lcutils.gptneo.model import GPTNeo
-from lcutils.gptneo.trunk import BlockWeights, TrunkWeights, compiled
+from lcutils.gptneo.trunk import PARAMETER_NAMES, BlockWeights, TrunkWeights, compiled
 
 
 class FlatParameters:
@@ -72,32 +72,20 @@ class FlatParameters:
         leaves: list[Tensor] = []
         targets: list[Tensor] = []
 
-        def leaf(name: str, rows: int = 1) -> Tensor:
-            flat = self.values if ".ln_" in name else self.compute
-            span, shape = self.spans[name], self.shapes[name]
-            span = slice(span.start, span.start + rows * shape.numel())
+        def leaf(*names: str) -> Tensor:
+            """One tensor over parameters that lie side by side."""
+            flat = self.values if ".ln_" in names[0] else self.compute
+            span = slice(self.spans[names[0]].start, self.spans[names[-1]].stop)
+            shape = self.shapes[names[0]]
             leaves.append(flat[span].view(-1, *shape[1:]).detach().requires_grad_())
             targets.append(self.grads[span].view(-1, *shape[1:]))
             return leaves[-1]
 
-        blocks = []
-        for layer in range(self.model.architecture.depth):
-            prefix = f"transformer.h.{layer}."
-            blocks.append(
-                BlockWeights(
-                    ln_1_weight=leaf(prefix + "ln_1.weight"),
-                    ln_1_bias=leaf(prefix + "ln_1.bias"),
-                    kvq=leaf(prefix + "attn.attention.k_proj.weight", rows=3),  # value and query lie behind it
-                    out=leaf(prefix + "attn.attention.out_proj.weight"),
-                    out_bias=leaf(prefix + "attn.attention.out_proj.bias"),
-                    ln_2_weight=leaf(prefix + "ln_2.weight"),
-                    ln_2_bias=leaf(prefix + "ln_2.bias"),
-                    fc=leaf(prefix + "mlp.c_fc.weight"),
-                    fc_bias=leaf(prefix + "mlp.c_fc.bias"),
-                    proj=leaf(prefix + "mlp.c_proj.weight"),
-                    proj_bias=leaf(prefix + "mlp.c_proj.bias"),
-                )
-            )
+        layers = (f"transformer.h.{layer}." for layer in range(self.model.architecture.depth))
+        blocks = [
+            BlockWeights(**{field: leaf(*(layer + name for name in names)) for field, names in PARAMETER_NAMES.items()})
+            for layer in layers
+        ]
         weights = TrunkWeights(blocks, leaf("transformer.ln_f.weight"), leaf("transformer.ln_f.bias"))
         return weights, leaves, targets
 

@@ -9,6 +9,7 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from lcutils import devices
 from lcutils.errors import UserError
@@ -56,3 +57,8 @@ def barrier() -> None:
     """Wait until all ranks are here."""
     if dist.is_initialized():
         dist.barrier()
+
+
+def sum_over_ranks(tensor: Tensor) -> None:
+    """Replace a tensor, on every rank, by its sum over all ranks."""
+    dist.all_reduce(tensor)

@@ -11,28 +11,33 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from lcutils.features.batches import next_tokens, widen
+from lcutils.features.batches import as_int32, next_tokens
+from lcutils.gptneo.determinism import add_rows
 from lcutils.gptneo.loss import head_loss
 from lcutils.gptneo.model import tf32
 from lcutils.gptneo.trunk import compiled, run_trunk
-from lcutils.training.determinism import add_rows
 from lcutils.training.optimizer import ClippedAdamW, FlatParameters
+from lcutils.training.ranks import sum_over_ranks
 
 WARM_UP_STEPS = 2  # eager steps before the capture: compilation, and the workspaces of libraries
 
 
-def _load(
+def epoch_order(seed: int, epoch: int, blocks: int) -> np.ndarray:
+    """(blocks,) the order in which an epoch visits the train blocks: a permutation drawn from (seed, epoch)."""
+    return np.random.default_rng((seed, epoch)).permutation(blocks)
+
+
+def _load_batch(
     order: Tensor, position: Tensor, blocks: Tensor, head: Tensor, positions: Tensor, rank: int, world: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """This rank's part of the batch: tokens, labels (b, S), one over all ranks' predictions, embeddings (b, S, D)."""
     rows = order.index_select(0, position.view(1))[0]  # (B,)
     predictions = (rows >= 0).sum() * (blocks.shape[1] - 1)
     rows = rows[rank::world]  # (b,)
-    tokens = widen(blocks.index_select(0, rows.clamp(min=0)))  # (b, S)
+    tokens = as_int32(blocks.index_select(0, rows.clamp(min=0)))  # (b, S)
     labels = torch.where(rows[:, None] >= 0, next_tokens(tokens), -1)
     return tokens, labels, 1.0 / predictions, F.embedding(tokens, head) + positions[: tokens.shape[1]]
 
@@ -43,7 +48,7 @@ class TrainingStep:
     Args:
         parameters: the model's flat tensors.
         optimizer: reads their gradients.
-        blocks: (n, S) from `resident`.
+        blocks: (n, S) from `blocks_on_device`.
         batch_size: B, over all ranks.
         learning_rate: at the first step; it falls linearly to 0 at `total_steps`.
         total_steps: of the whole run.
@@ -137,7 +142,7 @@ class TrainingStep:
 
     def _gradients(self) -> None:
         flat = self.parameters
-        load = compiled(_load) if self.blocks.is_cuda else _load
+        load = compiled(_load_batch) if self.blocks.is_cuda else _load_batch
         tokens, labels, scale, x = load(
             self.order,
             self.position,
@@ -171,8 +176,8 @@ class TrainingStep:
 
     def _reduce(self) -> None:
         if self.world > 1:
-            dist.all_reduce(self.parameters.grads)
-            dist.all_reduce(self.loss)
+            sum_over_ranks(self.parameters.grads)
+            sum_over_ranks(self.loss)
 
     def _update(self) -> None:
         fraction = self.step.double() / self.total_steps

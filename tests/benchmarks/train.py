@@ -32,13 +32,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lcutils.features.batches import resident
-from lcutils.gptneo.model import PRECISIONS, GPTNeo, training_flops_per_token
+from lcutils.features.batches import blocks_on_device
+from lcutils.gptneo.determinism import deterministic
+from lcutils.gptneo.model import PRECISIONS, GPTNeo
 from lcutils.runs import Architecture, Recipe
-from lcutils.training.determinism import deterministic
 from lcutils.training.optimizer import ClippedAdamW, FlatParameters
-from lcutils.training.recipe import epoch_order
-from lcutils.training.step import TrainingStep
+from lcutils.training.step import TrainingStep, epoch_order
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from study_cost import cost_table
@@ -84,6 +83,18 @@ def architecture(name: str) -> tuple[Architecture, int]:
     return Architecture(depth, width, VOCABULARY), BATCHES[depth][WIDTHS.index(width)]
 
 
+def training_flops_per_token(a: Architecture, block_size: int) -> float:
+    """Floating-point operations that one token's forward and backward pass must do, recomputation not counted.
+
+    Three times the forward pass: 2 operations for every weight of a matrix product, the head included, and 4 D for
+    every key that a query sees: (S + 1)/2 of them on average in a global layer, fewer in a local one.
+    """
+    S, D, W = block_size, a.width, min(a.window, block_size)
+    keys_local = (W * (W + 1) / 2 + (S - W) * W) / S
+    keys = (a.depth + 1) // 2 * (S + 1) / 2 + a.depth // 2 * keys_local
+    return 3 * (2 * (12 * D * D * a.depth + a.vocab_size * D) + 4 * D * keys)
+
+
 def zipf(blocks: int, length: int, vocabulary: int) -> np.ndarray:
     """(blocks, length) uint16 tokens: ranks by Zipf's law, ids shuffled."""
     rng = np.random.default_rng(0)
@@ -97,7 +108,7 @@ def our_step(a: Architecture, recipe: Recipe, blocks: np.ndarray, device: str, s
     step = TrainingStep(
         flat,
         ClippedAdamW(flat, recipe.betas, recipe.eps, recipe.weight_decay, recipe.clip_norm),
-        resident(blocks, torch.device(device)),
+        blocks_on_device(blocks, torch.device(device)),
         batch_size=recipe.batch_size,
         learning_rate=recipe.learning_rate,
         total_steps=steps,
