@@ -7,7 +7,7 @@ OUTPUTS ?= outputs
 READY  := $(VENV)/.ready
 
 .DELETE_ON_ERROR:
-.PHONY: demo test lab sweep plan check notebooks
+.PHONY: demo test lab sweep plan check notebooks notebook-filter
 
 demo: $(READY)
 	$(RUN) -m lcutils sweep demo --outputs "$(OUTPUTS)"
@@ -27,10 +27,10 @@ test: $(READY) check
 
 check: $(READY)
 	$(VENV)/bin/ruff check .
-	$(VENV)/bin/ruff format --check lcutils tests
+	$(VENV)/bin/ruff format --check lcutils tests notebooks
 	$(VENV)/bin/mypy
 
-# Fill the committed notebooks with the outputs of the present code (after `make demo`).
+# Fill the notebooks with the outputs of the present code (after `make demo`).
 notebooks: $(READY)
 	$(VENV)/bin/jupyter nbconvert --to notebook --execute --ExecutePreprocessor.record_timing=False --inplace notebooks/0*.ipynb
 
@@ -39,4 +39,10 @@ $(READY): requirements.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint requirements.txt torch
 	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint requirements.txt --editable .[dev]
+	$(MAKE) --no-print-directory notebook-filter
 	touch $@
+
+# Git then commits notebooks without their live charts (.gitattributes names the files, but may not name a command).
+# There is nothing to set up in a folder that is no checkout, or without git; a failure here does not stop make.
+notebook-filter:
+	-@if [ -e .git ] && command -v git >/dev/null; then git config filter.notebooks.clean "$(RUN) -m lcutils.notebook_filter"; fi

@@ -1,0 +1,50 @@
+"""Git's clean filter for notebooks: commits keep the pictures, but neither live charts nor times of execution.
+
+A live chart carries its whole table, many times the lines of everything else, and running the notebook makes it again.
+`.gitattributes` names the files, `make` tells git the command, and the file that JupyterLab works on stays as it is.
+Git starts this for every notebook that it looks at, so it uses the standard library alone.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+LIVE_CHART = "application/vnd.vegalite."  # of any version
+VOLATILE = ("execution", "papermill")  # metadata: when and how long a cell ran, as JupyterLab and papermill note it
+
+
+def clean_notebook(text: str) -> str:
+    """Return a notebook's JSON without times, and without each live chart that has a picture beside it.
+
+    Where there is nothing to drop the text comes back unchanged; so cleaning twice is the same as cleaning once.
+
+    Raises:
+        json.JSONDecodeError: `text` is no JSON.
+    """
+    notebook = json.loads(text)
+    cells = notebook["cells"]
+    dropped = False
+    for part in (notebook, *cells):
+        for key in VOLATILE:
+            dropped |= part["metadata"].pop(key, None) is not None
+    for output in (output for cell in cells for output in cell.get("outputs", [])):
+        data = output.get("data", {})
+        if any(mimetype.startswith("image/") for mimetype in data):
+            for mimetype in [mimetype for mimetype in data if mimetype.startswith(LIVE_CHART)]:
+                del data[mimetype]
+                dropped = True
+    return json.dumps(notebook, indent=1, ensure_ascii=False) + "\n" if dropped else text  # nbformat's layout
+
+
+def main() -> None:
+    """Clean standard input; what is no notebook is an error of one line, after which git stores it as it is."""
+    try:
+        cleaned = clean_notebook(sys.stdin.buffer.read().decode())
+    except (ValueError, KeyError, TypeError) as error:
+        sys.exit(f"error: this is no notebook, so git stores it as it is ({error!r})")
+    sys.stdout.buffer.write(cleaned.encode())
+
+
+if __name__ == "__main__":
+    main()
