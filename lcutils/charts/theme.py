@@ -143,12 +143,12 @@ def together(charts: list[Any], columns: int, controls: list[Any] | None = None,
     return chart.add_params(*controls) if controls else chart
 
 
-def slim(table: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
-    """Return those of `columns` that `table` has, numbers cut to DIGITS: a figure carries no more than it shows."""
+def slim(table: pd.DataFrame, columns: list[str], digits: int = DIGITS) -> pd.DataFrame:
+    """Return those of `columns` that `table` has, numbers cut to `digits`: a figure carries no more than it shows."""
     kept = table[[c for c in dict.fromkeys(columns) if c in table.columns]].copy()
     for name in kept.columns:
         if pd.api.types.is_float_dtype(kept[name]):
-            kept[name] = [float(f"{v:.{DIGITS}g}") if pd.notna(v) else math.nan for v in kept[name]]
+            kept[name] = [float(f"{v:.{digits}g}") if pd.notna(v) else math.nan for v in kept[name]]
     return kept
 
 
