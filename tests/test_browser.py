@@ -150,7 +150,7 @@ def lines(page, which: int):
 
 
 def counts(page) -> str:
-    [words] = [text for text in page.locator(f"{EXPLORER} text").all_text_contents() if "found: " in text]
+    [words] = [text for text in page.locator(f"{EXPLORER} text").all_text_contents() if text.startswith("of ")]
     return words
 
 

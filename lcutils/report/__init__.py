@@ -11,6 +11,8 @@ from lcutils import analysis, charts
 from lcutils.analysis import MEASUREMENTS, Missing, measurements_in
 from lcutils.analysis.tables import FIRST_NAMES
 from lcutils.artifacts import atomic_path
+from lcutils.charts.comparison import NO_PUBLISHED
+from lcutils.charts.grid import NO_SENSITIVITY
 from lcutils.charts.tokens import NO_TOKENS
 from lcutils.report.body import BY_WIDTH, Report, Table, report_page
 from lcutils.report.parts import figures_page
@@ -76,9 +78,7 @@ def compute(
     trials = int(chosen.get("permutations", 10_000))
     names = chosen.get("names") or FIRST_NAMES
     label, table = next(iter(tokens.items()), ("", None))
-    no_tokens = Missing(NO_TOKENS)
-    no_sensitivity = Missing("No sensitivity table was given: the measure stage writes one per checkpoint.")
-    no_published = Missing("No published table was given to set beside ours.")
+    no_tokens, no_sensitivity, no_published = Missing(NO_TOKENS), Missing(NO_SENSITIVITY), Missing(NO_PUBLISHED)
     tables: dict[str, Table] = {
         "results": results,
         "table_1": analysis.table_1(results, trials=trials),
