@@ -203,6 +203,7 @@ def test_axes_are_chosen_and_outlive_a_change_of_model(explorer):
     assert counts(explorer) == f"of 900 tokens, drawn: {drawn}, found: 900"
     assert explorer.locator(f"{EXPLORER} .mark-symbol path[aria-roledescription=circle]").count() == drawn + 1
     explorer.fill(f"{EXPLORER} input[name=token]", "anna")
+    assert lists(explorer)[0][0] == "␣Anna"
     explorer.select_option("select[data-switches=drawing-token_explorer]", label="Token explorer, 01x0064_03d@0")
     explorer.wait_for_function("[...document.querySelectorAll('text')].some(t => t.textContent.startsWith('of 300'))")
     assert lists(explorer)[0][0] == "␣Anna"
