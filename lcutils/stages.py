@@ -37,7 +37,9 @@ if TYPE_CHECKING:
     import pandas as pd
     from transformers import PreTrainedTokenizerBase
 
+    from lcutils.analysis import Missing
     from lcutils.analysis.rows import Measured
+    from lcutils.charts import Figure
 
 __all__ = [
     "analyze_study", "extract_point", "load_tokenizer", "measure_point", "open_study", "prepare_data", "train_run",
@@ -218,21 +220,26 @@ def _measure(work: Workspace, extracted: Extracted) -> Measured:
 
 @dataclass(frozen=True)
 class Analysis:
-    """The table of all measured points, and the files made from it."""
+    """The table of all measured points, and what was made from it."""
 
     results: pd.DataFrame
     tokens: dict[str, pd.DataFrame]  # "model@checkpoint" -> per-token table
     sensitivity: pd.DataFrame | None
     published: pd.DataFrame | None
-    paths: dict[str, Path]
+    figures: dict[str, Figure]  # by name, such as "figure_1", "by_width_nc1_cdnv"
+    tables: dict[str, pd.DataFrame | Missing]  # by name, such as "table_1", "partial_correlations"
+    paths: dict[str, Path]  # by place, such as "figures/figure_1.svg"
 
 
 def analyze_study(work: Workspace, published: str | list[str] | None = None) -> Analysis:
-    """Stage 5: gather all rows into `results.csv`; figures, tables and the report under `analysis/`.
+    """Stage 5: gather all rows into `results.csv`; make figures, tables and the report, under `analysis/`.
 
     Args:
         work: the study; points that are not measured yet are left out, and a line on standard error says so.
         published: published tables to set beside ours; without rows of ours they are analysed alone.
+
+    Raises:
+        UserError: nothing is measured yet, and no published table is given.
     """
     import pandas as pd
 
@@ -257,7 +264,7 @@ def analyze_study(work: Workspace, published: str | list[str] | None = None) -> 
         )
     tokens = {name: point.tokens for name, point in points.items()}
     with making(job, {}) as folder:
-        written = write_analysis(
+        report = write_analysis(
             results,
             folder,
             title=work.study.title or work.study.name,
@@ -266,8 +273,8 @@ def analyze_study(work: Workspace, published: str | list[str] | None = None) -> 
             sensitivity=sensitivity,
             published=theirs,
         )
-    paths = {name: job.folder / path.relative_to(folder) for name, path in written.items()}
-    return Analysis(results, tokens, sensitivity, theirs, paths)
+    paths = {place: job.folder / path.relative_to(folder) for place, path in report.paths.items()}
+    return Analysis(results, tokens, sensitivity, theirs, report.figures, report.tables, paths)
 
 
 def _measured_points(work: Workspace, job: Job) -> list[tuple[str, int]]:

@@ -10,6 +10,7 @@ import pytest
 from analysis_samples import made_results, made_sensitivity, made_tokens
 from browser import chromium, needs_chromium, new_page
 
+from lcutils.charts.tokens import TOKEN_COLUMNS
 from lcutils.report import write_analysis
 
 RESULTS = made_results()
@@ -131,40 +132,90 @@ def test_a_filter_that_matches_nothing_empties_the_panels_and_recovers(opened):
     assert points(page, "figure_1").count() == whole
 
 
-def test_a_typed_token_is_found(opened):
+EXPLORER = "#drawing-token_explorer"
+
+
+def lists(page) -> list[list[str]]:
+    """The tokens in the explorer's two lists: the chosen one with its nearest means, and those found."""
+    page.wait_for_timeout(500)
+    texts = "[...group.parentNode.querySelectorAll(':scope > .mark-text text[text-anchor=start]')]"
+    return page.locator(f"{EXPLORER} .mark-rect.role-mark").evaluate_all(
+        f"groups => groups.map(group => {texts}.map(node => node.textContent))"
+    )
+
+
+def lines(page, which: int):
+    """The lines of one of the explorer's two lists."""
+    return page.locator(f"{EXPLORER} .mark-rect.role-mark").nth(which).locator("path")
+
+
+def counts(page) -> str:
+    [words] = [text for text in page.locator(f"{EXPLORER} text").all_text_contents() if text.startswith("of ")]
+    return words
+
+
+@pytest.fixture
+def explorer(opened):
+    """The page at its token explorer, nothing typed or chosen in it."""
     page, _ = opened
-    page.evaluate("() => document.getElementById('explorer').scrollIntoView()")
-    page.wait_for_selector("#explorer[data-drawn]")
-    page.fill("[data-part=token]", "tim")
-    card = page.locator("[data-part=card]")
-    assert "Tim" in card.locator("h3").inner_text()
-    assert "20,000" in card.inner_text()  # its count
+    page.evaluate("() => document.getElementById('token_explorer').scrollIntoView()")
+    page.wait_for_selector(f"{EXPLORER}[data-drawn]")
+    page.fill(f"{EXPLORER} input[name=token]", "")
+    page.wait_for_timeout(300)
+    return page
+
+
+def test_a_typed_token_is_found_and_leads_to_its_nearest_means(explorer):
     tokens = made_tokens()
-    nearest = tokens.loc[1, "nearest_ids"]
-    assert card.locator(".near button").all_text_contents() == tokens["text"][nearest].to_list()
-    card.locator(".near button").nth(1).click()
-    assert "(id 7)" in card.locator("h3").inner_text()  # not 6, whose text is the same
-    page.fill("[data-part=token]", " tim")
-    card.locator(".near button").first.click()
-    assert "<|endoftext|> (id 4)" in card.locator("h3").inner_text()
-    page.fill("[data-part=token]", "</script><b>")
-    assert "</script><b>" in card.locator("h3").inner_text()
-    page.fill("[data-part=token]", "no such token")
-    assert page.locator("[data-part=found]").inner_text().startswith("0 of 900")
+    visible = tokens["text"].str.replace(" ", "␣")
+    explorer.fill(f"{EXPLORER} input[name=token]", "tim")
+    chosen, found = lists(explorer)
+    assert found == ["␣Tim"]
+    assert chosen == ["␣Tim", *visible[tokens.loc[1, "nearest_ids"]]]
+    assert "20,000" in explorer.locator(f"{EXPLORER} text").all_text_contents()  # its count
+    lines(explorer, 0).nth(2).click()
+    assert lists(explorer)[0] == [visible[7], *visible[tokens.loc[7, "nearest_ids"]]]  # not 6, whose text is the same
+    lines(explorer, 1).first.click()
+    assert lists(explorer)[0][0] == "␣Tim"
+    explorer.fill(f"{EXPLORER} input[name=token]", "</script><b>")  # typing lets go of what was clicked
+    assert lists(explorer)[0][0] == "</script><b>"
 
 
-def test_another_model_brings_its_own_tokens(opened):
-    page, _ = opened
-    page.fill("[data-part=token]", "")
-    page.select_option("[data-part=model]", label="01x0064_03d@0")
-    page.wait_for_function("document.querySelector('[data-part=found]').textContent.startsWith('300 of 300')")
+def test_a_search_lists_the_same_text_first_then_what_starts_with_it(explorer):
+    tokens = made_tokens()
+    find = tokens["text"].str.strip().str.lower()
+    visible = tokens["text"].str.replace(" ", "␣")
+    explorer.fill(f"{EXPLORER} input[name=token]", " AAF")
+    assert lists(explorer)[1] == visible[find == "aaf"].to_list()
+    explorer.fill(f"{EXPLORER} input[name=token]", "n")
+    starts, holds = find.str.startswith("n"), find.str.contains("n")
+    assert lists(explorer)[1] == [*visible[starts], *visible[holds & ~starts]][:20]  # the table goes by frequency
+    assert counts(explorer) == f"of 900 tokens, drawn: 900, found: {holds.sum()}"
+    explorer.fill(f"{EXPLORER} input[name=token]", "no such token")
+    assert lists(explorer) == [[], []]
+    assert counts(explorer).endswith("found: 0")
+
+
+def test_axes_are_chosen_and_outlive_a_change_of_model(explorer):
+    explorer.select_option(f"{EXPLORER} select[name=up]", label=TOKEN_COLUMNS["agreement"][0])
+    explorer.wait_for_timeout(300)
+    drawn = int(made_tokens()["agreement"].notna().sum())
+    assert counts(explorer) == f"of 900 tokens, drawn: {drawn}, found: 900"
+    assert explorer.locator(f"{EXPLORER} .mark-symbol path[aria-roledescription=circle]").count() == drawn + 1
+    explorer.fill(f"{EXPLORER} input[name=token]", "anna")
+    assert lists(explorer)[0][0] == "␣Anna"
+    explorer.select_option("select[data-switches=drawing-token_explorer]", label="Token explorer, 01x0064_03d@0")
+    explorer.wait_for_function("[...document.querySelectorAll('text')].some(t => t.textContent.startsWith('of 300'))")
+    assert lists(explorer)[0][0] == "␣Anna"
+    assert explorer.input_value(f"{EXPLORER} input[name=token]") == "anna"
+    assert explorer.locator(f"{EXPLORER} text", has_text="↑ share of validation features").count() == 1
 
 
 def test_the_choice_of_measurement_draws_another_figure(opened):
     page, _ = opened
     page.evaluate("() => document.getElementById('by_width').scrollIntoView()")
     page.wait_for_selector("#drawing-by_width[data-drawn]")
-    page.select_option("select[data-switches]", "by_width_nc4_agreement")
+    page.select_option("select[data-switches=drawing-by_width]", "by_width_nc4_agreement")
     page.wait_for_function(
         "[...document.querySelectorAll('#drawing-by_width text')].some(t => t.textContent.includes('agreement'))"
     )

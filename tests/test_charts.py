@@ -234,10 +234,40 @@ def test_shares_of_kinds_say_what_they_are_of():
 
 def test_a_large_vocabulary_is_sampled_and_says_so():
     tokens = made_tokens(29_233)
-    for figure in (charts.token_kinds(tokens), charts.token_explorer(tokens)):
-        rows = pd.read_csv(io.StringIO(figure.spec["datasets"]["rows"]))
-        assert len(rows) == ROW_LIMIT
+    kinds, explorer = charts.token_kinds(tokens), charts.token_explorer(tokens)
+    assert len(kinds.rows) == ROW_LIMIT
+    assert len(explorer.rows) == len(tokens)  # each is found by a search
+    assert explorer.rows["drawn"].sum() == ROW_LIMIT
+    for figure in (kinds, explorer):
         assert "29,233 tokens" in figure.caption
+
+
+def explorer_words(tokens: pd.DataFrame, **values: str) -> list[str]:
+    """The words in the explorer's picture after a reader has set its fields."""
+    spec = charts.token_explorer(tokens).spec
+    params = [param | ({"value": values[param["name"]]} if param["name"] in values else {}) for param in spec["params"]]
+    return words_of(vl_convert.vegalite_to_svg(json.dumps(spec | {"params": params}), vl_version=VEGALITE_VERSION))
+
+
+def test_the_explorer_finds_a_token_and_its_nearest_means():
+    tokens = made_tokens(100)
+    words = explorer_words(tokens, token="tim")
+    around = ["␣Tim", *tokens["text"].str.replace(" ", "␣")[tokens.loc[1, "nearest_ids"]]]
+    start = words.index("␣Tim", words.index("total"))  # after the chosen token's name among the points
+    assert words[start : start + 6] == around
+    assert "of 100 tokens, drawn: 100, found: 1" in words
+    nobody = explorer_words(tokens, token="no such token")
+    assert "of 100 tokens, drawn: 100, found: 0" in nobody
+    cut = tokens.head(7).assign(nearest_ids=[[6, 93]] * 7)
+    assert "id 93" in explorer_words(cut)  # a token that the table does not hold
+
+
+def test_the_explorer_draws_tokens_that_both_axes_can_show():
+    tokens = made_tokens(100)
+    words = explorer_words(tokens, across="variance", up="agreement")
+    able = (tokens["variance"] > 0) & tokens["agreement"].notna()
+    assert f"of 100 tokens, drawn: {able.sum()}, found: 100" in words
+    assert {"within-class variance (squared feature units), log scale"} <= set(words)
 
 
 @given(st.integers(1, 60), st.integers(2, 40), st.integers(0, 5))

@@ -54,6 +54,9 @@ def test_all_stages_in_order_and_a_second_time(work):
     assert len(analysis.results) == 1
     pd.testing.assert_frame_equal(pd.read_csv(work.results), analysis.results, check_dtype=False)
     assert analysis.paths["report.html"].is_file()
+    drawn = {f"figures/{name}.svg" for name, figure in analysis.figures.items() if figure.chart is not None}
+    assert drawn == {place for place in analysis.paths if place.endswith(".svg")}
+    assert {"results", "table_1", "partial_correlations", "influence"} <= set(analysis.tables)
 
 
 def test_dropped_weights_do_not_make_anything_stale(tiny):

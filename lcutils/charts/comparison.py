@@ -10,7 +10,17 @@ import pandas as pd
 from lcutils import analysis
 from lcutils.analysis import MEASUREMENTS, Missing
 from lcutils.charts.paper import FIGURE_1, FIGURE_3
-from lcutils.charts.scatter import IDENTITY, LOSS, SELECTED, filters, shown, tooltip, usable
+from lcutils.charts.scatter import (
+    FAINT_UNLESS_PICKED,
+    IDENTITY,
+    LOSS,
+    SELECTED,
+    can_be_shown,
+    filters,
+    heading,
+    tooltip,
+    usable,
+)
 from lcutils.charts.theme import (
     OKABE_ITO,
     OUTLINE,
@@ -29,6 +39,7 @@ PROPERTY_SCALE = alt.Scale(
     domain=["NC1", "NC2", "GNC2", "NC3", "UNC3", "NC4", "NC5"], range=[*OKABE_ITO[:6], OKABE_ITO[7]]
 )
 OURS, PUBLISHED = "this study", "published"
+NO_PUBLISHED = "No published table was given to set beside ours."
 SOURCES = alt.Scale(domain=[OURS, PUBLISHED], range=[OKABE_ITO[5], OKABE_ITO[0]])
 SHAPES = alt.Scale(domain=[OURS, PUBLISHED], range=["circle", "cross"])
 
@@ -37,7 +48,7 @@ def overlaid(results: pd.DataFrame, published: pd.DataFrame | None) -> Figure:
     """Return ours and the published points in the same axes, for each measurement of Figures 1 and 3."""
     name, title = "overlaid", "Ours and the published models in one picture"
     if published is None or published.empty:
-        return Figure(name, title, missing="No published table was given to set beside ours.")
+        return Figure(name, title, missing=NO_PUBLISHED)
     both = pd.concat([results.assign(source=OURS), published.assign(source=PUBLISHED)], ignore_index=True)
     controls, test = filters(both)
     data = slim(both, [*IDENTITY, "source", "val_loss", *FIGURE_1, *FIGURE_3])
@@ -60,27 +71,25 @@ def _overlay(rows: pd.DataFrame, key: str, test: str) -> Any:
     measurement = MEASUREMENTS[key]
     chart = (
         alt.Chart(ROWS)
-        .transform_filter(f"{test} && {shown(key, measurement.log)} && {shown('val_loss', False)}")
+        .transform_filter(f"{test} && {can_be_shown(key, measurement.log)} && {can_be_shown('val_loss', False)}")
         .mark_point(size=44, filled=True, strokeWidth=0.5, stroke=OUTLINE)
         .encode(
             x=alt.X(f"{key}:Q", **value_axis(measurement.axis, padded(rows[key], measurement.log), measurement.log)),
             y=alt.Y("val_loss:Q", **value_axis(LOSS, padded(rows["val_loss"], False), False)),
             color=alt.Color("source:N", title="source", scale=SOURCES),
             shape=alt.Shape("source:N", title="source", scale=SHAPES),
-            opacity=alt.when(SELECTED).then(alt.value(0.85)).otherwise(alt.value(0.1)),
+            opacity=FAINT_UNLESS_PICKED,
             tooltip=["source:N", *tooltip(rows, "val_loss", key)],
         )
     )
-    return chart.add_params(SELECTED).properties(
-        width=PANEL, height=PANEL, title=panel_title(f"{measurement.property}: {measurement.label}")
-    )
+    return chart.add_params(SELECTED).properties(width=PANEL, height=PANEL, title=panel_title(heading(key)))
 
 
 def beside_published(results: pd.DataFrame, published: pd.DataFrame | None) -> Figure:
-    """Return ours against the published value, one panel a measurement, for models of the same name."""
+    """Return ours against the published value, one panel per measurement, for models of the same name."""
     name, title = "beside_published", "Models of the same name: ours against published"
     if published is None or published.empty:
-        return Figure(name, title, missing="No published table was given to set beside ours.")
+        return Figure(name, title, missing=NO_PUBLISHED)
     table = analysis.beside_published(results, published)
     if isinstance(table, Missing):
         return Figure(name, title, missing=table.reason)
@@ -105,7 +114,7 @@ def beside_published(results: pd.DataFrame, published: pd.DataFrame | None) -> F
             .encode(
                 x=x,
                 y=y,
-                opacity=alt.when(SELECTED).then(alt.value(0.9)).otherwise(alt.value(0.12)),
+                opacity=FAINT_UNLESS_PICKED,
                 tooltip=[
                     "model:N",
                     "checkpoint:Q",
@@ -114,12 +123,8 @@ def beside_published(results: pd.DataFrame, published: pd.DataFrame | None) -> F
             )
             .add_params(SELECTED)
         )
-        words = (
-            str(rows["label"].iloc[0])
-            if key not in MEASUREMENTS
-            else f"{MEASUREMENTS[str(key)].property}: {MEASUREMENTS[str(key)].label}"
-        )
-        charts.append(alt.layer(diagonal, points).properties(width=170, height=170, title=panel_title(words, 28)))
+        title_ = panel_title(heading(str(key)), 28)
+        charts.append(alt.layer(diagonal, points).properties(width=170, height=170, title=title_))
     caption = "A point on the dashed diagonal is reproduced exactly. Click a model to see it in every panel."
     return Figure(name, title, caption, together(charts, 4, spacing=26), rows=data)
 

@@ -11,11 +11,13 @@ import pandas as pd
 from lcutils import analysis
 from lcutils.analysis import MEASUREMENTS, Missing
 from lcutils.charts.scatter import (
+    FAINT_UNLESS_PICKED,
     IDENTITY,
     LOSS,
     SELECTED,
+    can_be_shown,
     filters,
-    shown,
+    heading,
     size_colour,
     size_scale,
     theory_lines,
@@ -38,6 +40,7 @@ from lcutils.charts.theme import (
 
 # SI prefixes say G where people say billion.
 COUNT_WORDS = "replace(format(datum.value, '~s'), 'G', 'B')"
+NO_SENSITIVITY = "No sensitivity table was given: the measure stage writes one per checkpoint (sensitivity.csv)."
 TRAJECTORY_KEYS = [
     "val_loss",
     "nc1_cdnv",
@@ -73,9 +76,9 @@ def _schedules(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def by_width(results: pd.DataFrame, key: str, riesz_s: float | None = None) -> Figure:
-    """Return `key` (a measurement, or val_loss) against width: a line a depth, columns schedules, rows decays.
+    """Return `key` (a measurement, or val_loss) against width: a line for each depth; columns schedules, rows decays.
 
-    `riesz_s` is the exponent that the Riesz kernel was measured with: its limits of theory follow from it.
+    `riesz_s` is the exponent that the Riesz kernel was measured with; its limits of theory follow from it.
     """
     axis, log = _axis_of(key)
     label = MEASUREMENTS[key].label if key in MEASUREMENTS else axis
@@ -112,13 +115,13 @@ def by_width(results: pd.DataFrame, key: str, riesz_s: float | None = None) -> F
             x=x,
             y=alt.Y(f"{key}:Q", **y),
             color=colour,
-            opacity=alt.when(SELECTED).then(alt.value(0.95)).otherwise(alt.value(0.15)),
+            opacity=FAINT_UNLESS_PICKED,
             tooltip=tooltip(data, *dict.fromkeys(c for c in ("val_loss", key) if c in data.columns)),
         )
         .add_params(SELECTED),
     ]
-    shown = [kind for kind in kinds if rows[kind].between(domain[0], domain[1]).any()]
-    for kind, dash in zip(shown, ([2, 2], [6, 3]), strict=False):
+    near = [kind for kind in kinds if rows[kind].between(domain[0], domain[1]).any()]
+    for kind, dash in zip(near, ([2, 2], [6, 3]), strict=False):
         layers.append(base.mark_line(color="#D55E00", strokeDash=dash, clip=True).encode(x=x, y=f"mean({kind}):Q"))
     # Facets are ordered by a number and named by an expression: sorting them by a list of names misplaces cells
     # where the grid of schedules and decays has holes.
@@ -129,10 +132,12 @@ def by_width(results: pd.DataFrame, key: str, riesz_s: float | None = None) -> F
         .properties(width=180, height=150)
         .facet(column=alt.Column("schedule_order:O", title=None, header=header), row=alt.Row("decay:N", title=None))
     )
-    theory = f"Orange dashes: limit of theory ({', '.join(kind.split('_')[1] for kind in shown)})." if shown else ""
+    theory = f"Orange dashes: limit of theory ({', '.join(kind.split('_')[1] for kind in near)})." if near else ""
     definition = MEASUREMENTS[key].definition if key in MEASUREMENTS else ""
     caption = sentence(
-        definition, "Lines join the means over seeds, one a depth; columns are schedules, rows weight decays.", theory
+        definition,
+        "Lines join the means over seeds, one line per depth; columns are schedules, rows weight decays.",
+        theory,
     )
     return Figure(name, title, caption, chart)
 
@@ -161,7 +166,7 @@ def trajectories(results: pd.DataFrame) -> Figure:
     if not charts:
         return Figure(name, title, missing="No model with two checkpoints has a measurement at them.")
     caption = (
-        f"{wide['model'].nunique()} models with two or more kept checkpoints, one line a model and one point a "
+        f"{wide['model'].nunique()} models with two or more kept checkpoints, one line per model and one point per "
         "checkpoint. Click a model to see it in every panel."
     )
     return Figure(
@@ -184,8 +189,11 @@ def _along(rows: pd.DataFrame, key: str, along: str, test: str) -> Any:
         axis=alt.Axis(tickCount=4, labelExpr=COUNT_WORDS if counts else "format(datum.value, 'd')"),
     )
     y = alt.Y(f"{key}:Q", **value_axis(axis, padded(drawn[key], log), log))
-    faint = alt.when(SELECTED).then(alt.value(0.9)).otherwise(alt.value(0.12))
-    base = alt.Chart(ROWS).transform_filter(f"{test} && {shown(key, log)}").encode(x=x, y=y, opacity=faint)
+    base = (
+        alt.Chart(ROWS)
+        .transform_filter(f"{test} && {can_be_shown(key, log)}")
+        .encode(x=x, y=y, opacity=FAINT_UNLESS_PICKED)
+    )
     # Lines take their colour from the stroke channel, without a legend: one for lines would list sizes, not shade them.
     colour = size_colour(rows)
     stroke = alt.Stroke("n_params:Q", scale=size_scale(rows), legend=None) if isinstance(colour, alt.Color) else colour
@@ -195,19 +203,14 @@ def _along(rows: pd.DataFrame, key: str, along: str, test: str) -> Any:
         .encode(color=colour, tooltip=tooltip(rows, key))
         .add_params(SELECTED)
     )
-    label = f"{MEASUREMENTS[key].property}: {MEASUREMENTS[key].label}" if key in MEASUREMENTS else "validation loss"
-    return alt.layer(lines, points).properties(width=PANEL, height=PANEL, title=panel_title(label))
+    return alt.layer(lines, points).properties(width=PANEL, height=PANEL, title=panel_title(heading(key)))
 
 
 def sensitivity(table: pd.DataFrame | None, results: pd.DataFrame) -> Figure:
     """Return how each measurement, and its R² with the loss, moves with the minimum class count."""
     name, title = "sensitivity", "Sensitivity to the minimum class count"
     if table is None or table.empty:
-        return Figure(
-            name,
-            title,
-            missing="No sensitivity table was given: the measure stage writes one a checkpoint (sensitivity.csv).",
-        )
+        return Figure(name, title, missing=NO_SENSITIVITY)
     moved = analysis.sensitivity(table)
     if isinstance(moved, Missing):
         return Figure(name, title, missing=moved.reason)

@@ -36,7 +36,7 @@ def panels_figure(
     caption: str,
     riesz_s: float | None = None,
 ) -> Figure:
-    """Return a figure with a panel against the loss for each of `keys` that `results` has, linked and filtered."""
+    """Return a figure of panels, one for each of `keys` that `results` has, against the loss; linked and filtered."""
     rows, merged = _distinct(results)
     controls, test = filters(rows)
     made = {key: panel(rows, key, test, riesz_s) for key in keys}

@@ -13,19 +13,27 @@ import pandas as pd
 
 from lcutils.analysis import MEASUREMENTS, limits_of_theory
 from lcutils.analysis.inference import FEWEST_ROWS
+from lcutils.analysis.tables import OUTCOMES
 from lcutils.charts.theme import INK, OUTLINE, PANEL, ROWS, VIRIDIS, padded, panel_title, slim, value_axis
 
 IDENTITY = ["model", "checkpoint", "depth", "width", "epochs", "weight_decay", "seed", "n_params", "steps"]
 FILTERS = {"depth": "depth", "width": "width", "epochs": "epochs", "weight_decay": "decay"}
 LOSS = "validation loss (nats per token)"
 SELECTED = alt.selection_point(name="picked", fields=["model"], clear="dblclick")
+FAINT_UNLESS_PICKED = alt.when(SELECTED).then(alt.value(0.9)).otherwise(alt.value(0.12))
+
+
+def heading(key: str) -> str:
+    """Return what stands over the panel of `key`: a measurement's property and label, or the name of an outcome."""
+    known = MEASUREMENTS.get(key)
+    return f"{known.property}: {known.label}" if known else OUTCOMES[key]
 
 
 def filters(rows: pd.DataFrame) -> tuple[list[Any], str]:
     """Return the filter controls for `rows` and the Vega expression that is true for a row that they let through.
 
-    A control is made for depth, width, epochs and decay where the rows have more than one value, and always a
-    text field that finds models by a part of their name.
+    There is a control for each of depth, width, epochs and decay that has more than one value, and a text field that
+    finds models by a part of their name.
     """
     controls: list[Any] = []
     tests: list[str] = []
@@ -62,20 +70,20 @@ def size_colour(rows: pd.DataFrame) -> Any:
 def tooltip(rows: pd.DataFrame, *values: str) -> list[alt.Tooltip]:
     """Return what hovering shows: the model and its place in the grid, then `values`."""
     grouped = {"n_params": ",", "steps": ","}
-    shown = [
+    place = [
         alt.Tooltip(
             f"{c}:N" if c in ("model", "seed") else f"{c}:Q", title=c.replace("_", " "), format=grouped.get(c, "")
         )
         for c in IDENTITY
         if c in rows.columns
     ]
-    return shown + [alt.Tooltip(f"{v}:Q", title=v, format=".5g") for v in values]
+    return place + [alt.Tooltip(f"{v}:Q", title=v, format=".5g") for v in values]
 
 
 def theory_lines(rows: pd.DataFrame, key: str, riesz_s: float | None) -> pd.DataFrame:
     """Return the limits of theory for `key` at every width (and number of classes) of `rows`: limit, width, value.
 
-    The Riesz kernel has none where its exponent `riesz_s` is not known, no measurement where they are infinite.
+    There are none for the Riesz kernel if its exponent `riesz_s` is not known, and none that are infinite.
     """
     empty = pd.DataFrame({"limit": [], "width": [], "value": []})
     if not {"width", "n_classes"} <= set(rows.columns):
@@ -93,7 +101,7 @@ def theory_lines(rows: pd.DataFrame, key: str, riesz_s: float | None) -> pd.Data
 
 
 def usable(rows: pd.DataFrame, *columns: str, positive: bool = False) -> pd.DataFrame:
-    """Return the rows where each of `columns` is finite (the first above 0 if `positive`); none if one is not there."""
+    """Return the rows where each of `columns` is finite (the first above 0 if `positive`); none if one is missing."""
     if not set(columns) <= set(rows.columns):
         return rows.iloc[:0]
     values = rows[list(columns)].apply(pd.to_numeric, errors="coerce").astype(float)
@@ -101,7 +109,7 @@ def usable(rows: pd.DataFrame, *columns: str, positive: bool = False) -> pd.Data
     return rows.loc[kept]
 
 
-def shown(column: str, log: bool) -> str:
+def can_be_shown(column: str, log: bool) -> str:
     """Return the Vega expression that is true for a row whose `column` an axis can show."""
     return f"isValid(datum.{column})" + (f" && datum.{column} > 0" if log else "")
 
@@ -127,14 +135,14 @@ def panel(rows: pd.DataFrame, key: str, test: str, riesz_s: float | None) -> Any
     domain = padded(drawn[key], log, limits["value"].tolist())
     x = alt.X(f"{key}:Q", **value_axis(measurement.axis, domain, log))
     y = alt.Y("val_loss:Q", **value_axis(LOSS, padded(drawn["val_loss"], False), False))
-    base = alt.Chart(ROWS).transform_filter(f"{test} && {shown(key, log)} && {shown('val_loss', False)}")
+    base = alt.Chart(ROWS).transform_filter(f"{test} && {can_be_shown(key, log)} && {can_be_shown('val_loss', False)}")
     points = (
         base.mark_circle(size=58, stroke=OUTLINE, strokeWidth=0.6)
         .encode(
             x=x,
             y=y,
             color=size_colour(rows),
-            opacity=alt.when(SELECTED).then(alt.value(0.9)).otherwise(alt.value(0.12)),
+            opacity=FAINT_UNLESS_PICKED,
             tooltip=tooltip(rows, "val_loss", key),
         )
         .add_params(SELECTED)
@@ -144,8 +152,7 @@ def panel(rows: pd.DataFrame, key: str, test: str, riesz_s: float | None) -> Any
         layers.insert(0, _fit_line(base, key, log, x, y))
     layers += _fit_words(base, key, log)
     layers += _limit_rules(limits, domain)
-    title = panel_title(f"{measurement.property}: {measurement.label}")
-    return alt.layer(*layers).properties(width=PANEL, height=PANEL, title=title)
+    return alt.layer(*layers).properties(width=PANEL, height=PANEL, title=panel_title(heading(key)))
 
 
 def _scaled(base: Any, key: str, log: bool) -> Any:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from lcutils.charts.theme import OKABE_ITO, Figure, sample_rows, slim
 
-POINTS = 400  # of a curve that has one value a class
+POINTS = 400  # of a curve that has one value per class
 WIDE, TALL = 460, 260  # pixels
 
 

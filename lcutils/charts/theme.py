@@ -30,7 +30,7 @@ VEGALITE_VERSION = "6.4"  # of vl-convert, the release that Altair 6.3 writes fo
 JUPYTER_MIMETYPE = "application/vnd.vegalite.v5+json"
 JUPYTER_SCHEMA = "https://vega.github.io/schema/vega-lite/v5.json"
 
-# Okabe and Ito's colours, told apart by people with any of the common colour-vision deficiencies and on both grounds.
+# Okabe and Ito's colours differ for people with any of the common colour-vision deficiencies, on light and dark ground.
 OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999")
 # Viridis without its ends: the darkest is lost on dark ground, the palest on white.
 VIRIDIS = alt.SchemeParams(name="viridis", extent=[0.22, 0.93])
@@ -69,8 +69,8 @@ _SIZES: dict[str, Any] = {
 }
 
 
-# Many panels over one table: naming it, not giving each its copy, makes a figure of 27 panels five times smaller. As
-# CSV it is a third of what rows of names and numbers are, and a notebook does not put each number on its own line.
+# Many panels share one table. Naming it, rather than giving each panel a copy, makes a figure of 27 panels five times
+# smaller. CSV takes a third of JSON's space, and a notebook does not put each of its numbers on a line of its own.
 ROWS = alt.NamedData("rows", format=alt.CsvDataFormat(type="csv"))
 
 
@@ -83,7 +83,7 @@ class Figure:
         title: what it is, in a few words.
         caption: how to read it; says what is sampled, left out or lacking.
         chart: the Altair chart; None where nothing can be drawn.
-        missing: why nothing can be drawn; empty where `chart` is there.
+        missing: why nothing can be drawn; empty if there is a `chart`.
         rows: the table that the panels drawn over `ROWS` share, put into the specification once.
     """
 
@@ -143,20 +143,20 @@ def together(charts: list[Any], columns: int, controls: list[Any] | None = None,
     return chart.add_params(*controls) if controls else chart
 
 
-def slim(table: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
-    """Return those of `columns` that `table` has, numbers cut to DIGITS: a figure carries no more than it shows."""
+def slim(table: pd.DataFrame, columns: list[str], digits: int = DIGITS) -> pd.DataFrame:
+    """Return those of `columns` that `table` has, numbers cut to `digits`: a figure carries no more than it shows."""
     kept = table[[c for c in dict.fromkeys(columns) if c in table.columns]].copy()
     for name in kept.columns:
         if pd.api.types.is_float_dtype(kept[name]):
-            kept[name] = [float(f"{v:.{DIGITS}g}") if pd.notna(v) else math.nan for v in kept[name]]
+            kept[name] = [float(f"{v:.{digits}g}") if pd.notna(v) else math.nan for v in kept[name]]
     return kept
 
 
 def sample_rows(table: pd.DataFrame, limit: int = ROW_LIMIT, seed: int = 0) -> tuple[pd.DataFrame, str]:
-    """Return at most `limit` rows, the most frequent tokens first kept, and the sentence that says so ("" if all fit).
+    """Return at most `limit` rows, and the sentence that says which ("" if all fit).
 
-    Half of what is kept are the rows with the largest `count` (which every token table has), half a random draw of the
-    others, so that neither the head nor the tail of the Zipf curve is lost.
+    Half of them are the rows with the largest `count` (which every token table has), half a random draw of the others,
+    so that neither the head nor the tail of the Zipf curve is lost.
     """
     if len(table) <= limit:
         return table, ""
@@ -170,18 +170,18 @@ def sample_rows(table: pd.DataFrame, limit: int = ROW_LIMIT, seed: int = 0) -> t
     return table.iloc[np.sort(np.concatenate([head, drawn]))], notice
 
 
-def padded(values: pd.Series, log: bool, also: list[float] | None = None) -> list[float]:
-    """Return the axis domain of `values` with a margin of 5 %; each of `also` is taken in where it lies near enough.
+def padded(values: pd.Series, log: bool, limits: list[float] | None = None) -> list[float]:
+    """Return the axis domain of `values` with a margin of 5 %, widened to each of `limits` that is near enough.
 
-    Near enough: the axis grows by no more than half. A limit farther off would squeeze the points into a corner.
+    Near enough means that the axis grows by no more than half; else the points would be squeezed into a corner.
     """
     numbers = [v for v in values.astype(float).tolist() if math.isfinite(v) and (v > 0 or not log)]
     if log:
         numbers = [math.log10(v) for v in numbers]
-        also = [math.log10(v) for v in also or [] if v > 0]
+        limits = [math.log10(v) for v in limits or [] if v > 0]
     low, high = min(numbers), max(numbers)
     span = (high - low) or abs(high) * 0.1 or 1.0
-    for value in also or []:
+    for value in limits or []:
         if low - span / 2 <= value <= high + span / 2:
             low, high = min(low, value), max(high, value)
     margin = ((high - low) or span) * 0.05

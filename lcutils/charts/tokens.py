@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import altair as alt
@@ -10,7 +11,6 @@ import pandas as pd
 
 from lcutils import analysis
 from lcutils.analysis import TOKEN_KINDS, Missing
-from lcutils.charts.scatter import shown
 from lcutils.charts.theme import (
     INK,
     OKABE_ITO,
@@ -18,6 +18,7 @@ from lcutils.charts.theme import (
     ROWS,
     Figure,
     padded,
+    panel_title,
     sample_rows,
     sentence,
     slim,
@@ -36,13 +37,18 @@ TOKEN_COLUMNS = {
     "head_cosine": ("cosine of classifier row and centred class mean", False),
     "agreement": ("share of validation features where head and nearest mean agree", False),
 }
+NO_TOKENS = "No token table was given: the measure stage writes one per checkpoint."
+WIDE = 720  # pixels, of the explorer
+LISTED = 20  # tokens that the explorer lists of those found
+# A space is invisible at the start of a token, and a token of blanks alone would be invisible.
+VISIBLE = r"replace(replace('' + datum.text, / /g, '␣'), /\n/g, '⏎')"
 
 
 def token_kinds(tokens: pd.DataFrame | None) -> Figure:
     """Return the frequency of every token by id, in four kinds, and each kind's shares of these tokens and the data."""
     name, title = "token_kinds", "Token frequencies by kind of token"
     if tokens is None or not {"token_id", "text", "count"} <= set(tokens.columns):
-        return Figure(name, title, missing="No token table was given: the measure stage writes one a checkpoint.")
+        return Figure(name, title, missing=NO_TOKENS)
     shares = analysis.kind_shares(tokens)
     if isinstance(shares, Missing):
         return Figure(name, title, missing=shares.reason)
@@ -95,35 +101,74 @@ def token_kinds(tokens: pd.DataFrame | None) -> Figure:
 
 
 def token_explorer(tokens: pd.DataFrame | None, model: str = "") -> Figure:
-    """Return the tokens of one model as points, frequency against geometry, with a search field and linked panels."""
+    """Return the tokens of one model as points and as lists: search for one, choose the axes, go to its nearest means.
+
+    All of it is one Vega-Lite specification, so that a notebook and the report show the same. Its parameters are
+    `across` and `up` (columns on the axes), `token` (the text to search for) and `chosen` (the token clicked).
+
+    Args:
+        tokens: per-token table of the measure stage; None gives a figure that says so.
+        model: what the title names.
+    """
     name, title = "token_explorer", "Token explorer" + (f", {model}" if model else "")
     if tokens is None or tokens.empty:
-        return Figure(name, title, missing="No token table was given: the measure stage writes one a checkpoint.")
-    pairs = [("count", "variance"), ("count", "cdnv"), ("interference", "cdnv"), ("count", "agreement")]
-    pairs = [pair for pair in pairs if all(c in tokens.columns and _drawable(tokens, c).any() for c in pair)]
-    if not pairs:
+        return Figure(name, title, missing=NO_TOKENS)
+    axes = [c for c in TOKEN_COLUMNS if c in tokens.columns and _drawable(tokens, c).any()]
+    if not {"token_id", "text", "count"} <= set(tokens.columns) or len(axes) < 2:
         return Figure(
-            name,
-            title,
-            missing="The token table lacks the columns that are drawn (count, variance, cdnv, interference, "
-            "agreement).",
+            name, title, missing=f"The token table lacks the columns that are drawn ({', '.join(TOKEN_COLUMNS)})."
         )
-    if "nearest_ids" in tokens.columns:
-        tokens = tokens.assign(nearest=analysis.nearest_texts(tokens))
     drawn, notice = sample_rows(tokens)
-    # The search is for the text, blanks aside, and ignores case: " Tim" is found by "tim".
-    drawn = drawn.assign(find=drawn["text"].str.strip().str.lower())
-    search = alt.param(name="token", value="", bind=alt.binding(input="text", name="token ", placeholder="such as Tim"))
-    picked = alt.selection_point(name="chosen", fields=["token_id"], clear="dblclick")
-    found = "(token != '' && datum.find == lower(token))"
-    data = slim(drawn, ["token_id", "text", "find", *TOKEN_COLUMNS, "nearest"])
-    panels = [_tokens_panel(drawn, x, y, picked, found) for x, y in pairs]
+    ids = tokens["nearest_ids"] if "nearest_ids" in tokens.columns else [()] * len(tokens)
+    rows = tokens.assign(
+        drawn=tokens["token_id"].isin(drawn["token_id"]).astype(int),
+        nearest=[" ".join(map(str, nearest)) for nearest in ids],
+    )
+    listed = [c for c in ("token_id", *axes, "total") if c in tokens.columns]
+    data = slim(rows, ["text", "drawn", *listed, "nearest"], digits=5)
+    words = [_axis_words(column) for column in axes]
+    up = "cdnv" if "cdnv" in axes else axes[-1]
+    controls = [
+        alt.param(name=param, value=first, bind=alt.binding_select(options=axes, labels=words, name=f"{param} "))
+        for param, first in (("across", axes[0]), ("up", up))
+    ]
+    box = alt.binding(input="text", name="token ", placeholder="such as Tim", debounce=100)
+    search = alt.param(name="token", value="", bind=box)
+    # Typing lets go of the token that was clicked, so that the first one found is chosen instead.
+    typed = "window:input[event.target.type == 'text' || event.target.type == 'search']"
+    clicked = alt.selection_point(name="chosen", fields=["token_id"], toggle=False, clear=f"dblclick, {typed}")
+
+    ranked = _ranked()
+    chosen = ranked.transform_filter(
+        "length(data('chosen_store')) ? datum.token_id == data('chosen_store')[0].values[0]"
+        " : datum.match < 3 && datum.place == 1"
+    )
+    around = (
+        chosen.transform_calculate(token_id="split(datum.token_id + ' ' + datum.nearest, ' ')")
+        .transform_flatten(["token_id"])
+        .transform_filter("datum.token_id != ''")
+        .transform_window(place="row_number()")
+        .transform_lookup("token_id", alt.LookupData(ROWS, "token_id", ["text", *listed[1:]]))
+        .transform_calculate(visible=f"isValid(datum.text) ? {VISIBLE} : 'id ' + datum.token_id")
+    )
+    found = ranked.transform_filter(f"datum.match < 3 && datum.place <= {LISTED}")
+    panels = [
+        _cloud(ranked, chosen, listed, clicked),
+        _token_list(around, listed, clicked, "The chosen token (first) and its nearest class means"),
+        _token_list(
+            found,
+            listed,
+            clicked,
+            f"The first {LISTED} tokens found: the same text, then what starts with it, then the rest",
+        ),
+    ]
     caption = sentence(
-        "Each point is a token. Type one to mark it in every panel, or click a point; double-click to let go; hover "
-        "for its measurements and nearest class means.",
+        "Each point is a token. Type a part of one to find it; click a point or a line of the lists to choose its "
+        "token, double-click to let go. Without a choice the first token found is shown. In the lists "
+        "␣ is a space, and total counts the validation features with this label.",
         notice,
     )
-    return Figure(name, title, caption, together(panels, 2, [search], spacing=30), rows=data)
+    return Figure(name, title, caption, together(panels, 1, [search, *controls], spacing=24), rows=data)
 
 
 def _drawable(tokens: pd.DataFrame, column: str) -> pd.Series:
@@ -131,26 +176,108 @@ def _drawable(tokens: pd.DataFrame, column: str) -> pd.Series:
     return np.isfinite(values) & ((values > 0) | (not TOKEN_COLUMNS[column][1]))
 
 
-def _tokens_panel(tokens: pd.DataFrame, x: str, y: str, picked: Any, found: str) -> Any:
-    kept = tokens[_drawable(tokens, x) & _drawable(tokens, y)]
-    across, up = (
-        value_axis(words, padded(kept[column], log), log, letters=52)
-        for column in (x, y)
-        for words, log in [TOKEN_COLUMNS[column]]
-    )
-    tips: list[Any] = ["text:N", *(alt.Tooltip(f"{c}:Q", format=".4g") for c in TOKEN_COLUMNS if c in kept.columns)]
-    tips += ["nearest:N"] if "nearest" in kept.columns else []
-    able = " && ".join(shown(column, TOKEN_COLUMNS[column][1]) for column in (x, y))
-    base = (
+def _axis_words(column: str) -> str:
+    words, log = TOKEN_COLUMNS[column]
+    return words + (", log scale" if log else "")
+
+
+def _is_log(param: str) -> str:
+    """Return the Vega expression that is true if the column that `param` names is drawn on a log axis."""
+    return f"indexof({json.dumps([column for column, (_, log) in TOKEN_COLUMNS.items() if log])}, {param}) >= 0"
+
+
+def _ranked() -> Any:
+    """Return all tokens with their place on the axes and in the search: the same text first, then by frequency."""
+    # The scale of an axis cannot change its type, so values of log axes are taken as powers of ten.
+    place = "{log} ? (toNumber(datum[{param}]) > 0 ? log(datum[{param}]) / LN10 : null) : toNumber(datum[{param}])"
+    x, y = (place.format(log=_is_log(param), param=param) for param in ("across", "up"))
+    text, wanted = "lower(trim('' + datum.text))", "lower(trim(token))"
+    at = f"indexof({text}, {wanted})"
+    return (
         alt.Chart(ROWS)
-        .transform_filter(able)
-        .encode(x=alt.X(f"{x}:Q", **across), y=alt.Y(f"{y}:Q", **up), tooltip=tips)
+        .transform_calculate(x=x, y=y, visible=VISIBLE, often="toNumber(datum.count)")
+        .transform_calculate(
+            match=f"{wanted} == '' ? 2 : {text} == {wanted} ? 0 : {at} == 0 ? 1 : {at} > 0 ? 2 : 3",
+            able="datum.drawn == 1 && isValid(datum.x) && isValid(datum.y) ? 1 : 0",
+        )
+        .transform_window(
+            place="row_number()", sort=[alt.SortField("match"), alt.SortField("often", order="descending")]
+        )
     )
-    cloud = (
-        base.mark_circle(size=16, color=OKABE_ITO[0])
-        .encode(opacity=alt.when(picked).then(alt.value(0.5)).otherwise(alt.value(0.08)))
-        .add_params(picked)
+
+
+def _cloud(ranked: Any, chosen: Any, columns: list[str], clicked: Any) -> Any:
+    """Return the tokens as points over the chosen axes, the chosen one marked and named."""
+
+    def axis(param: str) -> dict[str, Any]:
+        power = "pow(10, datum.value)"
+        label = f"{_is_log(param)} ? format({power}, {power} < 10000 ? '.2~r' : '.2~s') : datum.label"
+        ticks = alt.Axis(tickCount=6, labelExpr=label, labelOverlap="greedy")
+        return {"title": None, "axis": ticks, "scale": alt.Scale(zero=False, padding=8)}
+
+    high = 300
+    x, y = alt.X("x:Q", **axis("across")), alt.Y("y:Q", **axis("up"))
+    tips: list[Any] = ["text:N", *(alt.Tooltip(f"{column}:Q", format=".4~g") for column in columns)]
+    dots = (
+        ranked.transform_filter("datum.able == 1")
+        .mark_circle(size=16, color=OKABE_ITO[4], opacity=0.5)
+        .encode(x=x, y=y, tooltip=tips)
+        .add_params(clicked)
     )
-    marked = base.transform_filter(found).mark_circle(size=110, color=OKABE_ITO[5], stroke=OUTLINE, opacity=1)
-    words = base.transform_filter(found).mark_text(dx=9, align="left", fontSize=12, color=INK).encode(text="text:N")
-    return alt.layer(cloud, marked, words).properties(width=340, height=240)
+    marked = chosen.transform_filter("isValid(datum.x) && isValid(datum.y)").encode(x=x, y=y)
+    ring = marked.mark_circle(size=130, color=OKABE_ITO[5], stroke=OUTLINE, opacity=1).encode(tooltip=tips)
+    name = marked.mark_text(dx=9, align="left", fontSize=13, color=INK).encode(text="visible:N")
+    titles = {column: _axis_words(column) for column in TOKEN_COLUMNS}
+    counted = (
+        ranked.transform_calculate(hit="datum.match < 3 ? 1 : 0")
+        .transform_aggregate(drawn="sum(able)", hits="sum(hit)", all="count()")
+        .transform_calculate(
+            across=f"{json.dumps(titles)}[across]",
+            up=f"'↑ ' + {json.dumps(titles)}[up]",
+            counts="'of ' + format(datum.all, ',') + ' tokens, drawn: ' + format(datum.drawn, ',')"
+            " + ', found: ' + format(datum.hits, ',')",
+        )
+    )
+    said = [
+        counted.mark_text(align=align, fontSize=11, color=INK).encode(
+            text=f"{words}:N", x=alt.value(across), y=alt.value(down)
+        )
+        for words, align, across, down in (
+            ("across", "center", WIDE / 2, high + 30), ("up", "left", 0, -9), ("counts", "right", WIDE, -9),
+        )
+    ]  # fmt: skip
+    return alt.layer(dots, ring, name, *said).properties(width=WIDE, height=high)
+
+
+def _token_list(tokens: Any, columns: list[str], clicked: Any, title: str) -> Any:
+    """Return tokens as the lines of a table, in the order of their `place`: a click on one chooses it."""
+    y = alt.Y("place:O", axis=None)
+    line = (
+        tokens.mark_rect(color=OKABE_ITO[1])
+        .encode(
+            y=y,
+            x=alt.value(0),
+            x2=alt.value(WIDE),
+            opacity=alt.when(clicked, empty=False).then(alt.value(0.35)).otherwise(alt.value(0.07)),
+        )
+        .add_params(clicked)
+    )
+    text = tokens.mark_text(align="left", color=INK, limit=95).encode(y=y, x=alt.value(6), text="visible:N")
+    number = "toNumber(datum.number)"
+    words = f"{number} == round({number}) ? format({number}, ',') : format({number}, '.4~g')"
+    x = alt.X(
+        "column:N",
+        title=None,
+        sort=columns,
+        scale=alt.Scale(range=[100, WIDE]),
+        axis=alt.Axis(
+            orient="top", labelAngle=0, labelFontSize=10, labelExpr="replace(datum.label, '_', ' ')", ticks=False
+        ),
+    )
+    numbers = (
+        tokens.transform_fold(columns, ["column", "number"])
+        .transform_calculate(words=f"isValid({number}) ? {words} : ''")
+        .mark_text(color=INK)
+        .encode(y=y, x=x, text="words:N")
+    )
+    return alt.layer(line, text, numbers).properties(width=WIDE, height=alt.Step(17), title=panel_title(title, 90))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,11 @@ from lcutils import analysis, charts
 from lcutils.analysis import MEASUREMENTS, Missing, measurements_in
 from lcutils.analysis.tables import FIRST_NAMES
 from lcutils.artifacts import atomic_path
-from lcutils.report.body import Contents, Table, report_body
-from lcutils.report.parts import figure_html, page, switched_html
+from lcutils.charts.comparison import NO_PUBLISHED
+from lcutils.charts.grid import NO_SENSITIVITY
+from lcutils.charts.tokens import NO_TOKENS
+from lcutils.report.body import BY_WIDTH, Report, Table, report_page
+from lcutils.report.parts import figures_page
 
 
 def write_analysis(
@@ -25,12 +27,12 @@ def write_analysis(
     tokens: dict[str, pd.DataFrame] | None = None,
     sensitivity: pd.DataFrame | None = None,
     published: pd.DataFrame | None = None,
-) -> dict[str, Path]:
-    """Write `figures/`, `tables/` and `report.html` into `folder`; what cannot be computed is said in a sentence.
+) -> Report:
+    """Write `figures/`, `tables/` and `report.html` into `folder`; a sentence stands for what cannot be computed.
 
     Args:
-        results: one row a measured point, columns of results.csv; ours, or published rows to be analysed alone.
-        folder: where to write; made if it is not there. Each file is complete or absent.
+        results: one row per measured point, columns of results.csv; ours, or published rows to be analysed alone.
+        folder: where to write; it is made if it is missing. Each file is complete or absent.
         title: the study's, heads the report.
         settings: the study's parameters, shown in the report and beside the paper's in Table 2.
         tokens: "model@checkpoint" -> per-token table (token_id, text, count, variance, norm, cdnv, interference, …).
@@ -38,35 +40,29 @@ def write_analysis(
         published: published rows to set beside ours.
 
     Returns:
-        Path of every file by its place under `folder`, such as "figures/figure_1.svg"; the report is "report.html".
+        The figures, the tables, and the path of every file by its place under `folder`.
     """
     tokens = best_first(tokens or {}, results)
-    contents = compute(results, settings, tokens, sensitivity, published)
-    written: dict[str, Path] = {}
+    report = compute(results, settings, tokens, sensitivity, published)
 
     def write(place: str, content: str | bytes) -> None:
         with atomic_path(folder / place) as aside:
             aside.write_bytes(content if isinstance(content, bytes) else content.encode())
-        written[place] = folder / place
+        report.paths[place] = folder / place
 
-    for figure in [*contents.figures.values(), *contents.by_width]:
+    for figure in report.figures.values():
         if figure.chart is not None:
             write(f"figures/{figure.name}.svg", figure.svg)
             write(f"figures/{figure.name}.png", figure.png(scale=1.5))
-    for figure in contents.figures.values():
-        if figure.chart is not None:
-            write(
-                f"figures/{figure.name}.html",
-                page(figure.title, f"<h1>{html.escape(title)}</h1>{figure_html(figure, '')}"),
-            )
+            if not figure.name.startswith(BY_WIDTH):
+                write(f"figures/{figure.name}.html", figures_page(title, figure.title, figure))
     # One page for all the figures against width: each carries a megabyte of Vega.
-    body = f"<h1>{html.escape(title)}</h1>{switched_html('by_width', 'Measurement', contents.by_width, '')}"
-    write("figures/by_width.html", page("Measurements against width", body))
-    for name, table in contents.tables.items():
+    write("figures/by_width.html", figures_page(title, "Measurements against width", *report.by_width))
+    for name, table in report.tables.items():
         if isinstance(table, pd.DataFrame):
             write(f"tables/{name}.csv", table.to_csv(index=False))
-    write("report.html", page(title, report_body(results, contents, title=title, settings=settings, tokens=tokens)))
-    return written
+    write("report.html", report_page(report, title=title, settings=settings, tokens=tokens))
+    return report
 
 
 def compute(
@@ -75,16 +71,14 @@ def compute(
     tokens: dict[str, pd.DataFrame],
     sensitivity: pd.DataFrame | None,
     published: pd.DataFrame | None,
-) -> Contents:
+) -> Report:
     """Compute every table and chart once; `tokens` is ordered, its first entry is the one that charts show."""
     chosen = settings.get("analysis") or {}
     riesz_s = (settings.get("measurement") or {}).get("riesz_s")
     trials = int(chosen.get("permutations", 10_000))
     names = chosen.get("names") or FIRST_NAMES
     label, table = next(iter(tokens.items()), ("", None))
-    no_tokens = Missing("No token table was given: the measure stage writes one a checkpoint.")
-    no_sensitivity = Missing("No sensitivity table was given: the measure stage writes one a checkpoint.")
-    no_published = Missing("No published table was given to set beside ours.")
+    no_tokens, no_sensitivity, no_published = Missing(NO_TOKENS), Missing(NO_SENSITIVITY), Missing(NO_PUBLISHED)
     tables: dict[str, Table] = {
         "results": results,
         "table_1": analysis.table_1(results, trials=trials),
@@ -120,8 +114,8 @@ def compute(
         charts.token_kinds(table),
         charts.token_explorer(table, label),
     ]
-    grids = [charts.by_width(results, key, riesz_s) for key in measurements_in(results)]
-    return Contents({figure.name: figure for figure in made}, grids, tables)
+    made += [charts.by_width(results, key, riesz_s) for key in measurements_in(results)]
+    return Report({figure.name: figure for figure in made}, tables)
 
 
 def measurement_table() -> pd.DataFrame:
