@@ -89,7 +89,7 @@ def test_mean_feature_is_over_every_position(model, blocks):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_features_that_overflow_are_told(model, blocks, tmp_path, monkeypatch, value):
+def test_features_that_overflow_are_reported(model, blocks, tmp_path, monkeypatch, value):
     def features(tokens):
         made = model.features(tokens)
         made[tokens == 7] = value
@@ -307,7 +307,7 @@ def test_the_revision_reaches_transformers(checkpoint, monkeypatch):
     assert model.identity != load_feature_model("someone/model", revision="step4000").identity
 
 
-def test_a_head_with_a_bias_is_told(tmp_path, blocks):
+def test_a_head_with_a_bias_is_reported(tmp_path, blocks):
     theirs = tiny("gptj").eval()
     torch.nn.init.normal_(theirs.lm_head.bias)
     theirs.save_pretrained(tmp_path)
@@ -336,7 +336,7 @@ def test_lower_precision_is_near_and_leaves_float32(kind, checkpoint, tmp_path, 
 
 
 @pytest.mark.parametrize("name", ["./no/such/folder", "/no/such/folder", "empty", "no-such-model-anywhere"])
-def test_what_is_no_checkpoint_is_told_in_one_line(name, tmp_path, monkeypatch):
+def test_what_is_no_checkpoint_is_reported_in_one_line(name, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     folder = str(tmp_path) if name == "empty" else name
     with pytest.raises(UserError, match="no such folder|no checkpoint can be loaded") as caught:
@@ -345,7 +345,7 @@ def test_what_is_no_checkpoint_is_told_in_one_line(name, tmp_path, monkeypatch):
     assert "\n" not in str(caught.value)
 
 
-def test_an_unknown_precision_is_told(checkpoint):
+def test_an_unknown_precision_is_reported(checkpoint):
     with pytest.raises(UserError, match="precision: 'fp8' is unknown; choose one of fp32"):
         load_feature_model(checkpoint, precision="fp8")
 

@@ -18,7 +18,7 @@ from lcutils.errors import NotFiniteError, UserError
 from lcutils.tensors import save_tensors
 
 CPU_ROWS = 2048  # features centred at a time on the CPU: their float64 copy then stays in the cache
-SPLIT = 8192  # classes a step where a step needs a temporary copy of their rows
+SPLIT = 8192  # classes at a time where a temporary copy of their rows is needed
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 

@@ -1,10 +1,10 @@
 """Next-token cross-entropy through the head, with its gradients, never holding all logits in fp32.
 
 Shapes: N tokens, D width, V vocabulary, P = V rounded up to `VOCABULARY_MULTIPLE` (the head is stored with P rows,
-those beyond V zero). A label of -1 means that the token predicts nothing: it adds neither loss nor gradient.
+those beyond V zero). A label of -1 adds neither loss nor gradient: the token predicts nothing.
 
 The loss is the last thing a training step computes forwards, so its gradient is written in the same pass.
-Three ways, by device and width, that agree within rounding (tests compare them):
+There are three ways, chosen by device and width; they agree within rounding, as tests check:
 
 - CPU: a chunk of rows at a time, so that the logits stay in the cache.
 - CUDA, wide: bf16 logits, overwritten by their gradient in one kernel; the rest is matrix products.

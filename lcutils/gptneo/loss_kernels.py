@@ -1,7 +1,7 @@
 """Triton kernels for the cross-entropy of a large vocabulary on CUDA; `lcutils.gptneo.loss` says when each is used.
 
 Shapes: N tokens, D width, V vocabulary, P padded vocabulary (rows of the head; logits beyond V do not exist).
-A label of -1 gives no loss and no gradient. Imported on CUDA alone: elsewhere Triton need not be there.
+A label of -1 gives no loss and no gradient. It is imported only on CUDA, as Triton may be absent elsewhere.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ LAYER_NORM_EPS = 1e-5
 class BlockWeights(NamedTuple):
     """One layer's weights; key, value and query projections stacked so that one product makes all three."""
 
-    ln_1_weight: Tensor  # (D,) fp32, as the other LayerNorm weights
+    ln_1_weight: Tensor  # (D,) fp32, like the other LayerNorm weights
     ln_1_bias: Tensor  # (D,)
     kvq: Tensor  # (3D, D)
     out: Tensor  # (D, D)

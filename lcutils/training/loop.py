@@ -2,7 +2,7 @@
 
 `lcutils.runs.Recipe` says what is done, `step` does one step of it. Under `torchrun` the ranks share each batch.
 
-Shapes: B sequences a batch, S tokens a block, D width, V vocabulary.
+Shapes: B sequences per batch, S tokens per block, D width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -54,14 +54,14 @@ def train(
     seconds_between_saves: float = SECONDS_BETWEEN_SAVES,
     discard: bool = False,
 ) -> list[dict[str, Any]]:
-    """Train one model; killed anywhere and called again it continues from its last save.
+    """Train one model; if it is killed anywhere and called again, it continues from its last save.
 
     Writes `folder/checkpoint-{k}/` after each epoch k of `recipe.checkpoints` (a Hugging Face checkpoint with
     `evaluation.json` in it) and `folder/log.jsonl`; `folder/resume/` holds the state until the end.
 
     Args:
         architecture, recipe: what is trained, and how.
-        train_blocks, validation_blocks: (n, S) uint16 or uint32 tokens; read-only memory maps will do.
+        train_blocks, validation_blocks: (n, S) uint16 or uint32 tokens; read-only memory maps too.
         folder: of this run alone.
         device: "cpu" or "cuda".
         log: file for lines of progress.

@@ -119,7 +119,7 @@ class TrainingStep:
         return self.history.cpu()[slots].numpy().astype(np.float64)
 
     def _warm_up_or_capture(self) -> None:
-        """Make a step on a stream of its own; from `WARM_UP_STEPS` on, capture it as two graphs first."""
+        """Make a step on a stream of its own; after `WARM_UP_STEPS` steps, capture it as two graphs first."""
         self._warm += 1
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
