@@ -14,6 +14,7 @@ from lcutils.collapse.inputs import MeasurementInputs
 from lcutils.collapse.pairs import PairSweep
 from lcutils.collapse.terms import TERMS
 from lcutils.features.statistics import ClassStatistics
+from lcutils.parameters import ROOT
 
 CATALOGUE = MEASUREMENTS | COUNTS
 
@@ -72,3 +73,11 @@ def test_the_names_of_the_package_are_those_it_declares():
     for name in lcutils.collapse.__all__:
         assert getattr(lcutils.collapse, name) is not None
     assert not hasattr(lcutils.collapse, "measure_everything")
+
+
+def test_the_readme_says_what_the_catalogue_says():
+    text = (ROOT / "lcutils" / "README.md").read_text()
+    for key, entry in CATALOGUE.items():
+        known, limit = getattr(entry, "property", ""), getattr(entry, "limit", "")
+        line = f"| {known} | `{key}` | {entry.definition} | {limit} |".replace("||", "&#124;&#124;")
+        assert line.replace("|cos", "&#124;cos").replace("|  |", "| |") in text, key

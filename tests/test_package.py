@@ -48,6 +48,7 @@ MAY_IMPORT = {
     "pipeline": {"parameters", "corpus", "gptneo"},
     "stages": EVERYTHING | {"training"},
     "__main__": {"stages", "pipeline"},
+    "notebook_filter": set(),  # what git runs on a notebook
 }
 
 
