@@ -46,15 +46,19 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     try:
         yield aside
         if path.exists():
-            old = path.with_name(f".{path.name}.{os.getpid()}.old")
             # A folder cannot be replaced in one step: `path` is absent for an instant, but never half-written.
-            path.replace(old)
+            old = _move_aside(path)
             aside.replace(path)
             shutil.rmtree(old)
         else:
             aside.replace(path)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _move_aside(path: Path) -> Path:
+    """Rename a folder that is about to be deleted, so that it is never found half deleted; returns its new path."""
+    return path.replace(path.with_name(f".{path.name}.{os.getpid()}.old"))
 
 
 def _remove_leftovers(path: Path) -> None:
@@ -64,10 +68,10 @@ def _remove_leftovers(path: Path) -> None:
         if kind not in ("part", "old") or not process.isdigit():
             continue
         try:
-            os.kill(int(process), 0)  # signal 0 only asks whether the process is there
+            os.kill(int(process), 0)  # signal 0 only asks whether the process exists
         except ProcessLookupError:
             shutil.rmtree(leftover, ignore_errors=True)
-        except PermissionError:  # it is there, another user's
+        except PermissionError:  # it exists, and is another user's
             continue
 
 
@@ -100,9 +104,15 @@ def _digest_once(path: Path, size: int, mtime_ns: int) -> str:
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """The manifest of a complete artifact; None where there is none."""
+    """The manifest of a complete artifact; None if the artifact is absent or unfinished."""
     path = folder / MANIFEST
     return json.loads(path.read_text()) if path.is_file() else None
+
+
+def read_note(folder: Path) -> dict[str, Any]:
+    """Which job the unfinished work in a folder belongs to; empty without a note."""
+    path = folder / NOTE
+    return json.loads(path.read_text()) if path.is_file() else {}
 
 
 def claim_folder(folder: Path, job: Mapping[str, Any], *, discard: bool) -> None:
@@ -111,22 +121,24 @@ def claim_folder(folder: Path, job: Mapping[str, Any], *, discard: bool) -> None
     Args:
         folder: of one job's unfinished work; made if absent.
         job: everything that decides the result, as JSON values.
-        discard: if another job's unfinished work lies there, delete it and begin anew.
+        discard: if another job's work lies there, delete it and begin anew.
 
     Raises:
-        UserError: another job's work lies there and is not to be discarded; the message names what differs.
+        UserError: another job's work lies there and is not to be discarded (the message names what differs), or files
+            that no job claimed, which are never deleted.
     """
     job = json.loads(json.dumps(job))  # tuples become lists, as they are when read back
-    note = folder / NOTE
-    if folder.exists() and any(folder.iterdir()):
-        theirs = json.loads(note.read_text()) if note.is_file() else {}
+    _remove_leftovers(folder)
+    if theirs := read_note(folder):
         if theirs == job:
             return
         if not discard:
             raise UserError(f"{folder}: holds {_difference(theirs, job)}; choose another folder or delete this one")
-        shutil.rmtree(folder)
+        shutil.rmtree(_move_aside(folder))
+    elif folder.exists() and any(not path.name.startswith(".") for path in folder.iterdir()):
+        raise UserError(f"{folder}: holds files of an unknown job; choose another folder or delete this one")
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(note, job)
+    write_json(folder / NOTE, job)
 
 
 def _difference(theirs: Mapping[str, Any], ours: Mapping[str, Any], prefix: str = "") -> str:
@@ -136,8 +148,9 @@ def _difference(theirs: Mapping[str, Any], ours: Mapping[str, Any], prefix: str 
         if isinstance(old, dict) and isinstance(new, dict) and old != new:
             return _difference(old, new, f"{prefix}{key}.")
         if old != new:
-            digests = isinstance(new, str) and len(new) == 64  # of SHA-256: they would say nothing to a reader
-            return f"a run with other {key}" if digests else f"a run with {prefix}{key} = {old}, not {new}"
+            # Digests of SHA-256 and whole mappings would say nothing to a reader.
+            unreadable = isinstance(old, dict) or (isinstance(new, str) and len(new) == 64)
+            return f"a run with other {key}" if unreadable else f"a run with {prefix}{key} = {old}, not {new}"
     return "a run of another kind"
 
 
@@ -178,7 +191,7 @@ def _installed_versions() -> Iterator[tuple[str, str]]:
 
 
 def git_commit() -> str | None:
-    """The commit of the checkout that this package lies in; None where it lies in none, or git is not there."""
+    """The commit of the checkout that this package lies in; None if it lies in none, or git is missing."""
     here = Path(__file__).parent
     try:
         answer = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=here, capture_output=True, text=True)

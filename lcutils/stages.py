@@ -80,7 +80,7 @@ def train_run(work: Workspace, model: str) -> Trained:
         with _device(work) as device:
             recipe, log = run.recipe_on(device.type), work.log(model)
             blocks = data.train, data.validation
-            records = train(architecture, recipe, *blocks, job.folder, device=device, log=log, discard=True)
+            records = train(architecture, recipe, *blocks, job.folder, device=device, log=log, job=job.identity)
         if ranks.is_first():
             facts = {"device": str(device), "tokens_per_second": records[-1]["tokens_per_second"]}
             _finish_run(work, run, job, began, facts)
@@ -185,7 +185,7 @@ def _describe(
 
 
 def measure_point(work: Workspace, model: str, checkpoint: int) -> Measured:
-    """Stage 4: all measurements of one checkpoint, under `measurements/<run>@<k>/`. Reads what stage 3 left, alone."""
+    """Stage 4: all measurements of one checkpoint, under `measurements/<run>@<k>/`. Reads only what stage 3 left."""
     from lcutils.analysis.rows import Measured
 
     job, study = measure_job(work, model, checkpoint), work.study
@@ -236,7 +236,7 @@ def analyze_study(work: Workspace, published: str | list[str] | None = None) -> 
 
     Args:
         work: the study; points that are not measured yet are left out, and a line on standard error says so.
-        published: published tables to set beside ours; without rows of ours they are analysed alone.
+        published: published tables to set beside ours; without rows of ours, only they are analysed.
 
     Raises:
         UserError: nothing is measured yet, and no published table is given.

@@ -11,12 +11,14 @@ from lcutils.artifacts import (
     MANIFEST,
     atomic_folder,
     atomic_path,
+    claim_folder,
     content_digest,
     git_commit,
     read_manifest,
     write_json,
     write_manifest,
 )
+from lcutils.errors import UserError
 from lcutils.pipeline.jobs import Job
 
 
@@ -60,6 +62,29 @@ def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_n
     with atomic_folder(tmp_path / "f"):
         pass
     assert {p.name for p in tmp_path.iterdir()} == {"f", f".f.{os.getppid()}.part"}
+
+
+def test_an_unfinished_folder_belongs_to_one_job(tmp_path, monkeypatch):
+    folder = tmp_path / "f"
+    for job in ({"a": {"b": (1, 2)}}, {"a": {"b": (1, 2)}}):  # claimed, then continued
+        claim_folder(folder, job, discard=True)
+        (folder / "work").touch()
+    assert {path.name for path in folder.iterdir()} == {"job.json", "work"}
+    with pytest.raises(UserError, match=r"holds a run with a.b = \[1, 2\], not 3; choose another folder"):
+        claim_folder(folder, {"a": {"b": 3}}, discard=False)
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):  # killed while it deletes
+        patched.setattr("lcutils.artifacts.shutil.rmtree", lambda path: (_ for _ in ()).throw(KeyboardInterrupt))
+        claim_folder(folder, {"a": {"b": 3}}, discard=True)
+    assert not folder.exists()  # not half of it
+    claim_folder(folder, {"a": {"b": 3}}, discard=True)
+    assert [path.name for path in folder.iterdir()] == ["job.json"]
+
+
+def test_files_that_no_job_claimed_are_never_deleted(tmp_path):
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(UserError, match="holds files of an unknown job; choose another folder or delete this one"):
+        claim_folder(tmp_path, {"a": 1}, discard=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
 def test_a_machine_without_git_has_no_commit(monkeypatch):

@@ -119,6 +119,30 @@ def test_an_unfinished_folder_of_another_job_is_not_continued(tiny):
     assert (work.run_folder(MODEL) / "checkpoint-0" / "model.safetensors").stat().st_mtime_ns != before
 
 
+def test_a_run_of_the_same_weights_is_evaluated_on_the_new_validation_text(tiny):
+    source, validation = tiny.parent / "train.txt", tiny.parent / "validation.txt"
+    source.write_text("The cat sat on the red mat and saw a big dog.\n<|endoftext|>\n" * 60)
+    work = open_study(tiny, tiny.parent, {"source": str(source), "validation": str(validation)})
+    records = []
+    for story in ("The dog saw the cat.", "A mat and a cat."):
+        validation.write_text(f"{story}\n<|endoftext|>\n" * 40)
+        prepare_data(work)
+        records += train_run(work, MODEL).checkpoints
+    assert records[0]["train_loss"] == records[1]["train_loss"]
+    assert records[0]["val_loss"] != records[1]["val_loss"]
+
+
+def test_a_run_begun_on_another_type_of_device_is_not_thrown_away(work):
+    prepare_data(work)
+    train_run(work, MODEL)
+    (work.run_folder(MODEL) / "manifest.json").unlink()
+    note = work.run_folder(MODEL) / "job.json"
+    note.write_text(note.read_text().replace('"autocast": "fp32"', '"autocast": "bf16"', 1))  # as if on a GPU
+    with pytest.raises(UserError, match=r"autocast = bf16, not fp32; choose another folder or delete this one"):
+        train_run(work, MODEL)
+    assert (work.run_folder(MODEL) / "checkpoint-0" / "model.safetensors").is_file()
+
+
 def test_stages_out_of_order_name_what_is_missing(work):
     with pytest.raises(UserError, match="run 01_data first"):
         train_run(work, MODEL)

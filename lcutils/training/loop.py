@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from lcutils.artifacts import atomic_folder, claim_folder, write_json
+from lcutils.artifacts import atomic_folder, claim_folder, read_note, write_json
 from lcutils.errors import UserError
 from lcutils.features.batches import blocks_on_device
 from lcutils.features.evaluation import evaluate_model
@@ -52,7 +53,7 @@ def train(
     device: torch.device | str,
     log: Path | None = None,
     seconds_between_saves: float = SECONDS_BETWEEN_SAVES,
-    discard: bool = False,
+    job: Mapping[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
     """Train one model; if it is killed anywhere and called again, it continues from its last save.
 
@@ -61,12 +62,13 @@ def train(
 
     Args:
         architecture, recipe: what is trained, and how.
-        train_blocks, validation_blocks: (n, S) uint16 or uint32 tokens; read-only memory maps too.
-        folder: of this run alone.
+        train_blocks, validation_blocks: (n, S) uint16 or uint32 tokens; also read-only memory maps.
+        folder: of this run and nothing else.
         device: "cpu" or "cuda".
         log: file for lines of progress.
         seconds_between_saves: of the state to resume from; longer if a save takes more than 1 % of it.
-        discard: if `folder` holds unfinished work of another run, delete it instead of raising.
+        job: the values of a study and the inputs' digests, as JSON values, if `folder` is a study's: another job's work
+            there is then deleted. The same job's never is, not even if it was begun on another type of device.
 
     Returns:
         One dict for each kept checkpoint: checkpoint, steps, tokens_seen, val_loss (nats), val_accuracy, perplexity,
@@ -85,14 +87,13 @@ def train(
     exactly = deterministic(recipe.deterministic and torch.device(device).type == "cuda")
     with exactly, process_group(recipe.batch_size, torch.device(device)) as (rank, world, on):
         if rank == 0:
-            claim_folder(folder, run_identity(architecture, recipe, train_blocks, on), discard=discard)
+            identity = run_identity(architecture, recipe, train_blocks, on) | {"job": job}
+            claim_folder(folder, identity, discard=job is not None and read_note(folder).get("job") != job)
         barrier()
-        if not (finished := _finished(folder, recipe)):
+        if not _finished(folder, recipe):
             trainer = _Trainer(architecture, recipe, train_blocks, validation_blocks, folder, on, rank, world)
             trainer.run(log, seconds_between_saves)
-            finished = _finished(folder, recipe)
-        assert finished is not None
-        return finished
+        return Trained(folder, architecture, recipe.checkpoints).checkpoints
 
 
 class _Trainer:
@@ -230,12 +231,10 @@ class _Trainer:
             write_json(aside / "evaluation.json", record)
 
 
-def _finished(folder: Path, recipe: Recipe) -> list[dict[str, Any]] | None:
-    """The evaluations of all kept checkpoints, or None while the run is unfinished."""
+def _finished(folder: Path, recipe: Recipe) -> bool:
+    """True if all kept checkpoints are written and evaluated."""
     files = [folder / f"checkpoint-{k}" / "evaluation.json" for k in recipe.checkpoints]
-    if (folder / "resume").exists() or not all(file.is_file() for file in files):
-        return None
-    return [json.loads(file.read_text()) for file in files]
+    return not (folder / "resume").exists() and all(file.is_file() for file in files)
 
 
 @dataclass(frozen=True)
