@@ -1,4 +1,4 @@
-# The sweep: one papermill notebook a job. `make sweep STUDY=…` starts it; working directory is the study's own folder.
+# The sweep: one papermill notebook per job. `make sweep STUDY=…` starts it in the study's own folder.
 #
 #   data ─> train <run> ─> extract <run>@<k> ─> measure <run>@<k> ─> analyze
 #
@@ -15,7 +15,7 @@ from lcutils.runs import TrainedRun
 
 work = open_study(config["study"], config["outputs"], config.get("overrides"))
 study = work.study
-GPUS = 0 if study.device == "cpu" else 1  # a job asks for; on a cluster Slurm assigns it
+GPUS = 0 if study.device == "cpu" else 1  # that a job asks for; on a cluster Slurm assigns it
 
 def quoted(text):
     """Text as one word of a shell command of Snakemake's, which reads braces as wildcards."""
@@ -29,7 +29,7 @@ PAPERMILL = (
     + (f" -p overrides {quoted(json.dumps(work.overrides))}" if work.overrides else "")
 )
 
-# papermill's own log is kept; of a failed job its end is shown, which says what was wrong.
+# papermill's own log is kept; if a job fails, the log's end is shown, which says what went wrong.
 END = " 2> logs/{params.job}.papermill || {{ tail -n 3 logs/{params.job}.papermill >&2; exit 1; }}; touch {output}"
 
 
@@ -46,7 +46,7 @@ def stamps(stage):
 localrules: all, analyze
 
 
-# Every artifact is asked for, not the last alone: one that was deleted is made again, with what follows from it.
+# Every artifact is asked for, not only the last: one that was deleted is made again, with what depends on it.
 rule all:
     input:
         f"{STAMPS}/data", [f"{STAMPS}/train/{run.name}" for run in study.runs.values() if isinstance(run, TrainedRun)],

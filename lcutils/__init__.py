@@ -12,14 +12,17 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from lcutils.analysis import correlations, permutation_test
-    from lcutils.analysis.published import load_published
-    from lcutils.collapse import classifier_agreement, measure_collapse, measure_tokens
-    from lcutils.errors import UserError
-    from lcutils.features.statistics import ClassStatistics
-    from lcutils.parameters import load_study
-    from lcutils.stages import open_study
+if TYPE_CHECKING:  # for type checkers and editors; `as` says that a name is public
+    from lcutils.analysis import correlations as correlations
+    from lcutils.analysis import permutation_test as permutation_test
+    from lcutils.analysis.published import load_published as load_published
+    from lcutils.collapse import classifier_agreement as classifier_agreement
+    from lcutils.collapse import measure_collapse as measure_collapse
+    from lcutils.collapse import measure_tokens as measure_tokens
+    from lcutils.errors import UserError as UserError
+    from lcutils.features.statistics import ClassStatistics as ClassStatistics
+    from lcutils.parameters import load_study as load_study
+    from lcutils.stages import open_study as open_study
 
 _HOMES = {
     "ClassStatistics": "features.statistics",
@@ -34,18 +37,7 @@ _HOMES = {
     "permutation_test": "analysis",
 }
 
-__all__ = [
-    "ClassStatistics",
-    "UserError",
-    "classifier_agreement",
-    "correlations",
-    "load_published",
-    "load_study",
-    "measure_collapse",
-    "measure_tokens",
-    "open_study",
-    "permutation_test",
-]
+__all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> Any:

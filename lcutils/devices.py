@@ -15,7 +15,7 @@ from lcutils.errors import UserError, first_line
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of that name; "auto" is cuda if there is one, else cpu.
+    """The device of that name; "auto" is cuda if available, otherwise cpu.
 
     Raises:
         UserError: this machine has no such device, or it lacks fp64, which the class statistics need.

@@ -16,7 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from lcutils import paper
 from lcutils.errors import UserError
-from lcutils.runs import PretrainedRun, Recipe, Run, RunName, TrainedRun
+from lcutils.runs import Architecture, PretrainedRun, Recipe, Run, RunName, TrainedRun
 
 ROOT = Path(__file__).resolve().parent.parent  # relative paths in a study start here
 
@@ -45,26 +45,24 @@ class CorpusSettings(_Section):
 class ArchitectureSettings(_Section):
     """What all models of a study share."""
 
-    heads: int = Field(16, gt=0)
-    window: int = Field(256, gt=0)  # keys that a local layer's query sees, its own included
-    positions: int = Field(2048, gt=0)
+    heads: int = Field(Architecture.heads, gt=0)
+    window: int = Field(Architecture.window, gt=0)  # keys that a local layer's query sees, its own included
+    positions: int = Field(Architecture.positions, gt=0)
 
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class TrainingSettings(_Section):
-    """The recipe (paper, Section 3.1 and Appendix A)."""
+    """The recipe; the defaults are those of `Recipe`, the paper's."""
 
-    learning_rate: float = Field(5e-5, gt=0)
-    batch_size: Literal["paper"] | Annotated[int, Field(gt=0)] = (
-        "paper"  # sequences per batch; "paper": by architecture
-    )
+    learning_rate: float = Field(Recipe.learning_rate, gt=0)
+    batch_size: Literal["paper"] | Annotated[int, Field(gt=0)] = "paper"  # sequences; "paper": by architecture
     decay: dict[str, Annotated[float, Field(ge=0)]] = paper.DECAY  # weight decay by the letter of a run's name
-    betas: tuple[Beta, Beta] = (0.9, 0.999)  # of AdamW
-    eps: float = Field(1e-8, gt=0)  # of AdamW
-    clip_norm: float = Field(1.0, gt=0)
-    init_seed: int = Field(paper.SEED, ge=0)  # of the initial weights; a run's own seed shuffles the data
+    betas: tuple[Beta, Beta] = Recipe.betas  # of AdamW
+    eps: float = Field(Recipe.eps, gt=0)  # of AdamW
+    clip_norm: float = Field(Recipe.clip_norm, gt=0)
+    init_seed: int = Field(Recipe.init_seed, ge=0)  # of the initial weights; a run's own seed shuffles the data
     autocast: Literal["bf16", "fp32"] = "bf16"  # of matrix products on a GPU; the CPU always trains in fp32
     deterministic: bool = False  # on a GPU: the same bits every time, killed or not; costs 1 to 8 % of the speed
 
@@ -127,7 +125,7 @@ class _PretrainedFields(_Section):
     revision: str | None = None  # branch, tag or commit on the hub
 
 
-PretrainedModel = Annotated[_PretrainedFields, BeforeValidator(_source_alone)]  # the source alone is a short form
+PretrainedModel = Annotated[_PretrainedFields, BeforeValidator(_source_alone)]  # in short form: its source
 
 
 class Study(_Section):
@@ -326,7 +324,7 @@ def load_study(study: str | Path, overrides: Mapping[str, Any] | str | Iterable[
     path = study_path(study)
     shown = path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
     try:
-        values = yaml.safe_load(path.read_bytes()) or {}  # of bytes, YAML itself tells what is not UTF-8
+        values = yaml.safe_load(path.read_bytes()) or {}  # given bytes, YAML itself reports what is not UTF-8
     except (yaml.YAMLError, ValueError) as error:  # a ValueError is that of a date such as 2024-13-01
         raise UserError(f"{shown}: is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):

@@ -130,7 +130,7 @@ class TrainedRun:
         return self.recipe.checkpoints
 
     def architecture(self, vocab_size: int) -> Architecture:
-        """The model's architecture, once the text has decided how many tokens there are."""
+        """The model's architecture, once the size of the vocabulary is known."""
         return Architecture(self.depth, self.width, vocab_size, self.heads, self.positions, self.window)
 
     def recipe_on(self, device_type: str) -> Recipe:

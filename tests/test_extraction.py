@@ -311,7 +311,7 @@ def test_a_head_with_a_bias_is_reported(tmp_path, blocks):
     theirs = tiny("gptj").eval()
     torch.nn.init.normal_(theirs.lm_head.bias)
     theirs.save_pretrained(tmp_path)
-    with pytest.warns(UserWarning, match="the head has a bias; measurements use its weights alone"):
+    with pytest.warns(UserWarning, match="the head has a bias; measurements use only its weights"):
         loaded = load_feature_model(str(tmp_path))
     tokens = torch.from_numpy(blocks[:2].astype(np.int64))
     with torch.no_grad():

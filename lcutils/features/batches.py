@@ -1,4 +1,4 @@
-"""Batches of token blocks on the device, and their labels: training, evaluation and extraction all take theirs here."""
+"""Batches of token blocks on the device, and their labels: training, evaluation and extraction all get theirs here."""
 
 from __future__ import annotations
 

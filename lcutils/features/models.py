@@ -150,7 +150,7 @@ def _cut(
     if head is None:
         raise UserError(f"{name}: {type(model).__name__} has no output embedding; use a causal language model")
     if getattr(head, "bias", None) is not None:
-        warnings.warn(f"{name}: the head has a bias; measurements use its weights alone", UserWarning, stacklevel=3)
+        warnings.warn(f"{name}: the head has a bias; measurements use only its weights", UserWarning, stacklevel=3)
     model.to(device).eval()
     half = precision in ("fp16", "bf16")
 

@@ -36,7 +36,7 @@ class ClassStatistics:
     Every class has a pivot, the first of its features. Three sums in float64 are kept, of d = h - pivot, of ||d||²
     and of d dᵀ. The pivot is a sample of the class, so ||d|| is about as large as the class is wide, and
     ``sum ||d||² / n - ||sum d / n||²`` loses no digits however far the class lies from the origin or from the
-    others. Batches may have any size and order: the results differ by float64 rounding alone, and the same
+    others. Batches may have any size and order: the results differ only by float64 rounding, and the same
     batches in the same order give the same bits, on the CPU and on a GPU.
 
     Memory is 16 C D + 8 D² bytes. Nothing waits for a GPU in `update`; labels out of range are found on the
@@ -240,7 +240,7 @@ class ClassStatistics:
 
     @classmethod
     def load(cls, path: str | Path, device: str | torch.device = "cpu") -> ClassStatistics:
-        """Read what `save` wrote, bit for bit: updates go on as if nothing had been between.
+        """Read what `save` wrote, bit for bit: updates go on as if the statistics had stayed in memory.
 
         Raises:
             UserError: the file is missing or holds no class statistics.

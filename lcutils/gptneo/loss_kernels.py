@@ -17,9 +17,9 @@ LOG2_E = tl.constexpr(1.4426950408889634)
 # If no |logit| log2(e) can exceed this, exp needs no subtracted maximum: sums stay within 2^±116, fp32's normal range.
 SAFE_EXPONENT = tl.constexpr(100.0)
 
-# (tokens a program, vocabulary a tile, warps, pipeline stages), the fastest measured on an H200 by width
+# (tokens per program, vocabulary per tile, warps, pipeline stages), the fastest measured on an H200 by width
 FORWARD_TILES = {16: (128, 128, 4, 2), 32: (128, 128, 4, 2), 64: (128, 128, 4, 2), 128: (64, 128, 4, 3)}
-# (vocabulary a program, tokens a tile, warps, pipeline stages), at every width
+# (vocabulary per program, tokens per tile, warps, pipeline stages), at every width
 BACKWARD_TILE = (64, 128, 4, 3)
 
 

@@ -129,7 +129,7 @@ def run_sweep(
         stamp_current(work)
         began = time.time()
         with following_logs(work.folder / "logs"):
-            # Snakemake holds the lock too, and goes on holding it should this process alone be killed.
+            # Snakemake holds the lock too, and keeps it if only this process is killed.
             status = subprocess.run(command, cwd=ROOT, pass_fds=[lock.fileno()]).returncode
     if status == 0 and not dry_run:
         print(describe_outcome(work, model))

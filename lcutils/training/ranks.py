@@ -16,7 +16,7 @@ from lcutils.errors import UserError
 
 
 def is_first() -> bool:
-    """True in the process that writes files: the first that torchrun started, or one process alone."""
+    """True in the process that writes files: the first that torchrun started, or the only one."""
     return os.environ.get("RANK", "0") == "0"
 
 
@@ -32,7 +32,7 @@ def reserved_device(name: str, jobs_per_gpu: int = 1) -> Iterator[torch.device]:
 
 @contextmanager
 def process_group(batch_size: int, device: torch.device) -> Iterator[tuple[int, int, torch.device]]:
-    """(rank, number of ranks, this rank's device): those of torchrun, or one process alone."""
+    """(rank, number of ranks, this rank's device): those of torchrun, or of a single process."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world > batch_size:
         raise UserError(f"torchrun: {world} processes cannot share batches of {batch_size} sequences; start fewer")

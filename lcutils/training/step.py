@@ -80,7 +80,7 @@ class TrainingStep:
         self.position = torch.zeros((), dtype=torch.long, device=device)  # in the epoch
         self.loss = torch.zeros((), device=device)
         self.history = torch.zeros(history, 2, device=device)  # loss, gradient norm; a ring by step
-        self.done = self.fetched = 0  # steps made, and those that `fetch` gave, as the host counts them
+        self.done = self.fetched = 0  # steps made, and steps that `fetch` has returned, as the host counts them
         self._warm = 0
         self._graphs: list[torch.cuda.CUDAGraph] = []
 
