@@ -160,7 +160,7 @@ def write_manifest(
     inputs: Mapping[str, str | None],
     began: float,
     facts: Mapping[str, Any],
-) -> dict[str, Any]:
+) -> None:
     """Declare an artifact complete: write `manifest.json` into its folder, last of all files.
 
     Args:
@@ -181,7 +181,6 @@ def write_manifest(
         "versions": {"python": platform.python_version()} | dict(_installed_versions()),
     }
     write_json(folder / MANIFEST, manifest)
-    return manifest
 
 
 def _installed_versions() -> Iterator[tuple[str, str]]:

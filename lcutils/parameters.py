@@ -125,7 +125,7 @@ class _PretrainedFields(_Section):
     revision: str | None = None  # branch, tag or commit on the hub
 
 
-PretrainedModel = Annotated[_PretrainedFields, BeforeValidator(_source_alone)]  # in short form: its source
+PretrainedModel = Annotated[_PretrainedFields, BeforeValidator(_source_alone)]  # a plain string is its source
 
 
 class Study(_Section):
@@ -359,6 +359,8 @@ def _explain(problem: Any) -> str:
         return f"{place}: no such key{f'; did you mean {near[0]}?' if near else ''}"
     if problem["type"] == "missing":
         return f"{place}: is missing; add it"
+    if problem["type"] == "model_type":
+        return f"{place}: should hold keys and values, not {problem['input']!r}"
     if problem["type"] == "too_short":
         return f"{place}: is empty; give at least one value"
     return f"{place}: {problem['msg'][0].lower()}{problem['msg'][1:]}, not {problem['input']!r}"

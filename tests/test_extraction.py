@@ -305,6 +305,8 @@ def test_the_revision_reaches_transformers(checkpoint, monkeypatch):
     model = load_feature_model("someone/model", revision="step3000")
     assert asked == [("someone/model", "step3000")]
     assert model.identity != load_feature_model("someone/model", revision="step4000").identity
+    with pytest.raises(UserError, match="is a folder, which has no revisions; leave step3000 out"):
+        load_feature_model(checkpoint, revision="step3000")
 
 
 def test_a_head_with_a_bias_is_reported(tmp_path, blocks):

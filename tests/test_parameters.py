@@ -106,6 +106,7 @@ def test_other_names_are_refused(name):
         ({"pretrained": {"a b": "x"}}, ["pretrained.a b", "letters"]),
         ({"pretrained": {"theirs": "x"}}, ["corpus.tokenizer", "is not given", "pretrained model's own"]),
         ({"name": "other"}, ["name", "delete the key"]),
+        ({"pretrained": {"a": 5}}, ["pretrained.a: should hold keys and values, not 5"]),
         ({"pretrained": {"..": "x"}}, ["pretrained...", "begin with a letter"]),
         ({"pretrained": {"01x0032_02d": "x"}}, ["pretrained.01x0032_02d", "also a run of the grid", "another name"]),
         ({"training": {"batch_size": 4, "decay": {"d": 0.0, "dd": 0.1}}}, ["training.decay.dd", "not one letter"]),
@@ -116,7 +117,7 @@ def test_other_names_are_refused(name):
         ({"measurement": {"min_count": 0}}, ["measurement.min_count", "greater than or equal to 1"]),
     ],
 )
-def test_a_mistake_is_one_line_that_names_key_and_mend(tmp_path, change, words):
+def test_a_mistake_is_one_line_that_names_key_and_fix(tmp_path, change, words):
     message = message_of(write(tmp_path, SMALL | change))
     for word in words:
         assert word in message

@@ -81,7 +81,7 @@ def test_dropped_weights_do_not_make_anything_stale(tiny):
         extract_point(work, MODEL, 0)
 
 
-def test_a_stale_input_is_told_and_a_stale_row_left_out(work, tiny, capsys):
+def test_a_stale_input_is_reported_and_a_stale_row_is_left_out(work, tiny, capsys):
     prepare_data(work), train_run(work, MODEL), extract_point(work, MODEL, 0), measure_point(work, MODEL, 0)
     tiny.write_text(tiny.read_text().replace("3.0e-3", "1.0e-3"))
     changed = open_study(tiny, tiny.parent)

@@ -77,6 +77,7 @@ def extract_statistics(
         log: file for lines of progress.
 
     Raises:
+        UserError: `resume` holds files that no extraction wrote.
         NotFiniteError: features overflowed; raised when the state is next saved, or at the end.
     """
     device = torch.device(device)

@@ -63,8 +63,8 @@ def load_feature_model(
         revision: branch, tag or commit of a model on the hub.
 
     Raises:
-        UserError: no such folder, no whole checkpoint in it, an unknown precision, or a model without an output
-            embedding.
+        UserError: no such folder, no whole checkpoint in it, a revision of a folder, an unknown precision, or a model
+            without an output embedding.
     """
     if precision not in PRECISIONS:
         raise UserError(f"precision: {precision!r} is unknown; choose one of {', '.join(PRECISIONS)}")
@@ -95,6 +95,8 @@ def _load(name: str, revision: str | None) -> Any:
     local = Path(name).is_dir()
     if name.startswith((".", "/", "~")) and not local:
         raise UserError(f"{name}: there is no such folder; train the model first, or give a name on the hub")
+    if local and revision:
+        raise UserError(f"{name}: is a folder, which has no revisions; leave {revision} out")
     try:
         with _no_bar() if local else nullcontext():
             loaded: Any = AutoModelForCausalLM.from_pretrained(
