@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lcutils.analysis import correlations, permutation_test
     from lcutils.analysis.published import load_published
-    from lcutils.collapse import classifier_agreement, measure_collapse, measure_tokens
+    from lcutils.collapse.agreement import classifier_agreement
+    from lcutils.collapse.measure import measure_collapse
+    from lcutils.collapse.tokens import measure_tokens
     from lcutils.errors import UserError
     from lcutils.features.statistics import ClassStatistics
     from lcutils.parameters import load_study
@@ -24,28 +26,17 @@ if TYPE_CHECKING:
 _HOMES = {
     "ClassStatistics": "features.statistics",
     "UserError": "errors",
-    "classifier_agreement": "collapse",
+    "classifier_agreement": "collapse.agreement",
     "correlations": "analysis",
     "load_published": "analysis.published",
     "load_study": "parameters",
-    "measure_collapse": "collapse",
-    "measure_tokens": "collapse",
+    "measure_collapse": "collapse.measure",
+    "measure_tokens": "collapse.tokens",
     "open_study": "stages",
     "permutation_test": "analysis",
 }
 
-__all__ = [
-    "ClassStatistics",
-    "UserError",
-    "classifier_agreement",
-    "correlations",
-    "load_published",
-    "load_study",
-    "measure_collapse",
-    "measure_tokens",
-    "open_study",
-    "permutation_test",
-]
+__all__ = [*_HOMES]
 
 
 def __getattr__(name: str) -> Any:
