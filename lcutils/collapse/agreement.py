@@ -173,7 +173,7 @@ class _RoundedFeatures:
         return cls(features, origin, rounded, length, lost)
 
     def exact(self, rows: Tensor) -> Tensor:
-        """Chosen rows of x, exact but for float64 rounding: (m,) positions -> (m, D) float64."""
+        """Chosen rows of x, exact up to float64 rounding: (m,) positions -> (m, D) float64."""
         return self.features[rows].double() - self.origin.double()
 
 

@@ -89,7 +89,7 @@ def measure_by_count(
     riesz_s: float = 1.0,
     ood_mean: np.ndarray | None = None,
 ) -> dict[int, dict[str, float]]:
-    """`measure_collapse` for several smallest class counts, in ascending order.
+    """`measure_collapse` for several minimum class counts, in ascending order.
 
     Args:
         stats, classifier, riesz_s: as of `measure_collapse`.
