@@ -118,7 +118,7 @@ class AgreementCounter:
 
         Raises:
             ValueError: shapes that do not fit; at `result`, a label >= C or (`NotFiniteError`) a counted feature that
-                is not finite, of which nothing can be decided.
+                is not finite.
         """
         if features.ndim != 2 or features.shape[1] != self.dim or labels.shape != features.shape[:1]:
             raise ValueError(

@@ -129,7 +129,7 @@ def kept_head(classifier: Tensor, stats: ClassStatistics, classes: KeptClasses) 
     """Rows w_c of the kept classes: (C, D) -> (K, D), on the statistics' device, in the head's own type.
 
     Raises:
-        ValueError: the head is no tensor, its shape is not (C, D), or a kept row is not finite.
+        ValueError: the head is not a tensor, its shape is not (C, D), or a kept row is not finite.
     """
     check_tensors(classifier=classifier)
     expected = (stats.num_classes, stats.dim)
