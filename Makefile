@@ -45,4 +45,4 @@ $(READY): requirements.txt pyproject.toml
 # Git then commits notebooks without their live charts (.gitattributes names the files, but may not name a command).
 # There is nothing to set up in a folder that is no checkout, or without git; a failure here does not stop make.
 notebook-filter:
-	-@if [ -e .git ] && command -v git >/dev/null; then git config filter.notebooks.clean "$(RUN) -m lcutils.notebook_filter"; fi
+	-@if [ -e .git ] && command -v git >/dev/null; then git config filter.notebooks.clean "$(RUN) lcutils/notebook_filter.py"; fi

@@ -16,9 +16,9 @@ if TYPE_CHECKING:  # for type checkers and editors; `as` says that a name is pub
     from lcutils.analysis import correlations as correlations
     from lcutils.analysis import permutation_test as permutation_test
     from lcutils.analysis.published import load_published as load_published
-    from lcutils.collapse import classifier_agreement as classifier_agreement
-    from lcutils.collapse import measure_collapse as measure_collapse
-    from lcutils.collapse import measure_tokens as measure_tokens
+    from lcutils.collapse.agreement import classifier_agreement as classifier_agreement
+    from lcutils.collapse.measure import measure_collapse as measure_collapse
+    from lcutils.collapse.tokens import measure_tokens as measure_tokens
     from lcutils.errors import UserError as UserError
     from lcutils.features.statistics import ClassStatistics as ClassStatistics
     from lcutils.parameters import load_study as load_study
@@ -27,12 +27,12 @@ if TYPE_CHECKING:  # for type checkers and editors; `as` says that a name is pub
 _HOMES = {
     "ClassStatistics": "features.statistics",
     "UserError": "errors",
-    "classifier_agreement": "collapse",
+    "classifier_agreement": "collapse.agreement",
     "correlations": "analysis",
     "load_published": "analysis.published",
     "load_study": "parameters",
-    "measure_collapse": "collapse",
-    "measure_tokens": "collapse",
+    "measure_collapse": "collapse.measure",
+    "measure_tokens": "collapse.tokens",
     "open_study": "stages",
     "permutation_test": "analysis",
 }

@@ -17,10 +17,10 @@ VOLATILE = ("execution", "papermill")  # metadata: when and how long a cell ran,
 def clean_notebook(text: str) -> str:
     """Return a notebook's JSON without times, and without each live chart that has a picture beside it.
 
-    Where there is nothing to drop the text comes back unchanged; so cleaning twice is the same as cleaning once.
+    A text that has none of these comes back unchanged, so cleaning twice is the same as cleaning once.
 
     Raises:
-        json.JSONDecodeError: `text` is no JSON.
+        json.JSONDecodeError: `text` is not JSON.
     """
     notebook = json.loads(text)
     cells = notebook["cells"]
@@ -38,11 +38,11 @@ def clean_notebook(text: str) -> str:
 
 
 def main() -> None:
-    """Clean standard input; what is no notebook is an error of one line, after which git stores it as it is."""
+    """Clean standard input; if it is not a notebook, say so in one line, and git stores it as it is."""
     try:
         cleaned = clean_notebook(sys.stdin.buffer.read().decode())
     except (ValueError, KeyError, TypeError) as error:
-        sys.exit(f"error: this is no notebook, so git stores it as it is ({error!r})")
+        sys.exit(f"error: this is not a notebook, so git stores it as it is ({error!r})")
     sys.stdout.buffer.write(cleaned.encode())
 
 

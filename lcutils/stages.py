@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lcutils.artifacts import atomic_path, content_digest, write_manifest
-from lcutils.collapse import AgreementCounter, measure_by_count, measure_tokens
+from lcutils.collapse.agreement import AgreementCounter
+from lcutils.collapse.measure import measure_by_count
+from lcutils.collapse.tokens import measure_tokens
 from lcutils.corpus import Data, open_data, prepare_corpus, source_digest
 from lcutils.corpus import load_tokenizer as load_tokenizer_of
 from lcutils.errors import UserError

@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lcutils.collapse import AgreementCounter, agreement, classifier_agreement
+from lcutils.collapse import agreement
+from lcutils.collapse.agreement import AgreementCounter, classifier_agreement
 from lcutils.errors import NotFiniteError
 
 

@@ -20,8 +20,10 @@ import triton  # noqa: E402
 import triton.language as tl  # noqa: E402
 from triton_bounds import check_bounds  # noqa: E402
 
-from lcutils.collapse import agreement, classifier_agreement, kernels, measure_collapse, pairs, terms  # noqa: E402
+from lcutils.collapse import agreement, kernels, pairs, terms  # noqa: E402
+from lcutils.collapse.agreement import classifier_agreement  # noqa: E402
 from lcutils.collapse.classes import keep_classes  # noqa: E402
+from lcutils.collapse.measure import measure_collapse  # noqa: E402
 from lcutils.features import statistics_kernels  # noqa: E402
 from lcutils.features.statistics import ClassStatistics  # noqa: E402
 

@@ -10,7 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.special import digamma
 
-from lcutils.collapse import measure_collapse
+from lcutils.collapse.measure import measure_collapse
 from lcutils.features.statistics import ClassStatistics
 
 ZERO = pytest.approx(0, abs=1e-7)

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from lcutils.collapse import measure_collapse, measure_tokens
+from lcutils.collapse.measure import measure_collapse
+from lcutils.collapse.tokens import measure_tokens
 from lcutils.features.statistics import ClassStatistics
 from lcutils.stages import extract_point, measure_point, open_study, prepare_data, train_run
 

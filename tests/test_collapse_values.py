@@ -9,8 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from lcutils.collapse import KEYS, agreement, catalogue, duality, measure_collapse, measure_tokens, ood_deviation
+from lcutils.collapse import agreement, catalogue, duality
 from lcutils.collapse import measure as measure_module
+from lcutils.collapse.catalogue import KEYS
+from lcutils.collapse.duality import ood_deviation
+from lcutils.collapse.measure import measure_collapse
+from lcutils.collapse.tokens import measure_tokens
 from lcutils.features.statistics import ClassStatistics
 
 

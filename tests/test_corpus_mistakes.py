@@ -121,10 +121,10 @@ def test_an_empty_split_is_reported_in_one_line(tmp_path, monkeypatch):
 def test_a_hub_out_of_reach_is_reported_in_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(
-        UserError, match=r"nobody/tales: is no file or folder here and cannot be loaded from the hub .*built-in"
+        UserError, match=r"nobody/tales: is not a file or folder here and cannot be loaded from the hub .*built-in"
     ):
         prepare_corpus(settings(source="nobody/tales"), tmp_path)
-    with pytest.raises(UserError, match=r"tokenizer: nobody/bpe is no folder here and cannot be loaded") as caught:
+    with pytest.raises(UserError, match=r"tokenizer: nobody/bpe is not a folder here and cannot be loaded") as caught:
         prepare_corpus(settings(tokenizer="nobody/bpe"), tmp_path)
     assert "\n" not in str(caught.value)
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lcutils.collapse import AgreementCounter, classifier_agreement
+from lcutils.collapse.agreement import AgreementCounter, classifier_agreement
 from lcutils.errors import NotFiniteError, UserError
 from lcutils.features import extraction
 from lcutils.features.evaluation import evaluate_model

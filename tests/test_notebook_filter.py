@@ -58,7 +58,7 @@ def test_what_is_no_notebook_is_one_line(text):
     assert outcome.returncode == 1
     assert outcome.stdout == ""
     assert outcome.stderr.count("\n") == 1
-    assert "this is no notebook" in outcome.stderr
+    assert "this is not a notebook" in outcome.stderr
 
 
 @pytest.fixture

@@ -64,7 +64,8 @@ def import_graph() -> dict[str, set[str]]:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "lcutils":
                 module = (node.module or "").removeprefix("lcutils").lstrip(".")
-                found |= {module} | {f"{module}.{alias.name}".lstrip(".") for alias in node.names}
+                taken = {f"{module}.{alias.name}".lstrip(".") for alias in node.names}
+                found |= taken if taken <= set(names.values()) else taken | {module}  # files, or names of one file
             assert not (isinstance(node, ast.ImportFrom) and node.level), f"{name}: write imports from lcutils"
         graph[name] = {other for other in found if other in names.values() and other not in ("", "__init__")}
     return graph

@@ -5,14 +5,8 @@ tokens. It returns a new DataFrame, or `Missing` with a sentence that says why i
 """
 
 from lcutils.analysis.conditional import influence, partial_correlations, sensitivity_correlations, within_architecture
-from lcutils.analysis.definitions import (
-    Missing,
-    limits_of_theory,
-    measurements_in,
-    simplex_cosine,
-    uniform_sphere_log_kernel,
-)
-from lcutils.analysis.inference import Permutation, permutation_test
+from lcutils.analysis.definitions import Missing, limits_of_theory, measurements_in
+from lcutils.analysis.inference import permutation_test
 from lcutils.analysis.relations import correlations, seed_groups, seed_rows, table_1
 from lcutils.analysis.tables import (
     beside_published,
@@ -23,36 +17,5 @@ from lcutils.analysis.tables import (
     table_5,
     trajectories,
 )
-from lcutils.analysis.word_kinds import TOKEN_KINDS, kind_shares, token_kind, with_kinds
-from lcutils.collapse.catalogue import MEASUREMENTS, Measurement
-
-__all__ = [
-    "MEASUREMENTS",
-    "TOKEN_KINDS",
-    "Measurement",
-    "Missing",
-    "Permutation",
-    "beside_published",
-    "correlations",
-    "influence",
-    "kind_shares",
-    "limits_of_theory",
-    "measurements_in",
-    "nearest_texts",
-    "partial_correlations",
-    "permutation_test",
-    "seed_groups",
-    "seed_rows",
-    "sensitivity",
-    "sensitivity_correlations",
-    "simplex_cosine",
-    "table_1",
-    "table_2",
-    "table_3",
-    "table_5",
-    "token_kind",
-    "trajectories",
-    "uniform_sphere_log_kernel",
-    "with_kinds",
-    "within_architecture",
-]
+from lcutils.analysis.word_kinds import TOKEN_KINDS, kind_shares, with_kinds
+from lcutils.collapse.catalogue import MEASUREMENTS

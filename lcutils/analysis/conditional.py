@@ -82,9 +82,9 @@ def influence(results: pd.DataFrame, target: str = "val_loss") -> pd.DataFrame |
     """How much each single model changes each R^2.
 
     Returns:
-        One row per measurement and model: `measurement, model, checkpoint, r2` (of all rows), `r2_without` (without
-        this row; nan if nothing varies then), `change` (`r2_without - r2`), `cooks_distance` (in the regression of
-        `target` on the measurement).
+        One row per measurement and model, the largest changes first: `measurement, model, checkpoint, r2` (of all
+        rows), `r2_without` (without this row; nan if nothing varies then), `change` (`r2_without - r2`),
+        `cooks_distance` (in the regression of `target` on the measurement).
     """
     if reason := no_relation(results, target):
         return Missing(reason)
@@ -107,7 +107,8 @@ def influence(results: pd.DataFrame, target: str = "val_loss") -> pd.DataFrame |
     if not tables:
         return Missing(f"Leaving one model out needs more than {FEWEST_ROWS} rows.")
     columns = ["measurement", "model", "checkpoint", "r2", "r2_without", "change", "cooks_distance"]
-    return pd.concat(tables, ignore_index=True).reindex(columns=columns)
+    table = pd.concat(tables, ignore_index=True).reindex(columns=columns)
+    return table.sort_values("change", key=lambda change: -change.abs(), kind="stable", ignore_index=True)
 
 
 def within_architecture(results: pd.DataFrame, target: str = "val_loss") -> pd.DataFrame | Missing:
@@ -197,5 +198,5 @@ def sensitivity_correlations(
                 row = {**label_columns(key), "min_count": min_count, "n": len(x), "r": r, "r2": r * r}
                 rows.append(row | {"r2_log": log_r**2})
     if not rows:
-        return Missing(f"Relations for each smallest class count need {FEWEST_ROWS} models that differ.")
+        return Missing(f"Relations for each minimum class count need {FEWEST_ROWS} models that differ.")
     return in_display_order(pd.DataFrame(rows))

@@ -22,7 +22,7 @@ class Missing:
 
 
 def measurements_in(results: pd.DataFrame) -> list[str]:
-    """Keys of the measurements that `results` has at least one number of, in display order."""
+    """Keys of the measurements for which `results` has at least one number, in display order."""
     return [key for key in MEASUREMENTS if key in results and results[key].notna().any()]
 
 

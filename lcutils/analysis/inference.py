@@ -1,6 +1,6 @@
 """Uncertainty of correlations: permutation tests, bootstrap intervals, Holm's adjustment, partial correlations.
 
-Shapes: n rows (models), M measurements. All that is random takes a seed, and repeats its numbers.
+Shapes: n rows (models), M measurements. Everything random takes a seed and gives the same numbers again.
 """
 
 from __future__ import annotations
@@ -77,8 +77,7 @@ def permutation_tests(xs: ArrayLike, y: ArrayLike, trials: int = 10_000, seed: i
     Args:
         xs: (M, n) measurements.
         y: (n,) target.
-        trials: number of random permutations; more take more time, not more memory.
-        seed: of the permutations.
+        trials, seed: of the random permutations; more of them take more time, not more memory.
 
     Raises:
         ValueError: fewer than 3 rows, values that are not finite or do not differ, lengths that differ.
@@ -117,7 +116,7 @@ def permutation_test(x: ArrayLike, y: ArrayLike, trials: int = 10_000, seed: int
     0.687
 
     Raises:
-        ValueError: fewer than 3 rows, values that are not finite or do not differ, lengths that differ.
+        ValueError: as `permutation_tests`.
     """
     return permutation_tests(np.asarray(x)[None], y, trials, seed)[0]
 
@@ -134,10 +133,7 @@ def _correlation(x: Vector, y: Vector, axis: int = -1) -> Vector:
 def bootstrap_interval(x: ArrayLike, y: ArrayLike, resamples: int = 2_000, seed: int = 0) -> tuple[float, float]:
     """Bias-corrected and accelerated (BCa) 95 % bootstrap interval of r over resampled rows (Efron 1987).
 
-    Args:
-        x, y: (n,) each; nan for both ends when n < 5.
-        resamples: number of resamples.
-        seed: of the resamples.
+    `x` and `y` are (n,) each. Both ends are nan when n < 5.
     """
     x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     if x.size < FEWEST_FOR_BOOTSTRAP:

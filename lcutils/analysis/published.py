@@ -22,12 +22,7 @@ from lcutils.errors import UserError
 from lcutils.runs import RunName
 
 # Our column -> its formula in the columns of a published table.
-_SHARED = {
-    "n_params": "n_params",
-    "val_loss": "val_loss",
-    "val_accuracy": "val_acc",
-    "perplexity": "perplex",
-}
+_SHARED = {"n_params": "n_params", "val_loss": "val_loss", "val_accuracy": "val_acc", "perplexity": "perplex"}
 FORMATS = {
     "May 2024": _SHARED
     | {

@@ -118,13 +118,6 @@ def correlations(
     p and intervals assume that rows are exchangeable. Checkpoints of one run and models of one size are not quite:
     Table 1 (`table_1`), `partial_correlations` and `within_architecture` account for that.
 
-    Args:
-        results: results table.
-        target: the column that measurements are related to.
-        trials: number of permutations per p.
-        resamples: number of bootstrap resamples per interval.
-        seed: of permutations and resamples.
-
     Returns:
         One row per measurement: `measurement, property, label, n`; `r, r2` (Pearson); `p` (permutation test,
         two-sided) with its Monte-Carlo interval `p_low, p_high`, and `p_holm` over all rows; `p_pearson` (normal

@@ -27,7 +27,7 @@ class Measured:
     Attributes:
         row: its row of `results.csv`.
         tokens: one row per kept class.
-        sensitivity: one row per smallest class count.
+        sensitivity: one row per minimum class count.
     """
 
     row: dict[str, Any]
@@ -47,8 +47,8 @@ class Measured:
         """Put measurements into tables.
 
         Args:
-            record: description of the model, the columns of `results.csv` before the measurements.
-            by_count: measurements for each smallest class count.
+            record: what the model is: the columns of `results.csv` before the measurements.
+            by_count: measurements for each minimum class count.
             min_count: the count whose measurements become the row.
             tokens: result of `measure_tokens`.
             texts: class id -> text of the token.

@@ -31,7 +31,7 @@ CONFIGURATION = (
     ("weight decay", "d 0.0005, L 0.1", "training.decay"),
     ("sequences per batch", "4 to 16, by architecture (Table 3)", "training.batch_size"),
     ("training precision", "bf16 autocast", "training.autocast"),
-    ("smallest class count", "1", "measurement.min_count"),
+    ("minimum class count", "1", "measurement.min_count"),
 )
 
 
@@ -152,7 +152,7 @@ def trajectories(results: pd.DataFrame) -> pd.DataFrame | Missing:
 
 
 def sensitivity(table: pd.DataFrame) -> pd.DataFrame | Missing:
-    """How measurements depend on the smallest class count, in long form.
+    """How measurements depend on the minimum class count, in long form.
 
     Args:
         table: rows of `sensitivity.csv`: `model, checkpoint, min_count, n_classes`, measurement keys.
@@ -164,7 +164,7 @@ def sensitivity(table: pd.DataFrame) -> pd.DataFrame | Missing:
     if not {"model", "checkpoint", "min_count"} <= set(table.columns) or not measurements_in(table):
         return Missing("Sensitivity needs the columns model, checkpoint, min_count and a measurement.")
     if table["min_count"].nunique() < 2:
-        return Missing("Sensitivity to the smallest class count needs two of them; the table has one.")
+        return Missing("Sensitivity to the minimum class count needs two of them; the table has one.")
     run = ["model", "checkpoint", "measurement"]
     long = _long(table, ["model", "checkpoint", "min_count", "n_classes"])
     long = long.sort_values([*run, "min_count"], kind="stable")

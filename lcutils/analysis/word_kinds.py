@@ -16,7 +16,7 @@ def token_kind(text: str) -> str:
     """The kind of a decoded token, one of `TOKEN_KINDS`.
 
     White space around it is ignored. Letters only: `lowercase` if the first one is lower-case, else `start-word or
-    proper noun`. No letters, digits or underscores: `punctuation`. All others, also white space alone: `special`.
+    proper noun`. No letters, digits or underscores: `punctuation`. All else, such as white space alone: `special`.
 
     >>> [token_kind(text) for text in (" once", " Once", "!", "don't")]
     ['lowercase', 'start-word or proper noun', 'punctuation', 'special']

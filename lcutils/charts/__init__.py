@@ -5,9 +5,3 @@ from lcutils.charts.grid import by_width, losses, sensitivity, trajectories
 from lcutils.charts.paper import FIGURE_1, against_loss, figure_1, figure_2, figure_3, seeds_scatter
 from lcutils.charts.theme import Figure
 from lcutils.charts.tokens import token_explorer, token_kinds
-
-__all__ = [
-    "FIGURE_1", "Figure", "against_loss", "beside_published", "by_width", "correlations_chart", "figure_1",
-    "figure_2", "figure_3", "losses", "overlaid",
-    "seeds_scatter", "sensitivity", "token_explorer", "token_kinds", "trajectories",
-]  # fmt: skip

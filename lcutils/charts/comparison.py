@@ -9,38 +9,16 @@ import pandas as pd
 
 from lcutils import analysis
 from lcutils.analysis import MEASUREMENTS, Missing
+from lcutils.charts import scatter, theme
 from lcutils.charts.paper import FIGURE_1, FIGURE_3
-from lcutils.charts.scatter import (
-    FAINT_UNLESS_PICKED,
-    IDENTITY,
-    LOSS,
-    SELECTED,
-    can_be_shown,
-    filters,
-    heading,
-    tooltip,
-    usable,
-)
-from lcutils.charts.theme import (
-    OKABE_ITO,
-    OUTLINE,
-    PANEL,
-    ROWS,
-    Figure,
-    padded,
-    panel_title,
-    sentence,
-    slim,
-    together,
-    value_axis,
-)
+from lcutils.charts.theme import Figure
 
 PROPERTY_SCALE = alt.Scale(
-    domain=["NC1", "NC2", "GNC2", "NC3", "UNC3", "NC4", "NC5"], range=[*OKABE_ITO[:6], OKABE_ITO[7]]
+    domain=["NC1", "NC2", "GNC2", "NC3", "UNC3", "NC4", "NC5"], range=[*theme.OKABE_ITO[:6], theme.OKABE_ITO[7]]
 )
 OURS, PUBLISHED = "this study", "published"
 NO_PUBLISHED = "No published table was given to set beside ours."
-SOURCES = alt.Scale(domain=[OURS, PUBLISHED], range=[OKABE_ITO[5], OKABE_ITO[0]])
+SOURCES = alt.Scale(domain=[OURS, PUBLISHED], range=[theme.OKABE_ITO[5], theme.OKABE_ITO[0]])
 SHAPES = alt.Scale(domain=[OURS, PUBLISHED], range=["circle", "cross"])
 
 
@@ -50,11 +28,11 @@ def overlaid(results: pd.DataFrame, published: pd.DataFrame | None) -> Figure:
     if published is None or published.empty:
         return Figure(name, title, missing=NO_PUBLISHED)
     both = pd.concat([results.assign(source=OURS), published.assign(source=PUBLISHED)], ignore_index=True)
-    controls, test = filters(both)
-    data = slim(both, [*IDENTITY, "source", "val_loss", *FIGURE_1, *FIGURE_3])
+    controls, test = scatter.filters(both)
+    data = theme.slim(both, [*scatter.IDENTITY, "source", "val_loss", *FIGURE_1, *FIGURE_3])
     charts = []
     for key in dict.fromkeys(FIGURE_1 + FIGURE_3):
-        rows = usable(both, key, "val_loss", positive=MEASUREMENTS[key].log)
+        rows = scatter.usable(both, key, "val_loss", positive=MEASUREMENTS[key].log)
         # A panel with one of the two sources compares nothing.
         if rows["source"].nunique() == 2:
             charts.append(_overlay(rows, key, test))
@@ -64,25 +42,24 @@ def overlaid(results: pd.DataFrame, published: pd.DataFrame | None) -> Figure:
         "Published models are blue crosses, this study's are orange circles. Other corpora, tokenizers or budgets "
         "move the loss: compare the trend first, and the position where the setting is the paper's."
     )
-    return Figure(name, title, caption, together(charts, 3, controls), rows=data)
+    return Figure(name, title, caption, theme.together(charts, 3, controls), rows=data)
 
 
 def _overlay(rows: pd.DataFrame, key: str, test: str) -> Any:
-    measurement = MEASUREMENTS[key]
+    axis, log = MEASUREMENTS[key].axis, MEASUREMENTS[key].log
     chart = (
-        alt.Chart(ROWS)
-        .transform_filter(f"{test} && {can_be_shown(key, measurement.log)} && {can_be_shown('val_loss', False)}")
-        .mark_point(size=44, filled=True, strokeWidth=0.5, stroke=OUTLINE)
+        scatter.shown_rows(test, key, log)
+        .mark_point(size=44, filled=True, strokeWidth=0.5, stroke=theme.OUTLINE)
         .encode(
-            x=alt.X(f"{key}:Q", **value_axis(measurement.axis, padded(rows[key], measurement.log), measurement.log)),
-            y=alt.Y("val_loss:Q", **value_axis(LOSS, padded(rows["val_loss"], False), False)),
+            x=alt.X(f"{key}:Q", **theme.value_axis(axis, theme.padded(rows[key], log), log)),
+            y=alt.Y("val_loss:Q", **theme.value_axis(scatter.LOSS, theme.padded(rows["val_loss"], False), False)),
             color=alt.Color("source:N", title="source", scale=SOURCES),
             shape=alt.Shape("source:N", title="source", scale=SHAPES),
-            opacity=FAINT_UNLESS_PICKED,
-            tooltip=["source:N", *tooltip(rows, "val_loss", key)],
+            opacity=scatter.FAINT_UNLESS_PICKED,
+            tooltip=["source:N", *scatter.tooltip(rows, "val_loss", key)],
         )
     )
-    return chart.add_params(SELECTED).properties(width=PANEL, height=PANEL, title=panel_title(heading(key)))
+    return scatter.framed(chart.add_params(scatter.SELECTED), key)
 
 
 def beside_published(results: pd.DataFrame, published: pd.DataFrame | None) -> Figure:
@@ -96,37 +73,37 @@ def beside_published(results: pd.DataFrame, published: pd.DataFrame | None) -> F
     table = table[table["ours"].notna() & table["published"].notna()]
     if table.empty:
         return Figure(name, title, missing="No model of ours has the name and checkpoint of a published one.")
-    data = slim(table, ["measurement", "model", "checkpoint", "ours", "published", "difference", "relative"])
+    data = theme.slim(table, ["measurement", "model", "checkpoint", "ours", "published", "difference", "relative"])
     charts = []
     for key, rows in table.groupby("measurement", sort=False):
         both = pd.concat([rows["ours"], rows["published"]])
-        ends = padded(both, False)
+        ends = theme.padded(both, False)
         square: dict[str, Any] = {"scale": alt.Scale(domain=ends, nice=False), "axis": alt.Axis(tickCount=4)}
         x, y = alt.X("published:Q", title="published", **square), alt.Y("ours:Q", title="ours", **square)
         diagonal = alt.Chart(pd.DataFrame({"published": ends, "ours": ends})).mark_line(
-            color=OUTLINE, strokeDash=[4, 3]
+            color=theme.OUTLINE, strokeDash=[4, 3]
         )
         diagonal = diagonal.encode(x=x, y=y)
         points = (
-            alt.Chart(ROWS)
+            alt.Chart(theme.ROWS)
             .transform_filter(alt.datum.measurement == key)
-            .mark_circle(size=60, color=OKABE_ITO[5], stroke=OUTLINE, strokeWidth=0.6)
+            .mark_circle(size=60, color=theme.OKABE_ITO[5], stroke=theme.OUTLINE, strokeWidth=0.6)
             .encode(
                 x=x,
                 y=y,
-                opacity=FAINT_UNLESS_PICKED,
+                opacity=scatter.FAINT_UNLESS_PICKED,
                 tooltip=[
                     "model:N",
                     "checkpoint:Q",
                     *(alt.Tooltip(f"{c}:Q", format=".5g") for c in ("ours", "published", "difference", "relative")),
                 ],
             )
-            .add_params(SELECTED)
+            .add_params(scatter.SELECTED)
         )
-        title_ = panel_title(heading(str(key)), 28)
+        title_ = theme.panel_title(scatter.heading(str(key)), 28)
         charts.append(alt.layer(diagonal, points).properties(width=170, height=170, title=title_))
     caption = "A point on the dashed diagonal is reproduced exactly. Click a model to see it in every panel."
-    return Figure(name, title, caption, together(charts, 4, spacing=26), rows=data)
+    return Figure(name, title, caption, theme.together(charts, 4, spacing=26), rows=data)
 
 
 def correlations_chart(
@@ -136,10 +113,7 @@ def correlations_chart(
 ) -> Figure:
     """Return R² of every measurement with the loss: alone, given size and recipe, and within fixed architectures.
 
-    Args:
-        correlations: of `analysis.correlations`.
-        partial: of `analysis.partial_correlations`.
-        within: of `analysis.within_architecture`.
+    Takes what `analysis.correlations`, `partial_correlations` and `within_architecture` return.
     """
     name, title = "correlations", "How much of the loss each measurement explains"
     if isinstance(correlations, Missing):
@@ -161,11 +135,11 @@ def correlations_chart(
     else:
         rows = within[(within["architecture"] == "pooled") & within["r2"].notna()]
         charts += _dots(rows, "r2", "R² within architectures", order)
-    caption = sentence(
+    caption = theme.sentence(
         "Left, over all rows: dots are R² with validation loss and bars their 95 % bootstrap intervals; filled dots "
         "stay below 0.05 after Holm's correction; tilted squares are R² of the measurement's logarithm.",
-        "The other columns hold size and recipe constant: by partial correlation (given log parameters, depth, width, "
-        "epochs, decay and steps), and by centring within each architecture."
+        "The other columns hold the size constant: the partial correlation, which holds the recipe constant too (given "
+        "log parameters, depth, width, epochs, decay and steps), and the correlation after centring each architecture."
         if len(charts) > 1
         else "",
         *notes,
@@ -173,23 +147,19 @@ def correlations_chart(
     return Figure(name, title, caption, alt.hconcat(*charts, spacing=24))
 
 
-def _row_axis(order: list[str], labels: bool) -> alt.Y:
-    return alt.Y(
-        "name:N",
-        title=None,
-        sort=order,
-        scale=alt.Scale(domain=order),
-        axis=alt.Axis(labelLimit=340, labels=labels, ticks=labels, grid=True),
+def _by_measurement(table: pd.DataFrame, numbers: list[str], order: list[str], labels: bool) -> Any:
+    """Return the chart that both kinds of column begin with: one row per measurement, coloured by its property."""
+    known = [c for c in numbers if c in table.columns]
+    axis = alt.Axis(labelLimit=340, labels=labels, ticks=labels, grid=True)
+    return alt.Chart(theme.slim(table, ["name", "property", "n", *known])).encode(
+        y=alt.Y("name:N", title=None, sort=order, scale=alt.Scale(domain=order), axis=axis),
+        color=alt.Color("property:N", scale=PROPERTY_SCALE, title="property", legend=None),
+        tooltip=["name:N", "n:Q", *(alt.Tooltip(f"{c}:Q", format=".4g") for c in known)],
     )
 
 
 def _intervals(alone: pd.DataFrame, order: list[str]) -> Any:
-    numbers = ["r", "r2", "r2_low", "r2_high", "r2_log", "p", "p_holm"]
-    base = alt.Chart(slim(alone, ["name", "property", "n", *numbers])).encode(
-        y=_row_axis(order, True),
-        color=alt.Color("property:N", scale=PROPERTY_SCALE, title="property", legend=None),
-        tooltip=["name:N", "n:Q", *(alt.Tooltip(f"{c}:Q", format=".4g") for c in numbers)],
-    )
+    base = _by_measurement(alone, ["r", "r2", "r2_low", "r2_high", "r2_log", "p", "p_holm"], order, True)
     shared: dict[str, Any] = {"title": "R² with validation loss", "scale": alt.Scale(domain=[0, 1])}
     bars = base.mark_rule(strokeWidth=2, opacity=0.6).encode(x=alt.X("r2_low:Q", **shared), x2="r2_high:Q")
     dots = base.mark_point(size=64, filled=True, strokeWidth=1.6, opacity=1).encode(
@@ -210,19 +180,6 @@ def _dots(rows: pd.DataFrame, value: str, words: str, order: list[str]) -> list[
     rows = rows[rows["name"].isin(order)]
     if rows.empty:
         return []
-    data = slim(rows, ["name", "property", "n", value, "p", "p_holm"])
-    chart = (
-        alt.Chart(data)
-        .mark_circle(size=64, opacity=1)
-        .encode(
-            x=alt.X(f"{value}:Q", title=words, scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(tickCount=3)),
-            y=_row_axis(order, False),
-            color=alt.Color("property:N", scale=PROPERTY_SCALE, title="property", legend=None),
-            tooltip=[
-                "name:N",
-                "n:Q",
-                *(alt.Tooltip(f"{c}:Q", format=".4g") for c in (value, "p", "p_holm") if c in data.columns),
-            ],
-        )
-    )
+    x = alt.X(f"{value}:Q", title=words, scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(tickCount=3))
+    chart = _by_measurement(rows, [value, "p", "p_holm"], order, False).mark_circle(size=64, opacity=1).encode(x=x)
     return [chart.properties(width=150, height=alt.Step(19), title=words.removeprefix("R² "))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import altair as alt
@@ -10,33 +11,8 @@ import pandas as pd
 
 from lcutils import analysis
 from lcutils.analysis import MEASUREMENTS, Missing
-from lcutils.charts.scatter import (
-    FAINT_UNLESS_PICKED,
-    IDENTITY,
-    LOSS,
-    SELECTED,
-    can_be_shown,
-    filters,
-    heading,
-    size_colour,
-    size_scale,
-    theory_lines,
-    tooltip,
-    usable,
-)
-from lcutils.charts.theme import (
-    OUTLINE,
-    PANEL,
-    ROWS,
-    VIRIDIS,
-    Figure,
-    padded,
-    panel_title,
-    sentence,
-    slim,
-    together,
-    value_axis,
-)
+from lcutils.charts import scatter, theme
+from lcutils.charts.theme import Figure
 
 # SI prefixes say G where people say billion.
 COUNT_WORDS = "replace(format(datum.value, '~s'), 'G', 'B')"
@@ -54,7 +30,7 @@ TRAJECTORY_KEYS = [
 
 def _axis_of(key: str) -> tuple[str, bool]:
     """Return the axis title of a measurement or of val_loss, and whether a log axis suits it."""
-    return (MEASUREMENTS[key].axis, MEASUREMENTS[key].log) if key in MEASUREMENTS else (LOSS, False)
+    return (MEASUREMENTS[key].axis, MEASUREMENTS[key].log) if key in MEASUREMENTS else (scatter.LOSS, False)
 
 
 def _schedules(rows: pd.DataFrame) -> pd.DataFrame:
@@ -76,7 +52,7 @@ def _schedules(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def by_width(results: pd.DataFrame, key: str, riesz_s: float | None = None) -> Figure:
-    """Return `key` (a measurement, or val_loss) against width: a line for each depth; columns schedules, rows decays.
+    """Return `key` (a measurement, or val_loss) against width: one line per depth; columns are schedules, rows decays.
 
     `riesz_s` is the exponent that the Riesz kernel was measured with; its limits of theory follow from it.
     """
@@ -85,17 +61,17 @@ def by_width(results: pd.DataFrame, key: str, riesz_s: float | None = None) -> F
     name, title = f"by_width_{key}", f"{label[:1].upper()}{label[1:]} against width"
     if key not in results.columns or "width" not in results.columns:
         return Figure(name, title, missing=f"The table has no column {key if key not in results.columns else 'width'}.")
-    rows = usable(results, key, "width", positive=log)
+    rows = scatter.usable(results, key, "width", positive=log)
     if rows.empty:
         return Figure(name, title, missing=f"No row has a number for {label} that this axis can show.")
     rows = _schedules(rows if "depth" in rows.columns else rows.assign(depth=0))
-    limits = theory_lines(rows, key, riesz_s)
-    for limit in limits["limit"].unique():
-        value = limits[limits["limit"] == limit].groupby("width")["value"].mean()
-        rows[f"limit_{limit.split()[-1]}"] = rows["width"].map(value)
-    kinds = [f"limit_{limit.split()[-1]}" for limit in limits["limit"].unique()]
-    data = slim(rows, [*IDENTITY, "schedule", "schedule_order", "decay", "val_loss", key, *kinds])
-    domain = padded(rows[key], log, limits["value"].tolist())
+    limits = scatter.theory_lines(rows, key, riesz_s)
+    kinds = []
+    for limit, values in limits.groupby("limit", sort=False):
+        kinds.append(f"limit_{str(limit).split()[-1]}")
+        rows[kinds[-1]] = rows["width"].map(values.groupby("width")["value"].mean())
+    data = theme.slim(rows, [*scatter.IDENTITY, "schedule", "schedule_order", "decay", "val_loss", key, *kinds])
+    domain = theme.padded(rows[key], log, limits["value"].tolist())
     x = alt.X(
         "width:Q",
         title="width D (log scale)",
@@ -104,21 +80,21 @@ def by_width(results: pd.DataFrame, key: str, riesz_s: float | None = None) -> F
             values=sorted(rows["width"].unique().tolist()), format="d", labelAngle=-45, labelOverlap=False, grid=False
         ),
     )
-    y = value_axis(axis, domain, log, letters=26)
+    y = theme.value_axis(axis, domain, log, letters=26)
     depths = sorted(data["depth"].unique().tolist())
-    colour = alt.Color("depth:O", title="depth L", scale=alt.Scale(domain=depths, scheme=VIRIDIS))
+    colour = alt.Color("depth:O", title="depth L", scale=alt.Scale(domain=depths, scheme=theme.VIRIDIS))
     base = alt.Chart()
     layers = [
         base.mark_line(strokeWidth=1.5).encode(x=x, y=alt.Y(f"mean({key}):Q", **y), color=colour),
-        base.mark_circle(size=40, stroke=OUTLINE, strokeWidth=0.6)
+        base.mark_circle(size=40, stroke=theme.OUTLINE, strokeWidth=0.6)
         .encode(
             x=x,
             y=alt.Y(f"{key}:Q", **y),
             color=colour,
-            opacity=FAINT_UNLESS_PICKED,
-            tooltip=tooltip(data, *dict.fromkeys(c for c in ("val_loss", key) if c in data.columns)),
+            opacity=scatter.FAINT_UNLESS_PICKED,
+            tooltip=scatter.tooltip(data, *dict.fromkeys(c for c in ("val_loss", key) if c in data.columns)),
         )
-        .add_params(SELECTED),
+        .add_params(scatter.SELECTED),
     ]
     near = [kind for kind in kinds if rows[kind].between(domain[0], domain[1]).any()]
     for kind, dash in zip(near, ([2, 2], [6, 3]), strict=False):
@@ -134,7 +110,7 @@ def by_width(results: pd.DataFrame, key: str, riesz_s: float | None = None) -> F
     )
     theory = f"Orange dashes: limit of theory ({', '.join(kind.split('_')[1] for kind in near)})." if near else ""
     definition = MEASUREMENTS[key].definition if key in MEASUREMENTS else ""
-    caption = sentence(
+    caption = theme.sentence(
         definition,
         "Lines join the means over seeds, one line per depth; columns are schedules, rows weight decays.",
         theory,
@@ -144,8 +120,7 @@ def by_width(results: pd.DataFrame, key: str, riesz_s: float | None = None) -> F
 
 def losses(results: pd.DataFrame) -> Figure:
     """Return the validation loss against width, by depth."""
-    made = by_width(results, "val_loss")
-    return Figure("losses", "Validation loss by depth and width", made.caption, made.chart, made.missing)
+    return replace(by_width(results, "val_loss"), name="losses", title="Validation loss by depth and width")
 
 
 def trajectories(results: pd.DataFrame) -> Figure:
@@ -157,11 +132,11 @@ def trajectories(results: pd.DataFrame) -> Figure:
     along = "tokens_seen" if rows["tokens_seen"].notna().any() else "checkpoint"
     wide = results[results["model"].isin(rows["model"].unique())].copy()
     wide = wide[wide[along].notna()]
-    controls, test = filters(wide)
+    controls, test = scatter.filters(wide)
     charts = [
         _along(wide, key, along, test)
         for key in TRAJECTORY_KEYS
-        if len(usable(wide, key, along, positive=_axis_of(key)[1]))
+        if len(scatter.usable(wide, key, along, positive=_axis_of(key)[1]))
     ]
     if not charts:
         return Figure(name, title, missing="No model with two checkpoints has a measurement at them.")
@@ -173,14 +148,14 @@ def trajectories(results: pd.DataFrame) -> Figure:
         name,
         title,
         caption,
-        together(charts, 3, controls),
-        rows=slim(wide, [*IDENTITY, "tokens_seen", *TRAJECTORY_KEYS]),
+        theme.together(charts, 3, controls),
+        rows=theme.slim(wide, [*scatter.IDENTITY, "tokens_seen", *TRAJECTORY_KEYS]),
     )
 
 
 def _along(rows: pd.DataFrame, key: str, along: str, test: str) -> Any:
     axis, log = _axis_of(key)
-    drawn = usable(rows, key, along, positive=log)
+    drawn = scatter.usable(rows, key, along, positive=log)
     counts = along == "tokens_seen"
     x = alt.X(
         f"{along}:Q",
@@ -188,22 +163,24 @@ def _along(rows: pd.DataFrame, key: str, along: str, test: str) -> Any:
         scale=alt.Scale(type="log" if counts else "linear", nice=False, padding=12),
         axis=alt.Axis(tickCount=4, labelExpr=COUNT_WORDS if counts else "format(datum.value, 'd')"),
     )
-    y = alt.Y(f"{key}:Q", **value_axis(axis, padded(drawn[key], log), log))
+    y = alt.Y(f"{key}:Q", **theme.value_axis(axis, theme.padded(drawn[key], log), log))
     base = (
-        alt.Chart(ROWS)
-        .transform_filter(f"{test} && {can_be_shown(key, log)}")
-        .encode(x=x, y=y, opacity=FAINT_UNLESS_PICKED)
+        alt.Chart(theme.ROWS)
+        .transform_filter(f"{test} && {scatter.can_be_shown(key, log)}")
+        .encode(x=x, y=y, opacity=scatter.FAINT_UNLESS_PICKED)
     )
     # Lines take their colour from the stroke channel, without a legend: one for lines would list sizes, not shade them.
-    colour = size_colour(rows)
-    stroke = alt.Stroke("n_params:Q", scale=size_scale(rows), legend=None) if isinstance(colour, alt.Color) else colour
+    colour = scatter.size_colour(rows)
+    stroke = colour
+    if isinstance(colour, alt.Color):
+        stroke = alt.Stroke("n_params:Q", scale=scatter.size_scale(rows), legend=None)
     lines = base.mark_line(strokeWidth=1.3).encode(stroke=stroke, detail="model:N", order=f"{along}:Q")
     points = (
-        base.mark_circle(size=45, stroke=OUTLINE, strokeWidth=0.6)
-        .encode(color=colour, tooltip=tooltip(rows, key))
-        .add_params(SELECTED)
+        base.mark_circle(size=45, stroke=theme.OUTLINE, strokeWidth=0.6)
+        .encode(color=colour, tooltip=scatter.tooltip(rows, key))
+        .add_params(scatter.SELECTED)
     )
-    return alt.layer(lines, points).properties(width=PANEL, height=PANEL, title=panel_title(heading(key)))
+    return scatter.framed(alt.layer(lines, points), key)
 
 
 def sensitivity(table: pd.DataFrame | None, results: pd.DataFrame) -> Figure:
@@ -236,8 +213,8 @@ def sensitivity(table: pd.DataFrame | None, results: pd.DataFrame) -> Figure:
                 )
             )
     if not charts:
-        return Figure(name, title, missing=sentence("The sensitivity table has no number to draw.", note))
-    caption = sentence(
+        return Figure(name, title, missing=theme.sentence("The sensitivity table has no number to draw.", note))
+    caption = theme.sentence(
         "Left: median over models of each measurement's change against its value at the smallest minimum count. "
         "Right: its R² with validation loss at each minimum count."
         if len(charts) > 1
@@ -254,9 +231,9 @@ def _heat(table: pd.DataFrame, value: str, words: str, order: list[str], divergi
         scale = alt.Scale(domain=[-reach, reach], scheme="blueorange", clamp=True)
         format_, dark = "+.1%", f"abs(datum.{value}) > {0.6 * reach}"
     else:
-        scale = alt.Scale(domain=[0, 1], scheme=VIRIDIS)
+        scale = alt.Scale(domain=[0, 1], scheme=theme.VIRIDIS)
         format_, dark = ".3f", f"datum.{value} < 0.55"
-    data = slim(table, ["label", "min_count", value, "count", "n"])
+    data = theme.slim(table, ["label", "min_count", value, "count", "n"])
     base = alt.Chart(data).encode(
         x=alt.X("min_count:O", title="minimum class count", axis=alt.Axis(labelAngle=0)),
         y=alt.Y(
@@ -267,7 +244,7 @@ def _heat(table: pd.DataFrame, value: str, words: str, order: list[str], divergi
             axis=alt.Axis(labelLimit=340, labels=labels, ticks=labels),
         ),
     )
-    cells = base.mark_rect(stroke=OUTLINE, strokeWidth=0.3).encode(
+    cells = base.mark_rect(stroke=theme.OUTLINE, strokeWidth=0.3).encode(
         color=alt.Color(
             f"{value}:Q", title=words, scale=scale, legend=alt.Legend(format=format_ if diverging else ".1f")
         ),

@@ -37,7 +37,10 @@ def panels_figure(
     riesz_s: float | None = None,
 ) -> Figure:
     """Return a figure of panels, one for each of `keys` that `results` has, against the loss; linked and filtered."""
-    rows, merged = _distinct(results)
+    rows, numbered = results, ""
+    if "model" not in results.columns:
+        rows = results.assign(model=[f"row {i}" for i in range(len(results))])
+        numbered = "The table names no models: rows are numbered."
     controls, test = filters(rows)
     made = {key: panel(rows, key, test, riesz_s) for key in keys}
     lacking = [MEASUREMENTS[key].label for key, chart in made.items() if chart is None]
@@ -47,23 +50,12 @@ def panels_figure(
     if not charts:
         return Figure(name, title, missing=f"The table has none of these measurements: {', '.join(lacking)}.")
     drawn = max(len(usable(rows, key, "val_loss")) for key in keys)
-    few = f"With {_counted(drawn)}, no R² is given: it needs {FEWEST_ROWS}." if drawn < FEWEST_ROWS else ""
+    points = "one point" if drawn == 1 else f"{drawn} points"
+    few = f"With {points}, no R² is given: it needs {FEWEST_ROWS}." if drawn < FEWEST_ROWS else ""
     lack = f"Not in this table, so not drawn: {', '.join(lacking)}." if lacking else ""
     chart = together(charts, 3, controls)
     data = slim(rows, [*IDENTITY, "val_loss", *keys])
-    return Figure(name, title, sentence(caption, HOW_TO, few, lack, merged), chart, rows=data)
-
-
-def _counted(n: int) -> str:
-    return "one point" if n == 1 else f"{n} points"
-
-
-def _distinct(results: pd.DataFrame) -> tuple[pd.DataFrame, str]:
-    if "model" in results.columns:
-        return results, ""
-    return results.assign(
-        model=[f"row {i}" for i in range(len(results))]
-    ), "The table names no models: rows are numbered."
+    return Figure(name, title, sentence(caption, HOW_TO, few, lack, numbered), chart, rows=data)
 
 
 def figure_1(results: pd.DataFrame) -> Figure:

@@ -13,7 +13,7 @@ import pandas as pd
 
 from lcutils.analysis import MEASUREMENTS, limits_of_theory
 from lcutils.analysis.inference import FEWEST_ROWS
-from lcutils.analysis.tables import OUTCOMES
+from lcutils.analysis.rows import OUTCOMES
 from lcutils.charts.theme import INK, OUTLINE, PANEL, ROWS, VIRIDIS, padded, panel_title, slim, value_axis
 
 IDENTITY = ["model", "checkpoint", "depth", "width", "epochs", "weight_decay", "seed", "n_params", "steps"]
@@ -54,7 +54,7 @@ def filters(rows: pd.DataFrame) -> tuple[list[Any], str]:
 
 
 def size_scale(rows: pd.DataFrame) -> alt.Scale:
-    """Return the scale of the parameters' colours: of all rows, so that filtering changes none, nor leaves it empty."""
+    """Return the colour scale of the parameters. It spans all rows, so that filtering changes no colour."""
     sizes = rows["n_params"].dropna()
     return alt.Scale(type="log", scheme=VIRIDIS, domain=[float(sizes.min()), float(sizes.max())])
 
@@ -109,9 +109,19 @@ def usable(rows: pd.DataFrame, *columns: str, positive: bool = False) -> pd.Data
     return rows.loc[kept]
 
 
+def framed(chart: Any, key: str) -> Any:
+    """Return a chart as the square panel of `key`, its heading above it."""
+    return chart.properties(width=PANEL, height=PANEL, title=panel_title(heading(key)))
+
+
 def can_be_shown(column: str, log: bool) -> str:
     """Return the Vega expression that is true for a row whose `column` an axis can show."""
     return f"isValid(datum.{column})" + (f" && datum.{column} > 0" if log else "")
+
+
+def shown_rows(test: str, key: str, log: bool) -> Any:
+    """Return a chart of the rows that the filters leave (`test`) and that have both `key` and a validation loss."""
+    return alt.Chart(ROWS).transform_filter(f"{test} && {can_be_shown(key, log)} && {can_be_shown('val_loss', False)}")
 
 
 def panel(rows: pd.DataFrame, key: str, test: str, riesz_s: float | None) -> Any | None:
@@ -120,11 +130,7 @@ def panel(rows: pd.DataFrame, key: str, test: str, riesz_s: float | None) -> Any
     The line is least squares on the scale drawn; R² is of that scale. On a log axis the R² of the value itself
     stands at the right.
 
-    Args:
-        rows: results table.
-        key: measurement on x.
-        test: Vega expression of the rows to draw, from `filters`.
-        riesz_s: exponent of the rows' Riesz kernel, if it is known.
+    `test` is the Vega expression of `filters`; `riesz_s` the exponent of the rows' Riesz kernel, if it is known.
     """
     measurement = MEASUREMENTS[key]
     log = measurement.log
@@ -135,7 +141,7 @@ def panel(rows: pd.DataFrame, key: str, test: str, riesz_s: float | None) -> Any
     domain = padded(drawn[key], log, limits["value"].tolist())
     x = alt.X(f"{key}:Q", **value_axis(measurement.axis, domain, log))
     y = alt.Y("val_loss:Q", **value_axis(LOSS, padded(drawn["val_loss"], False), False))
-    base = alt.Chart(ROWS).transform_filter(f"{test} && {can_be_shown(key, log)} && {can_be_shown('val_loss', False)}")
+    base = shown_rows(test, key, log)
     points = (
         base.mark_circle(size=58, stroke=OUTLINE, strokeWidth=0.6)
         .encode(
@@ -152,7 +158,7 @@ def panel(rows: pd.DataFrame, key: str, test: str, riesz_s: float | None) -> Any
         layers.insert(0, _fit_line(base, key, log, x, y))
     layers += _fit_words(base, key, log)
     layers += _limit_rules(limits, domain)
-    return alt.layer(*layers).properties(width=PANEL, height=PANEL, title=panel_title(heading(key)))
+    return framed(alt.layer(*layers), key)
 
 
 def _scaled(base: Any, key: str, log: bool) -> Any:
@@ -168,8 +174,8 @@ def _fit_line(base: Any, key: str, log: bool, x: Any, y: Any) -> Any:
 def _fit_words(base: Any, key: str, log: bool) -> list[Any]:
     """Return the text layers above the frame, computed in the browser from the rows that the filters leave.
 
-    Vega's regression hands back its coefficients and the values it grouped by (`keys`), nothing else: grouping by n,
-    which is the same for all rows, carries n through.
+    Vega's regression returns its coefficients and the values it grouped by (`keys`), nothing else. Grouping by n, which
+    is the same for all rows, carries n through.
     """
     number = "'R² = ' + format(datum.rSquared, '.3f')"
     lines = [(log, f"{number} + '{' (log x)' if log else ''}, n = ' + datum.keys[0]", "left", 0)]

@@ -8,7 +8,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from lcutils.charts.theme import OKABE_ITO, Figure, sample_rows, slim
+from lcutils.charts.theme import OKABE_ITO, Figure, sample_rows, sentence, slim
 
 POINTS = 400  # of a curve that has one value per class
 WIDE, TALL = 460, 260  # pixels
@@ -17,11 +17,10 @@ WIDE, TALL = 460, 260  # pixels
 def token_frequencies(counts: np.ndarray) -> Figure:
     """How often each class occurs, by rank: the class imbalance of next-token prediction.
 
-    Args:
-        counts: (2, V) label counts of train and validation.
+    `counts` (2, V) are the label counts of train and validation.
     """
-    parts = []
-    for split, row in zip(("train", "validation"), counts, strict=True):
+    parts, splits = [], ["train", "validation"]
+    for split, row in zip(splits, counts, strict=True):
         sizes = np.sort(row[row > 0])[::-1]  # (K,)
         ranks = np.unique(np.geomspace(1, len(sizes), POINTS).astype(int))
         parts.append(pd.DataFrame({"split": split, "rank": ranks, "count": sizes[ranks - 1]}))
@@ -31,7 +30,7 @@ def token_frequencies(counts: np.ndarray) -> Figure:
         .encode(
             x=alt.X("rank:Q", title="rank of the token, log scale", scale=alt.Scale(type="log")),
             y=alt.Y("count:Q", title="times it is the next token, log scale", scale=alt.Scale(type="log")),
-            color=alt.Color("split:N", title=None, scale=_two_colours("train", "validation")),
+            color=alt.Color("split:N", title=None, scale=alt.Scale(domain=splits, range=list(OKABE_ITO[:2]))),
             strokeDash=alt.StrokeDash("split:N", legend=None),
             tooltip=["split:N", alt.Tooltip("rank:Q", format=","), alt.Tooltip("count:Q", format=",")],
         )
@@ -43,9 +42,7 @@ def token_frequencies(counts: np.ndarray) -> Figure:
 def classes_by_count(counts: np.ndarray, min_count: int) -> Figure:
     """How many classes have at least n training samples; `min_count` marks those that a study keeps.
 
-    Args:
-        counts: (V,) label counts of train.
-        min_count: the study's.
+    `counts` (V,) are the label counts of train.
     """
     least = np.unique(np.geomspace(1, max(counts.max(), 2), 80).astype(int))
     table = pd.DataFrame({"n": least, "classes": [(counts >= n).sum() for n in least]})
@@ -60,12 +57,8 @@ def classes_by_count(counts: np.ndarray, min_count: int) -> Figure:
     )
     rule = alt.Chart(pd.DataFrame({"n": [min_count]})).mark_rule(strokeDash=[4, 3], color=OKABE_ITO[1]).encode(x="n:Q")
     chart = alt.layer(line, rule).properties(width=WIDE, height=TALL)
-    return Figure(
-        "classes_by_count",
-        "How many classes a minimum count keeps",
-        f"Dashed: min_count = {min_count}.",
-        chart,
-    )
+    caption = f"Dashed: min_count = {min_count}."
+    return Figure("classes_by_count", "How many classes a minimum count keeps", caption, chart)
 
 
 def training_curve(log: pd.DataFrame, checkpoints: list[dict[str, Any]], entropy: float) -> Figure:
@@ -90,12 +83,8 @@ def training_curve(log: pd.DataFrame, checkpoints: list[dict[str, Any]], entropy
         dots.encode(x=x, y=y, color=colour, tooltip=["checkpoint:N", alt.Tooltip("loss:Q", format=".4f")]),
         rule.encode(y=y, color=colour),
     ).properties(width=WIDE, height=TALL)
-    return Figure(
-        "training_curve",
-        "Loss while training",
-        "A model that knew only word frequencies would reach the dashed line.",
-        chart,
-    )
+    caption = "A model that knew only word frequencies would reach the dashed line."
+    return Figure("training_curve", "Loss while training", caption, chart)
 
 
 def spread_by_count(counts: np.ndarray, variances: np.ndarray, texts: list[str]) -> Figure:
@@ -118,12 +107,8 @@ def spread_by_count(counts: np.ndarray, variances: np.ndarray, texts: list[str])
         )
         .properties(width=WIDE, height=TALL)
     )
-    return Figure(
-        "spread_by_count",
-        "Within-class variance by class size",
-        f"Classes with one sample have variance 0 and are not drawn. {notice}".strip(),
-        chart,
-    )
+    caption = sentence("Classes with one sample have variance 0 and are not drawn.", notice)
+    return Figure("spread_by_count", "Within-class variance by class size", caption, chart)
 
 
 def agreement_by_count(counts: np.ndarray, hits: np.ndarray, totals: np.ndarray) -> Figure:
@@ -159,7 +144,3 @@ def agreement_by_count(counts: np.ndarray, hits: np.ndarray, totals: np.ndarray)
         .properties(width=WIDE, height=TALL)
     )
     return Figure("agreement_by_count", "Head and nearest class mean agree (NC4), by class size", "", chart)
-
-
-def _two_colours(*names: str) -> alt.Scale:
-    return alt.Scale(domain=list(names), range=list(OKABE_ITO[: len(names)]))

@@ -11,22 +11,10 @@ import pandas as pd
 
 from lcutils import analysis
 from lcutils.analysis import TOKEN_KINDS, Missing
-from lcutils.charts.theme import (
-    INK,
-    OKABE_ITO,
-    OUTLINE,
-    ROWS,
-    Figure,
-    padded,
-    panel_title,
-    sample_rows,
-    sentence,
-    slim,
-    together,
-    value_axis,
-)
+from lcutils.charts import theme
+from lcutils.charts.theme import Figure
 
-KIND_SCALE = alt.Scale(domain=list(TOKEN_KINDS), range=list(OKABE_ITO[: len(TOKEN_KINDS)]))
+KIND_SCALE = alt.Scale(domain=list(TOKEN_KINDS), range=list(theme.OKABE_ITO[: len(TOKEN_KINDS)]))
 # What the explorer can put on its axes: column -> title, log axis.
 TOKEN_COLUMNS = {
     "count": ("occurrences in the training text", True),
@@ -53,14 +41,14 @@ def token_kinds(tokens: pd.DataFrame | None) -> Figure:
     if isinstance(shares, Missing):
         return Figure(name, title, missing=shares.reason)
     kinds = analysis.with_kinds(tokens[tokens["count"] > 0])
-    drawn, notice = sample_rows(kinds)
+    drawn, notice = theme.sample_rows(kinds)
     picked = alt.selection_point(name="kind", fields=["kind"], bind="legend")
     dots = (
-        alt.Chart(ROWS)
+        alt.Chart(theme.ROWS)
         .mark_circle(size=14)
         .encode(
             x=alt.X("token_id:Q", title="token id", scale=alt.Scale(nice=False)),
-            y=alt.Y("count:Q", **value_axis(TOKEN_COLUMNS["count"][0], padded(drawn["count"], True), True)),
+            y=alt.Y("count:Q", **theme.value_axis(TOKEN_COLUMNS["count"][0], theme.padded(drawn["count"], True), True)),
             color=alt.Color(
                 "kind:N", title="kind (click to pick)", scale=KIND_SCALE, legend=alt.Legend(orient="bottom")
             ),
@@ -72,7 +60,7 @@ def token_kinds(tokens: pd.DataFrame | None) -> Figure:
     )
     long = shares.melt(id_vars="kind", value_vars=["token_share", "data_share"], var_name="of", value_name="share")
     long["of"] = long["of"].map({"token_share": "tokens", "data_share": "data"})
-    bars = alt.Chart(slim(long, ["kind", "of", "share"])).encode(
+    bars = alt.Chart(theme.slim(long, ["kind", "of", "share"])).encode(
         x=alt.X("share:Q", title="share", axis=alt.Axis(format="%"), scale=alt.Scale(domain=[0, 1])),
         y=alt.Y("kind:N", title=None, sort=list(TOKEN_KINDS)),
         yOffset=alt.YOffset("of:N", sort=["tokens", "data"]),
@@ -86,17 +74,17 @@ def token_kinds(tokens: pd.DataFrame | None) -> Figure:
     )
     words = (
         bars.transform_calculate(words="datum.of + ' ' + format(datum.share, '.1%')")
-        .mark_text(align="left", dx=3, fontSize=10, color=INK)
+        .mark_text(align="left", dx=3, fontSize=10, color=theme.INK)
         .encode(text="words:N")
     )
     right = alt.layer(bar, words).properties(width=230, height=300, title="shares of these tokens and of the data")
-    caption = sentence(
+    caption = theme.sentence(
         "Kinds: lowercase words; starts of words and proper nouns; punctuation; special (all others), after decoding "
         "and stripping. Shares are of the tokens that occur in the training text and were measured, not of the whole "
         "vocabulary.",
         notice,
     )
-    data = slim(drawn, ["token_id", "text", "count", "kind"])
+    data = theme.slim(drawn, ["token_id", "text", "count", "kind"])
     return Figure(name, title, caption, alt.hconcat(dots, right, spacing=30), rows=data)
 
 
@@ -118,14 +106,14 @@ def token_explorer(tokens: pd.DataFrame | None, model: str = "") -> Figure:
         return Figure(
             name, title, missing=f"The token table lacks the columns that are drawn ({', '.join(TOKEN_COLUMNS)})."
         )
-    drawn, notice = sample_rows(tokens)
+    drawn, notice = theme.sample_rows(tokens)
     ids = tokens["nearest_ids"] if "nearest_ids" in tokens.columns else [()] * len(tokens)
     rows = tokens.assign(
         drawn=tokens["token_id"].isin(drawn["token_id"]).astype(int),
         nearest=[" ".join(map(str, nearest)) for nearest in ids],
     )
     listed = [c for c in ("token_id", *axes, "total") if c in tokens.columns]
-    data = slim(rows, ["text", "drawn", *listed, "nearest"], digits=5)
+    data = theme.slim(rows, ["text", "drawn", *listed, "nearest"], digits=5)
     words = [_axis_words(column) for column in axes]
     up = "cdnv" if "cdnv" in axes else axes[-1]
     controls = [
@@ -148,7 +136,7 @@ def token_explorer(tokens: pd.DataFrame | None, model: str = "") -> Figure:
         .transform_flatten(["token_id"])
         .transform_filter("datum.token_id != ''")
         .transform_window(place="row_number()")
-        .transform_lookup("token_id", alt.LookupData(ROWS, "token_id", ["text", *listed[1:]]))
+        .transform_lookup("token_id", alt.LookupData(theme.ROWS, "token_id", ["text", *listed[1:]]))
         .transform_calculate(visible=f"isValid(datum.text) ? {VISIBLE} : 'id ' + datum.token_id")
     )
     found = ranked.transform_filter(f"datum.match < 3 && datum.place <= {LISTED}")
@@ -162,13 +150,13 @@ def token_explorer(tokens: pd.DataFrame | None, model: str = "") -> Figure:
             f"The first {LISTED} tokens found: the same text, then what starts with it, then the rest",
         ),
     ]
-    caption = sentence(
+    caption = theme.sentence(
         "Each point is a token. Type a part of one to find it; click a point or a line of the lists to choose its "
         "token, double-click to let go. Without a choice the first token found is shown. In the lists "
         "␣ is a space, and total counts the validation features with this label.",
         notice,
     )
-    return Figure(name, title, caption, together(panels, 1, [search, *controls], spacing=24), rows=data)
+    return Figure(name, title, caption, theme.together(panels, 1, [search, *controls], spacing=24), rows=data)
 
 
 def _drawable(tokens: pd.DataFrame, column: str) -> pd.Series:
@@ -194,7 +182,7 @@ def _ranked() -> Any:
     text, wanted = "lower(trim('' + datum.text))", "lower(trim(token))"
     at = f"indexof({text}, {wanted})"
     return (
-        alt.Chart(ROWS)
+        alt.Chart(theme.ROWS)
         .transform_calculate(x=x, y=y, visible=VISIBLE, often="toNumber(datum.count)")
         .transform_calculate(
             match=f"{wanted} == '' ? 2 : {text} == {wanted} ? 0 : {at} == 0 ? 1 : {at} > 0 ? 2 : 3",
@@ -220,13 +208,13 @@ def _cloud(ranked: Any, chosen: Any, columns: list[str], clicked: Any) -> Any:
     tips: list[Any] = ["text:N", *(alt.Tooltip(f"{column}:Q", format=".4~g") for column in columns)]
     dots = (
         ranked.transform_filter("datum.able == 1")
-        .mark_circle(size=16, color=OKABE_ITO[4], opacity=0.5)
+        .mark_circle(size=16, color=theme.OKABE_ITO[4], opacity=0.5)
         .encode(x=x, y=y, tooltip=tips)
         .add_params(clicked)
     )
     marked = chosen.transform_filter("isValid(datum.x) && isValid(datum.y)").encode(x=x, y=y)
-    ring = marked.mark_circle(size=130, color=OKABE_ITO[5], stroke=OUTLINE, opacity=1).encode(tooltip=tips)
-    name = marked.mark_text(dx=9, align="left", fontSize=13, color=INK).encode(text="visible:N")
+    ring = marked.mark_circle(size=130, color=theme.OKABE_ITO[5], stroke=theme.OUTLINE, opacity=1).encode(tooltip=tips)
+    name = marked.mark_text(dx=9, align="left", fontSize=13, color=theme.INK).encode(text="visible:N")
     titles = {column: _axis_words(column) for column in TOKEN_COLUMNS}
     counted = (
         ranked.transform_calculate(hit="datum.match < 3 ? 1 : 0")
@@ -239,7 +227,7 @@ def _cloud(ranked: Any, chosen: Any, columns: list[str], clicked: Any) -> Any:
         )
     )
     said = [
-        counted.mark_text(align=align, fontSize=11, color=INK).encode(
+        counted.mark_text(align=align, fontSize=11, color=theme.INK).encode(
             text=f"{words}:N", x=alt.value(across), y=alt.value(down)
         )
         for words, align, across, down in (
@@ -253,7 +241,7 @@ def _token_list(tokens: Any, columns: list[str], clicked: Any, title: str) -> An
     """Return tokens as the lines of a table, in the order of their `place`: a click on one chooses it."""
     y = alt.Y("place:O", axis=None)
     line = (
-        tokens.mark_rect(color=OKABE_ITO[1])
+        tokens.mark_rect(color=theme.OKABE_ITO[1])
         .encode(
             y=y,
             x=alt.value(0),
@@ -262,7 +250,7 @@ def _token_list(tokens: Any, columns: list[str], clicked: Any, title: str) -> An
         )
         .add_params(clicked)
     )
-    text = tokens.mark_text(align="left", color=INK, limit=95).encode(y=y, x=alt.value(6), text="visible:N")
+    text = tokens.mark_text(align="left", color=theme.INK, limit=95).encode(y=y, x=alt.value(6), text="visible:N")
     number = "toNumber(datum.number)"
     words = f"{number} == round({number}) ? format({number}, ',') : format({number}, '.4~g')"
     x = alt.X(
@@ -277,7 +265,9 @@ def _token_list(tokens: Any, columns: list[str], clicked: Any, title: str) -> An
     numbers = (
         tokens.transform_fold(columns, ["column", "number"])
         .transform_calculate(words=f"isValid({number}) ? {words} : ''")
-        .mark_text(color=INK)
+        .mark_text(color=theme.INK)
         .encode(y=y, x=x, text="words:N")
     )
-    return alt.layer(line, text, numbers).properties(width=WIDE, height=alt.Step(17), title=panel_title(title, 90))
+    return alt.layer(line, text, numbers).properties(
+        width=WIDE, height=alt.Step(17), title=theme.panel_title(title, 90)
+    )

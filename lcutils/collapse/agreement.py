@@ -118,7 +118,7 @@ class AgreementCounter:
 
         Raises:
             ValueError: shapes that do not fit; at `result`, a label >= C or (`NotFiniteError`) a counted feature that
-                is not finite, of which nothing can be decided.
+                is not finite.
         """
         if features.ndim != 2 or features.shape[1] != self.dim or labels.shape != features.shape[:1]:
             raise ValueError(
@@ -173,7 +173,7 @@ class _RoundedFeatures:
         return cls(features, origin, rounded, length, lost)
 
     def exact(self, rows: Tensor) -> Tensor:
-        """Chosen rows of x, exact but for float64 rounding: (m,) positions -> (m, D) float64."""
+        """Chosen rows of x, exact up to float64 rounding: (m,) positions -> (m, D) float64."""
         return self.features[rows].double() - self.origin.double()
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from typing import Any, Literal
 
@@ -48,7 +49,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Count:
-    """A whole number beside the measurements: of classes or pairs. It says nothing of collapse, so no chart draws it.
+    """A number of classes or pairs, beside the measurements. It says nothing about collapse, so no chart draws it.
 
     Attributes:
         definition, function, reads: as those of a `Measurement`.
@@ -65,108 +66,86 @@ _CENTRED = "(mu_c - mu_bar) / ||mu_c - mu_bar||"
 _UNCENTRED = "mu_c / ||mu_c||"
 _SPHERE = "a uniform sphere's value, which depends on the width"
 
+# What the measurements of one function share.
+_cdnv = partial(Measurement, "NC1", function="lcutils.collapse.variability:distance_normalised_variance", reads="pairs")
+_covariance_ratio = partial(
+    Measurement,
+    "NC1",
+    function="lcutils.collapse.variability:covariance_ratios",
+    reads="classes",
+    log=True,
+    limit="0 at collapse",
+)
+_norms = partial(
+    Measurement, "NC2", function="lcutils.collapse.geometry:equal_norms", reads="classes", limit="0 at collapse"
+)
+_cosines = partial(Measurement, "NC2", function="lcutils.collapse.geometry:equal_angles", reads="classes")
+_uniformity = partial(
+    Measurement, "GNC2", function="lcutils.collapse.geometry:uniformity", reads="pairs", limit=_SPHERE
+)
+
 MEASUREMENTS: dict[str, Measurement] = {
-    "nc1_cdnv": Measurement(
-        "NC1",
+    "nc1_cdnv": _cdnv(
         "within-class variability (CDNV)",
         "mean CDNV over pairs of classes (4th power of the distance)",
         f"Mean over pairs of classes of {_CDNV}^4.",
-        function="lcutils.collapse.variability:distance_normalised_variance",
-        reads="pairs",
         log=True,
         limit="0 at collapse",
     ),
-    "nc1_cdnv_log": Measurement(
-        "NC1",
+    "nc1_cdnv_log": _cdnv(
         "log CDNV",
         "mean log CDNV over pairs of classes",
         f"Mean over pairs of classes of log of {_CDNV}^4; left out where both variances are 0.",
-        function="lcutils.collapse.variability:distance_normalised_variance",
-        reads="pairs",
         limit="minus infinity at collapse",
     ),
-    "nc1_cdnv_galanti": Measurement(
-        "NC1",
+    "nc1_cdnv_galanti": _cdnv(
         "CDNV as Galanti defined it",
         "mean CDNV over pairs of classes (square of the distance)",
         f"Mean over pairs of classes of {_CDNV}^2.",
-        function="lcutils.collapse.variability:distance_normalised_variance",
-        reads="pairs",
         log=True,
         limit="0 at collapse",
     ),
-    "nc1_pinv": Measurement(
-        "NC1",
+    "nc1_pinv": _covariance_ratio(
         "within- over between-class covariance",
         "tr(S_W pinv(S_B)) / K",
         "tr(S_W pinv(S_B)) / K (Papyan 2020).",
-        function="lcutils.collapse.variability:covariance_ratios",
-        reads="classes",
-        log=True,
-        limit="0 at collapse",
     ),
-    "nc1_quotient": Measurement(
-        "NC1",
+    "nc1_quotient": _covariance_ratio(
         "quotient of traces",
         "tr S_W / tr S_B",
         "tr S_W / tr S_B (Tirer 2023).",
-        function="lcutils.collapse.variability:covariance_ratios",
-        reads="classes",
-        log=True,
-        limit="0 at collapse",
     ),
-    "nc2_norm_cov": Measurement(
-        "NC2",
+    "nc2_norm_cov": _norms(
         "equinorm, of norms",
         "CoV of centred class-mean norms",
         "Standard deviation over mean of ||mu_c - mu_bar|| over classes.",
-        function="lcutils.collapse.geometry:equal_norms",
-        reads="classes",
-        limit="0 at collapse",
     ),
-    "nc2_log_norm_cov": Measurement(
-        "NC2",
+    "nc2_log_norm_cov": _norms(
         "equinorm, of log norms",
         "CoV of log centred class-mean norms",
         "Standard deviation over mean of log ||mu_c - mu_bar|| over classes; depends on its unit.",
-        function="lcutils.collapse.geometry:equal_norms",
-        reads="classes",
-        limit="0 at collapse",
     ),
-    "nc2_log_norm_std": Measurement(
-        "NC2",
+    "nc2_log_norm_std": _norms(
         "spread of log norms",
         "standard deviation of log centred class-mean norms",
         "Standard deviation of log ||mu_c - mu_bar|| over classes.",
-        function="lcutils.collapse.geometry:equal_norms",
-        reads="classes",
-        limit="0 at collapse",
     ),
-    "nc2_cosine_mean": Measurement(
-        "NC2",
+    "nc2_cosine_mean": _cosines(
         "mean cosine",
         "mean cosine of centred class means over pairs",
         "Mean over pairs of classes of the cosine of mu_c - mu_bar and mu_c' - mu_bar.",
-        function="lcutils.collapse.geometry:equal_angles",
-        reads="classes",
         limit="-1/(K-1) for a simplex",
     ),
-    "nc2_cosine_std": Measurement(
-        "NC2",
+    "nc2_cosine_std": _cosines(
         "spread of cosines",
         "standard deviation of cosines of centred class means over pairs",
         "Standard deviation over pairs of classes of the cosine of centred class means.",
-        function="lcutils.collapse.geometry:equal_angles",
-        reads="classes",
         limit="0 at collapse; 1/sqrt(D) for a uniform sphere",
     ),
-    "nc2_cosine_cov": Measurement(
-        "NC2",
+    "nc2_cosine_cov": _cosines(
         "equiangular",
         "CoV of cosines of centred class means over pairs",
         "Standard deviation over mean, over pairs of classes, of the cosine of centred class means.",
-        function="lcutils.collapse.geometry:equal_angles",
-        reads="classes",
         limit="0 at collapse",
     ),
     "nc2_coherence": Measurement(
@@ -188,14 +167,10 @@ MEASUREMENTS: dict[str, Measurement] = {
         limit="0 at collapse",
     ),
     **{
-        f"gnc2_log{tag}_{end}": Measurement(
-            "GNC2",
+        f"gnc2_log{tag}_{end}": _uniformity(
             f"{short}, log kernel{comma}",
             f"{name} of log inverse distance, {words} class means on the sphere",
             f"{name[0].upper()}{name[1:]} {_KERNEL}{unit}.",
-            function="lcutils.collapse.geometry:uniformity",
-            reads="pairs",
-            limit=_SPHERE,
         )
         for tag, words, comma, unit in (
             ("", "centred", ", centred", _CENTRED),
@@ -208,14 +183,10 @@ MEASUREMENTS: dict[str, Measurement] = {
         )
     },
     **{
-        f"gnc2_riesz_{end}": Measurement(
-            "GNC2",
+        f"gnc2_riesz_{end}": _uniformity(
             f"{short}, Riesz kernel, centred",
             f"{name} of inverse distance (Riesz), centred class means on the sphere",
             f"{name[0].upper()}{name[1:]} over pairs of classes of ||u_c - u_c'||^-s, u = {_CENTRED}.",
-            function="lcutils.collapse.geometry:uniformity",
-            reads="pairs",
-            limit=_SPHERE,
         )
         for end, short, name in (
             ("mean", "mean", "mean"),

@@ -46,13 +46,6 @@ class KeptClasses:
         """Directions u_c of mu_c - mu_bar: (K, D), zero where mu_c equals mu_bar."""
         return self.centred / torch.where(self.central, torch.inf, self.norms)[:, None]
 
-    def check_finite(self) -> None:
-        """Raise ValueError where a mean or a variance is not finite: a feature was not."""
-        broken = ~(self.means.isfinite().all(1) & self.variances.isfinite())
-        if bool(broken.any()):
-            first = int(self.ids[broken][0])
-            raise ValueError(f"the features of {int(broken.sum())} classes are not finite, class {first} first")
-
 
 @dataclass
 class PairInputs:
@@ -122,15 +115,21 @@ def keep_classes(stats: ClassStatistics, min_count: int = 1) -> KeptClasses:
         central=norms <= ROUNDING * raw_norms.max(),
     )
     if not math.isfinite(norms.sum() + variances.sum()):
-        classes.check_finite()
+        _check_finite("the features", means.isfinite().all(1) & variances.isfinite(), ids)
     return classes
+
+
+def _check_finite(what: str, finite: Tensor, ids: Tensor) -> None:
+    """Raise ValueError if not all are `finite`; a sum of large finite numbers, which led here, may also overflow."""
+    if len(broken := ids[~finite]):
+        raise ValueError(f"{what} of {len(broken)} classes are not finite, class {int(broken[0])} first")
 
 
 def kept_head(classifier: Tensor, stats: ClassStatistics, classes: KeptClasses) -> Tensor:
     """Rows w_c of the kept classes: (C, D) -> (K, D), on the statistics' device, in the head's own type.
 
     Raises:
-        ValueError: the head is no tensor, its shape is not (C, D), or a kept row is not finite.
+        ValueError: the head is not a tensor, its shape is not (C, D), or a kept row is not finite.
     """
     check_tensors(classifier=classifier)
     expected = (stats.num_classes, stats.dim)
@@ -138,21 +137,15 @@ def kept_head(classifier: Tensor, stats: ClassStatistics, classes: KeptClasses) 
         raise ValueError(f"the classifier must be {expected}, one row per class, not {tuple(classifier.shape)}")
     head = classifier.detach().to(stats.device).index_select(0, classes.ids)
     if not math.isfinite(head.sum(dtype=torch.float64)):
-        broken = ~head.isfinite().all(1)
-        if bool(broken.any()):  # the sum of large finite numbers may overflow
-            first = int(classes.ids[broken][0])
-            raise ValueError(
-                f"the classifier's rows of {int(broken.sum())} classes are not finite, class {first} first"
-            )
+        _check_finite("the classifier's rows", head.isfinite().all(1), classes.ids)
     return head
 
 
-def gram(left: Tensor, right: Tensor | None = None) -> Tensor:
-    """Leftᵀ right in float64, (K, D) and (K, E) -> (D, E), without a float64 copy of the whole."""
-    right = left if right is None else right
-    total = torch.zeros(left.shape[1], right.shape[1], dtype=torch.float64, device=left.device)
-    for a, b in zip(left.split(SPLIT), right.split(SPLIT), strict=True):
-        total.addmm_(a.double().T, b.double())
+def gram(rows: Tensor) -> Tensor:
+    """Xᵀ X in float64, (K, D) -> (D, D), without a float64 copy of the whole X."""
+    total = torch.zeros(rows.shape[1], rows.shape[1], dtype=torch.float64, device=rows.device)
+    for part in rows.split(SPLIT):
+        total.addmm_(part.double().T, part.double())
     return total
 
 

@@ -10,19 +10,17 @@ from lcutils.collapse.geometry import frame_error
 from lcutils.collapse.inputs import MeasurementInputs
 
 
-def head_products(classes: KeptClasses, head: Tensor) -> tuple[Tensor, Tensor]:
-    """w_c·(mu_c - mu_bar) and ||w_c||: (K,) each, in float64 without a float64 copy of the whole head (K, D)."""
-    products, norms = [], []
+def head_cosines(classes: KeptClasses, head: Tensor) -> tuple[Tensor, Tensor]:
+    """cos(w_c, mu_c - mu_bar) of every kept class, nan where one of the two is zero, and w_c·(mu_c - mu_bar).
+
+    (K,) each, in float64 without a float64 copy of the whole head (K, D).
+    """
+    dots, lengths = [], []
     for rows, centred in zip(head.split(SPLIT), classes.centred.split(SPLIT), strict=True):
         wide = rows.double()
-        products.append(torch.linalg.vecdot(wide, centred))
-        norms.append(torch.linalg.vector_norm(wide, dim=1))
-    return torch.cat(products), torch.cat(norms)
-
-
-def head_cosines(classes: KeptClasses, head: Tensor) -> tuple[Tensor, Tensor]:
-    """cos(w_c, mu_c - mu_bar) of every kept class, nan where one of the two is zero, and w_c·(mu_c - mu_bar)."""
-    products, norms = head_products(classes, head)
+        dots.append(torch.linalg.vecdot(wide, centred))
+        lengths.append(torch.linalg.vector_norm(wide, dim=1))
+    products, norms = torch.cat(dots), torch.cat(lengths)
     defined = ~classes.central & (norms > 0)
     return torch.where(defined, products / (norms * classes.norms), torch.nan), products
 

@@ -14,7 +14,7 @@ from lcutils.features.statistics import ClassStatistics
 
 @dataclass
 class MeasurementInputs:
-    """Everything in float64 on the statistics' device, but the head, which keeps its type."""
+    """Everything is in float64 on the statistics' device, except the head, which keeps its type."""
 
     classes: KeptClasses
     head: Tensor  # (K, D) rows w_c of the kept classes

@@ -40,7 +40,7 @@ def measure_collapse(
         tile: rows of means multiplied at a time (default 1024 on a GPU, 64 on a CPU); memory grows with it.
 
     Raises:
-        ValueError: fewer than two kept classes, a head that is no tensor or of another shape, features or a head
+        ValueError: fewer than two kept classes, a head that is not a tensor or has another shape, features or a head
             that are not finite, min_count or tile below 1, riesz_s not above 0.
 
     Example:
@@ -89,7 +89,7 @@ def measure_by_count(
     riesz_s: float = 1.0,
     ood_mean: np.ndarray | None = None,
 ) -> dict[int, dict[str, float]]:
-    """`measure_collapse` for several smallest class counts, in ascending order.
+    """`measure_collapse` for several minimum class counts, in ascending order.
 
     Args:
         stats, classifier, riesz_s: as of `measure_collapse`.

@@ -93,7 +93,7 @@ class PairSweep:
         """The sums, doubtful pairs included."""
         zero, directed, raw_directed = (math.comb(number, 2) for number in self.class_numbers.tolist())
         total = math.comb(self.classes.number, 2)
-        # Before the doubtful pairs are looked at: those that turn out to be equal are taken off.
+        # Before the doubtful pairs are looked at: those that turn out to be equal are subtracted.
         numbers = {"apart": total, "spread": total - zero, "directed": directed}
         numbers |= {"distinct": directed, "raw_distinct": raw_directed}
         result = PairSums(total, zero, numbers)
@@ -150,7 +150,7 @@ class DoubtfulPairs:
 
     Args:
         classes: the kept classes.
-        numbers: of pairs, by kind; the pairs that turn out to be undefined are taken off.
+        numbers: of pairs, by kind; the pairs that turn out to be undefined are subtracted.
         riesz_s: exponent of the Riesz kernel.
     """
 

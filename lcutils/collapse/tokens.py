@@ -34,15 +34,7 @@ def measure_tokens(
     without normalisation too, whose average over partners is just ``-||mu_c - mu_bar||² / (K - 1)``.) Values that
     have no meaning, such as cosines of a mean equal to mu_bar, are nan.
 
-    Args:
-        stats: class statistics.
-        classifier: (C, D) rows of the head.
-        min_count: samples that a class needs to be kept.
-        neighbours: number of nearest classes.
-        tile: rows of means multiplied at a time.
-
-    Raises:
-        ValueError: as `measure_collapse`.
+    Arguments and errors are those of `measure_collapse`.
     """
     classes = keep_classes(stats, min_count)
     head = kept_head(classifier, stats, classes)  # (K, D)

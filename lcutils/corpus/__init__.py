@@ -6,5 +6,3 @@
 
 from lcutils.corpus.prepare import Data, open_blocks, open_data, prepare_corpus, source_digest
 from lcutils.corpus.tokenization import load_tokenizer
-
-__all__ = ["Data", "load_tokenizer", "open_blocks", "open_data", "prepare_corpus", "source_digest"]

@@ -63,7 +63,7 @@ def check_sources(settings: CorpusSettings) -> None:
 
 
 def origin(settings: CorpusSettings, split: str) -> str:
-    """Key and name of the source that a split was read from, with which messages begin."""
+    """How a message begins: key and name of the source that a split was read from."""
     key = split if split != "train" and getattr(settings, split) is not None else "source"
     return f"{key}: {getattr(settings, key)}"
 
@@ -160,7 +160,7 @@ def _load_from_hub(key: str, name: str) -> dict[str, Dataset]:
         return dict(load_dataset(name))
     except (DatasetsError, OSError, ValueError) as error:
         raise UserError(
-            f"{name}: is no file or folder here and cannot be loaded from the hub ({first_line(error)}); "
+            f"{name}: is not a file or folder here and cannot be loaded from the hub ({first_line(error)}); "
             f"name a local path, {_alternative(key)}"
         ) from None
 

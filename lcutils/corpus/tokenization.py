@@ -95,7 +95,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
         else:
             tokenizer = _load_saved(str(folder) if folder.exists() else name)
     except Exception as error:  # the libraries raise bare Exception for a broken file
-        where = "cannot be read" if folder.exists() else "is no folder here and cannot be loaded from the hub"
+        where = "cannot be read" if folder.exists() else "is not a folder here and cannot be loaded from the hub"
         raise UserError(
             f"tokenizer: {name} {where} ({first_line(error)}); name a folder with a tokenizer, or bpe:4096"
         ) from None

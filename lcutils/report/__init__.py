@@ -85,7 +85,7 @@ def compute(
         "correlations": analysis.correlations(results, trials=trials),
         "partial_correlations": analysis.partial_correlations(results),
         "within_architecture": analysis.within_architecture(results),
-        "influence": largest_changes(analysis.influence(results)),
+        "influence": analysis.influence(results),
         "sensitivity": analysis.sensitivity(sensitivity) if sensitivity is not None else no_sensitivity,
         "sensitivity_correlations": no_sensitivity
         if sensitivity is None
@@ -122,13 +122,6 @@ def measurement_table() -> pd.DataFrame:
     """Return the definition of every measurement as a table: key, property, label, definition, limit."""
     rows = [(key, m.property, m.label, m.definition, m.limit) for key, m in MEASUREMENTS.items()]
     return pd.DataFrame(rows, columns=["measurement", "property", "label", "definition", "limit"])
-
-
-def largest_changes(table: Table) -> Table:
-    """Return the table of `analysis.influence`, the rows that change R² most first."""
-    if isinstance(table, Missing):
-        return table
-    return table.sort_values("change", key=lambda change: -change.abs(), kind="stable", ignore_index=True)
 
 
 def best_first(tokens: dict[str, pd.DataFrame], results: pd.DataFrame) -> dict[str, pd.DataFrame]:

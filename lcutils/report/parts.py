@@ -100,8 +100,6 @@ def table_html(
     """Return a table, its numbers readable (sortable in the page by their full value).
 
     Args:
-        table: what to show.
-        caption: what it is, a sentence.
         most: rows shown; the caption says so when there are more.
         anchors: rows are the targets of links (the results table); elsewhere a model links to its row.
         csv: address of the same table as CSV.

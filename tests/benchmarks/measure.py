@@ -23,7 +23,9 @@ import numpy as np
 import released
 import torch
 
-from lcutils.collapse import AgreementCounter, measure_collapse, measure_tokens
+from lcutils.collapse.agreement import AgreementCounter
+from lcutils.collapse.measure import measure_collapse
+from lcutils.collapse.tokens import measure_tokens
 from lcutils.features.extraction import extract_agreement, extract_statistics
 from lcutils.features.models import load_feature_model
 from lcutils.features.statistics import ClassStatistics
