@@ -8,7 +8,9 @@ import pandas as pd
 from conftest import lcutils_command
 
 from lcutils.analysis import MEASUREMENTS
-from lcutils.stages import RESULT_COLUMNS
+from lcutils.analysis.rows import POINT_COLUMNS
+
+RESULT_COLUMNS = [*POINT_COLUMNS, "n_classes"]
 
 
 def test_results_have_every_promised_column(demo):
