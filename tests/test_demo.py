@@ -1,7 +1,6 @@
 """What `make demo` promises of its outputs."""
 
 import json
-import time
 
 import numpy as np
 import pandas as pd
@@ -41,10 +40,8 @@ def test_figures_and_report_are_there(demo):
     assert (demo / "analysis" / "report.html").stat().st_size < 5_000_000
 
 
-def test_a_second_demo_does_nothing_quickly(demo):
-    began = time.monotonic()
+def test_a_second_demo_does_nothing(demo):
     outcome = lcutils_command("sweep", "demo")
-    assert time.monotonic() - began < 20
     assert outcome.returncode == 0
     assert "Nothing to be done" in outcome.stdout + outcome.stderr
     assert "outputs/demo/analysis/report.html" in outcome.stdout
