@@ -1,7 +1,6 @@
 """Permutation tests, bootstrap, Holm and partial correlations against independent computations and simulations."""
 
 from itertools import permutations
-from time import perf_counter
 
 import numpy as np
 import pytest
@@ -127,17 +126,6 @@ def test_permutation_counts_do_not_depend_on_chunks(monkeypatch):
     whole = permutation_test(x, y, 1_000, seed=2)
     monkeypatch.setattr("lcutils.analysis.inference._CHUNK", 70)
     assert permutation_test(x, y, 1_000, seed=2) == whole
-
-
-def test_permutation_is_quick():
-    random = np.random.default_rng(9)
-    x, y = random.normal(size=21), random.normal(size=21)
-    began = perf_counter()
-    permutation_test(x, y, 10_000)
-    assert perf_counter() - began < 1
-    began = perf_counter()
-    permutation_tests(np.stack([x] * 7), y, 1_000_000)
-    assert perf_counter() - began < 30
 
 
 @pytest.mark.parametrize(
