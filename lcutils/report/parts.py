@@ -26,8 +26,8 @@ from lcutils.charts.theme import DARK, LIGHT, VEGALITE_VERSION, Figure
 LONG_TEXTS = {"note", "definition", "axis", "limit", "dropped", "ours", "paper", "setting"}
 
 
-def packed_json(value: Any) -> str:
-    """Return `value` as gzipped JSON in base64, a third of its size; the page unpacks it."""
+def data_json(value: Any) -> str:
+    """Return `value` as a page carries it: JSON, gzipped and in base64, a third of its size; the page unpacks it."""
     text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
 
@@ -52,7 +52,7 @@ TEMPLATES = Environment(
     undefined=StrictUndefined,
 )
 TEMPLATES.globals |= {"source": _source, "bundle": _bundle, "grounds": {"light": LIGHT, "dark": DARK}}
-TEMPLATES.filters["packed"] = lambda figure: packed_json(figure.spec)
+TEMPLATES.filters["packed"] = lambda figure: data_json(figure.spec)
 TEMPLATES.tests["missing"] = lambda table: isinstance(table, Missing)
 
 
