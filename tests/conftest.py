@@ -39,7 +39,7 @@ def tiny(tmp_path: Path) -> Path:
     return path
 
 
-def lcutils_command(*words: str | Path, timeout: float = 900) -> subprocess.CompletedProcess[str]:
+def lcutils_command(*words: str | Path, timeout: float = 3600) -> subprocess.CompletedProcess[str]:
     """Run `python -m lcutils …` as a user would."""
     command = [sys.executable, "-m", "lcutils", *map(str, words)]
     environment = os.environ | {"PYTHONWARNINGS": "ignore"}
