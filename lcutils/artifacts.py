@@ -1,19 +1,18 @@
-"""Files and folders that are complete or absent, and the manifests that say what they hold."""
+"""Files and folders that are complete or absent, whatever is killed and however full the disk is."""
 
 from __future__ import annotations
 
-import glob
+import errno
 import hashlib
 import json
 import os
 import platform
+import re
 import shutil
-import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -21,58 +20,177 @@ from lcutils.errors import UserError
 
 MANIFEST = "manifest.json"
 NOTE = "job.json"  # in a folder of unfinished work: which job it belongs to
+HOST = re.sub(r"[^\w-]", "-", platform.node())[:40]
+# `.name.host-process.part` is being written, `….old` about to be deleted. The ending of a file stays last: pandas,
+# safetensors and Altair choose their format by it.
+_ASIDE = re.compile(r"\..*\.(?P<host>[\w-]*)-(?P<process>\d+)\.(?:part|old)(?:\.\w+)?")
+ABANDONED = 86_400.0  # seconds after which what a process on another machine left is taken for abandoned
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no room, over a user's quota, over a limit on files
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary sibling of `path`; rename it to `path` on success, remove it on error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # The suffix stays last: pandas, safetensors and Altair choose their format by it.
-    aside = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
-    try:
-        yield aside
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    """Yield a temporary sibling of `path`; rename it to `path` on success, remove it on error.
+
+    The content is on the disk before the rename. A symbolic link stays one: the file that it leads to is replaced.
+
+    Raises:
+        UserError: the disk is full.
+    """
+    path = followed(path)
+    with explain_full_disk(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(path.parent, path.stem)
+        aside = _aside(path, "part", path.suffix)
+        try:
+            yield aside
+            _flush(aside)
+            if path.is_dir():  # no file can replace a folder
+                remove(path)
+            aside.replace(path)
+            _flush(path.parent)
+        finally:
+            aside.unlink(missing_ok=True)
 
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield an empty temporary sibling folder; on success it replaces `path`, on error it is removed."""
-    _remove_leftovers(path)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    try:
-        yield aside
-        if path.exists():
+    """Yield an empty temporary sibling folder; on success it replaces `path`, on error it is removed.
+
+    All its content is on the disk before the rename. A symbolic link stays one: the folder it leads to is replaced.
+
+    Raises:
+        UserError: the disk is full.
+    """
+    path = followed(path)
+    with explain_full_disk(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(path.parent, path.name)
+        aside = _aside(path, "part")
+        shutil.rmtree(aside, ignore_errors=True)  # of this process's number, from before the machine restarted
+        aside.mkdir()
+        try:
+            yield aside
+            for folder, _, names in os.walk(aside, topdown=False):
+                for name in names:
+                    _flush(Path(folder, name))
+                _flush(Path(folder))
             # A folder cannot be replaced in one step: `path` is absent for an instant, but never half-written.
-            old = _move_aside(path)
+            old = _move_aside(path) if os.path.lexists(path) else None
             aside.replace(path)
-            shutil.rmtree(old)
-        else:
-            aside.replace(path)
+            _flush(path.parent)
+            if old is not None:
+                remove(old)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def followed(path: Path) -> Path:
+    """The path that a symbolic link leads to, there or not; any other path as it is."""
+    return path.resolve() if path.is_symlink() else path
+
+
+def _aside(path: Path, kind: str, suffix: str = "") -> Path:
+    name = path.stem if suffix else path.name
+    return path.with_name(f".{name[:100]}.{HOST}-{os.getpid()}.{kind}{suffix}")
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file's or folder's content is on the disk."""
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # file systems that cannot do so for a folder
+            raise
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        os.close(file)
+
+
+def remove(path: Path) -> None:
+    """Delete a file, a link or a folder, a folder in such a way that half of it is never found."""
+    if path.is_dir() and not path.is_symlink():
+        aside = path if _ASIDE.fullmatch(path.name) else _move_aside(path)
+        shutil.rmtree(aside, ignore_errors=True)  # what a network file system still holds is a leftover, removed later
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _move_aside(path: Path) -> Path:
-    """Rename a folder that is about to be deleted, so that it is never found half deleted; returns its new path."""
-    return path.replace(path.with_name(f".{path.name}.{os.getpid()}.old"))
+    aside = _aside(path, "old")
+    shutil.rmtree(aside, ignore_errors=True)  # of this process's number, from before the machine restarted
+    return path.replace(aside)
 
 
-def _remove_leftovers(path: Path) -> None:
-    """Remove the temporary folders that killed processes left beside `path`: a checkpoint's take gigabytes."""
-    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.*"):
-        process, kind = leftover.name.rsplit(".", 2)[1:]
-        if kind not in ("part", "old") or not process.isdigit():
-            continue
-        try:
-            os.kill(int(process), 0)  # signal 0 only asks whether the process exists
-        except ProcessLookupError:
-            shutil.rmtree(leftover, ignore_errors=True)
-        except PermissionError:  # it exists, and is another user's
-            continue
+def _remove_leftovers(folder: Path, name: str) -> None:
+    """Remove what killed processes left in `folder` while they wrote the file or folder of that name."""
+    for path in folder.glob(".*"):
+        if path.name.startswith(f".{name[:100]}.") and _is_abandoned(path):
+            remove(path)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove all that killed processes left half-written or half-deleted anywhere below `folder`."""
+    for parent, folders, files in os.walk(folder):
+        for name in [*folders, *files]:
+            if name.startswith(".") and _is_abandoned(Path(parent, name)):
+                remove(Path(parent, name))
+
+
+def _is_abandoned(path: Path) -> bool:
+    """True for a temporary file or folder whose writer is no longer alive, as far as this machine can know."""
+    match = _ASIDE.fullmatch(path.name)
+    if match is None or int(match["process"]) == os.getpid():
+        return False
+    if match["host"] != HOST:
+        return time.time() - path.lstat().st_mtime > ABANDONED
+    try:
+        os.kill(int(match["process"]), 0)  # signal 0 only asks whether the process exists
+    except (ProcessLookupError, OverflowError):
+        return True
+    except PermissionError:  # it exists, and is another user's
+        return False
+    return False
+
+
+@contextmanager
+def explain_full_disk(path: Path) -> Iterator[None]:
+    """Turn the error of a full disk, whichever library raises it, into a `UserError` that names `path`."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, UserError) or not _is_full(error):
+            raise
+        place = Path(getattr(error, "filename", None) or path)
+        raise UserError(f"{place}: {_no_room(place)}; make room or name another outputs folder") from error
+
+
+def check_space(path: Path, need: int) -> None:
+    """Raise a `UserError` if the disk that `path` is to be written to has less than `need` bytes left."""
+    if shutil.disk_usage(_existing(path)).free < need:
+        raise UserError(f"{path}: needs {_size(need)}, but {_no_room(path)}; make room or name another outputs folder")
+
+
+def _is_full(error: BaseException | None) -> bool:
+    """True if an error, or what caused it, is that of a full disk."""
+    while error is not None:
+        # Rust's libraries (safetensors) keep the number in the text only.
+        if (isinstance(error, OSError) and error.errno in FULL) or re.search(r"[Cc]ode: (28|122|27)\b", str(error)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _no_room(path: Path) -> str:
+    return f"the disk is full or a limit is reached ({_size(shutil.disk_usage(_existing(path)).free)} free)"
+
+
+def _existing(path: Path) -> Path:
+    return next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())
+
+
+def _size(number: int) -> str:
+    return f"{number / 1e9:,.1f} GB" if number >= 1e9 else f"{number / 1e6:,.1f} MB"
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -81,119 +199,119 @@ def write_json(path: Path, value: Any) -> None:
         aside.write_text(json.dumps(value, indent=1) + "\n")
 
 
-def content_digest(folder: Path) -> str:
-    """SHA-256 over the names and contents of a folder's files, manifests and hidden files left out."""
-    digest = hashlib.sha256()
+def content_files(folder: Path) -> dict[str, Path]:
+    """The files of a folder by their relative paths, in order; manifests, notes and hidden files are left out."""
+    found = {}
     for path in sorted(folder.rglob("*")):
         inside = path.relative_to(folder)
-        if path.is_file() and path.name != MANIFEST and not any(part.startswith(".") for part in inside.parts):
-            digest.update(f"{inside.as_posix()} {file_digest(path)}\n".encode())
-    return digest.hexdigest()
+        if path.is_file() and path.name not in (MANIFEST, NOTE) and not any(p.startswith(".") for p in inside.parts):
+            found[inside.as_posix()] = path
+    return found
+
+
+def content_digest(folder: Path, digest: Callable[[Path], str] | None = None) -> str:
+    """SHA-256 over the names and contents of a folder's files; manifests, notes and hidden files are left out.
+
+    Args:
+        folder: of any files.
+        digest: gives a file's SHA-256, for instance one that remembers it; `file_digest` if None.
+    """
+    return digest_of({name: (digest or file_digest)(path) for name, path in content_files(folder).items()})
+
+
+def digest_of(digests: dict[str, str]) -> str:
+    """SHA-256 over names and digests of files."""
+    return hashlib.sha256("".join(f"{name} {value}\n" for name, value in digests.items()).encode()).hexdigest()
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file's content, remembered for as long as its size and time stay."""
+    """SHA-256 of a file's content, remembered in this process for as long as its size and times stay."""
+    return _digest_once(path, *file_state(path))
+
+
+def file_state(path: Path) -> tuple[int, ...]:
+    """What changes when a file's content does: its size, number on the disk, and times of change in nanoseconds."""
     state = path.stat()
-    return _digest_once(path, state.st_size, state.st_mtime_ns)
+    return state.st_size, state.st_ino, state.st_mtime_ns, state.st_ctime_ns
 
 
-@lru_cache(maxsize=4096)
-def _digest_once(path: Path, size: int, mtime_ns: int) -> str:
+@lru_cache(maxsize=65_536)
+def _digest_once(path: Path, *state: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """The manifest of a complete artifact; None if the artifact is absent or unfinished."""
-    path = folder / MANIFEST
-    return json.loads(path.read_text()) if path.is_file() else None
+class DigestMemory:
+    """Digests of files that stay known when the process ends, for as long as the files' sizes and times stay.
 
-
-def read_note(folder: Path) -> dict[str, Any]:
-    """Which job the unfinished work in a folder belongs to; empty without a note."""
-    path = folder / NOTE
-    return json.loads(path.read_text()) if path.is_file() else {}
-
-
-def claim_folder(folder: Path, job: Mapping[str, Any], *, discard: bool) -> None:
-    """Note, in `job.json`, which job the unfinished work in a folder belongs to.
+    A memory that cannot be read or written costs the time to read the files again, nothing else.
 
     Args:
-        folder: of one job's unfinished work; made if absent.
-        job: everything that decides the result, as JSON values.
-        discard: if another job's work lies there, delete it and begin anew.
-
-    Raises:
-        UserError: another job's work lies there and is not to be discarded (the message names what differs), or files
-            that no job claimed, which are never deleted.
+        path: JSON file of the memory.
+        base: folder that the names in it start at.
     """
-    job = json.loads(json.dumps(job))  # tuples become lists, as they are when read back
-    _remove_leftovers(folder)
-    if theirs := read_note(folder):
-        if theirs == job:
-            return
-        if not discard:
-            raise UserError(f"{folder}: holds {_difference(theirs, job)}; choose another folder or delete this one")
-        shutil.rmtree(_move_aside(folder))
-    elif folder.exists() and any(not path.name.startswith(".") for path in folder.iterdir()):
-        raise UserError(f"{folder}: holds files of an unknown job; choose another folder or delete this one")
+
+    def __init__(self, path: Path, base: Path) -> None:
+        self.path, self.base = path, base
+        self.known: dict[str, list[Any]] = {}
+        with suppress(OSError, ValueError):
+            known = json.loads(path.read_text())
+            self.known = known if isinstance(known, dict) else {}
+        self.changed = False
+
+    def digest(self, path: Path) -> str:
+        """SHA-256 of a file's content."""
+        name, state = os.path.relpath(path, self.base), [*file_state(path)]
+        entry = self.known.get(name)
+        if not (isinstance(entry, list) and len(entry) == 5 and entry[:4] == state):
+            entry = self.known[name] = [*state, file_digest(path)]
+            self.changed = True
+        return str(entry[4])
+
+    def save(self) -> None:
+        """Write what was learned."""
+        if self.changed:
+            with suppress(OSError, UserError):  # results that lie where nobody may write are still verified
+                write_json(self.path, self.known)
+            self.changed = False
+
+
+def write_sealed(folder: Path, name: str, write: Callable[[Path], None], *, job: str, replaces: str) -> None:
+    """Write a file whose name ends with its seal, so that both appear in one step.
+
+    Args:
+        folder: where it goes; made if absent.
+        name: of the file, without the seal.
+        write: writes the content to the path that it is given.
+        job: whose work it is. The seal depends on it, so that another job's file is not taken for this one's.
+        replaces: pattern of the older files, which are then removed.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / NOTE, job)
+    stem, ending = Path(name).stem, Path(name).suffix
+    aside = _aside(folder / name, "part", ending)
+    with explain_full_disk(folder / name):
+        try:
+            write(aside)
+            _flush(aside)
+            path = aside.replace(folder / f"{stem}-{_seal(aside, job)}{ending}")
+            _flush(folder)
+        finally:
+            aside.unlink(missing_ok=True)
+    for older in folder.glob(replaces):
+        if older != path:
+            remove(older)
 
 
-def _difference(theirs: Mapping[str, Any], ours: Mapping[str, Any], prefix: str = "") -> str:
-    """The first value that differs between two jobs, in words."""
-    for key in ours:
-        old, new = theirs.get(key), ours[key]
-        if isinstance(old, dict) and isinstance(new, dict) and old != new:
-            return _difference(old, new, f"{prefix}{key}.")
-        if old != new:
-            # Digests of SHA-256 and whole mappings would say nothing to a reader.
-            unreadable = isinstance(old, dict) or (isinstance(new, str) and len(new) == 64)
-            return f"a run with other {key}" if unreadable else f"a run with {prefix}{key} = {old}, not {new}"
-    return "a run of another kind"
+def find_sealed(folder: Path, pattern: str, *, job: str) -> tuple[Path | None, list[Path]]:
+    """The last whole file of `write_sealed` that fits the pattern, None without one; and the damaged ones after it."""
+    damaged: list[Path] = []
+    for path in sorted(folder.glob(pattern), reverse=True):
+        with suppress(OSError):  # a folder in its place, a broken link, not readable
+            if path.stem.rpartition("-")[2] == _seal(path, job):
+                return path, damaged
+        damaged.append(path)
+    return None, damaged
 
 
-def write_manifest(
-    folder: Path,
-    parameters: Mapping[str, Any],
-    inputs: Mapping[str, str | None],
-    began: float,
-    facts: Mapping[str, Any],
-) -> None:
-    """Declare an artifact complete: write `manifest.json` into its folder, last of all files.
-
-    Args:
-        folder: holds the finished files.
-        parameters: what the job read from the study.
-        inputs: name -> content digest of each input.
-        began: `time.monotonic()` when the job began.
-        facts: further facts (device, seed, tokens_per_second …).
-    """
-    manifest = {
-        "parameters": parameters,
-        "inputs": inputs,
-        "content": content_digest(folder),
-        **facts,
-        "seconds": round(time.monotonic() - began, 3),
-        "written": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "commit": git_commit(),
-        "versions": {"python": platform.python_version()} | dict(_installed_versions()),
-    }
-    write_json(folder / MANIFEST, manifest)
-
-
-def _installed_versions() -> Iterator[tuple[str, str]]:
-    for name in ("torch", "transformers", "numpy", "datasets", "tokenizers"):
-        with suppress(PackageNotFoundError):  # later stages run without `datasets`
-            yield name, version(name)
-
-
-def git_commit() -> str | None:
-    """The commit of the checkout that this package lies in; None if it lies in none, or git is missing."""
-    here = Path(__file__).parent
-    try:
-        answer = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=here, capture_output=True, text=True)
-    except FileNotFoundError:  # a machine without git
-        return None
-    return answer.stdout.strip() or None
+def _seal(path: Path, job: str) -> str:
+    return hashlib.sha256(f"{job} {file_digest(path)}".encode()).hexdigest()[:16]

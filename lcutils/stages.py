@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lcutils.artifacts import atomic_path, content_digest, write_manifest
+from lcutils.artifacts import atomic_path, content_digest, explain_full_disk, remove
 from lcutils.collapse.agreement import AgreementCounter
 from lcutils.collapse.measure import measure_by_count
 from lcutils.collapse.tokens import measure_tokens
@@ -28,7 +28,18 @@ from lcutils.features.evaluation import evaluate_model
 from lcutils.features.extracted import Extracted
 from lcutils.features.extraction import explain_overflow, extract_agreement, extract_mean, extract_statistics
 from lcutils.features.models import FeatureModel, check_fit, load_feature_model
-from lcutils.pipeline.jobs import Job, analyze_job, data_job, extract_job, making, measure_job, needs_work, train_job
+from lcutils.manifests import read_manifest, write_manifest
+from lcutils.pipeline.jobs import (
+    Job,
+    analyze_job,
+    data_job,
+    extract_job,
+    making,
+    measure_job,
+    needs_work,
+    resume_folder,
+    train_job,
+)
 from lcutils.pipeline.overrides import open_study, refuse_clash
 from lcutils.pipeline.paths import Workspace
 from lcutils.runs import PretrainedRun, Run, TrainedRun
@@ -79,7 +90,10 @@ def train_run(work: Workspace, model: str) -> Trained:
     data = open_data(work.data)
     architecture = run.architecture(data.summary["vocab_size"])
     if missing:
-        with _device(work) as device:
+        if ranks.is_first():
+            for name in job.damaged:  # training makes again what is missing, and nothing else
+                remove(job.folder / name)
+        with explain_full_disk(job.folder), _device(work) as device:
             recipe, log = run.recipe_on(device.type), work.log(model)
             blocks = data.train, data.validation
             records = train(architecture, recipe, *blocks, job.folder, device=device, log=log, job=job.identity)
@@ -116,14 +130,14 @@ def extract_point(work: Workspace, model: str, checkpoint: int) -> Extracted:
         _check_weights(work, run, checkpoint)
         data, facts = open_data(work.data), dict[str, Any]()
         data.check_min_count(work.study.measurement.min_count)
-        resume = job.folder.with_name(f".{job.folder.name}.resume")
+        resume = resume_folder(job)
         resumed, began = resume.exists(), time.monotonic()
         with _device(work) as device, making(job, facts) as folder:
             _extract(work, run, checkpoint, data, job, resume, device).save(folder)
             facts["device"] = str(device)
             if not resumed:  # otherwise an earlier process took part of the time
                 facts["tokens_per_second"] = data.train.size / (time.monotonic() - began)
-        shutil.rmtree(resume)
+    remove(resume_folder(job))
     return Extracted.load(job.folder)
 
 
@@ -197,8 +211,16 @@ def measure_point(work: Workspace, model: str, checkpoint: int) -> Measured:
             facts["device"] = str(device)
             _measure(work, Extracted.load(work.statistics(model, checkpoint), device)).save(folder)
         if study.drop_checkpoints and isinstance(study.run(model), TrainedRun):
-            (work.checkpoint(model, checkpoint) / "model.safetensors").unlink(missing_ok=True)
+            _drop_weights(work.checkpoint(model, checkpoint))
     return Measured.load(job.folder)
+
+
+def _drop_weights(checkpoint: Path) -> None:
+    """Delete a checkpoint's weights; its manifest then lists the files that are left."""
+    manifest = read_manifest(checkpoint)
+    (checkpoint / "model.safetensors").unlink(missing_ok=True)
+    if manifest is not None:
+        write_manifest(checkpoint, manifest["parameters"], {}, time.monotonic() - manifest["seconds"], {})
 
 
 def _measure(work: Workspace, extracted: Extracted) -> Measured:

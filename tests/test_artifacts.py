@@ -1,25 +1,29 @@
-"""Files are complete or absent; a manifest says what was made from what."""
+"""Files and folders are complete or absent."""
 
+import errno
+import hashlib
 import os
 import subprocess
 import time
-from dataclasses import replace
 
 import pytest
+from safetensors import SafetensorError
 
 from lcutils.artifacts import (
+    ABANDONED,
+    HOST,
     MANIFEST,
+    DigestMemory,
     atomic_folder,
     atomic_path,
-    claim_folder,
+    check_space,
     content_digest,
-    git_commit,
-    read_manifest,
+    find_sealed,
+    remove_leftovers,
     write_json,
-    write_manifest,
+    write_sealed,
 )
 from lcutils.errors import UserError
-from lcutils.pipeline.jobs import Job
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -57,59 +61,125 @@ def test_folders_are_complete_or_absent(tmp_path):
 def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_not(tmp_path):
     ended = subprocess.Popen(["true"])
     ended.wait()
-    for process in (ended.pid, os.getppid()):
-        (tmp_path / f".f.{process}.part").mkdir()
+    leftovers = [f".f.{HOST}-{ended.pid}.part", f".f.{HOST}-{ended.pid}.old", f".f.old-machine-{os.getppid()}.part"]
+    others = [f".f.{HOST}-{os.getppid()}.part", ".f.another-1.part", ".f.notes", ".git"]
+    for name in leftovers + others:
+        (tmp_path / name).mkdir()
+        (tmp_path / "below" / name).mkdir(parents=True)
+    long_ago = time.time() - 2 * ABANDONED
+    for folder in (tmp_path, tmp_path / "below"):
+        os.utime(folder / leftovers[2], (long_ago, long_ago))
     with atomic_folder(tmp_path / "f"):
         pass
-    assert {p.name for p in tmp_path.iterdir()} == {"f", f".f.{os.getppid()}.part"}
+    assert {p.name for p in tmp_path.iterdir()} == {"f", "below", *others}
+    remove_leftovers(tmp_path)
+    assert {p.name for p in (tmp_path / "below").iterdir()} == set(others)
 
 
-def test_an_unfinished_folder_belongs_to_one_job(tmp_path, monkeypatch):
-    folder = tmp_path / "f"
-    for job in ({"a": {"b": (1, 2)}}, {"a": {"b": (1, 2)}}):  # claimed, then continued
-        claim_folder(folder, job, discard=True)
-        (folder / "work").touch()
-    assert {path.name for path in folder.iterdir()} == {"job.json", "work"}
-    with pytest.raises(UserError, match=r"holds a run with a.b = \[1, 2\], not 3; choose another folder"):
-        claim_folder(folder, {"a": {"b": 3}}, discard=False)
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):  # killed while it deletes
-        patched.setattr("lcutils.artifacts.shutil.rmtree", lambda path: (_ for _ in ()).throw(KeyboardInterrupt))
-        claim_folder(folder, {"a": {"b": 3}}, discard=True)
-    assert not folder.exists()  # not half of it
-    claim_folder(folder, {"a": {"b": 3}}, discard=True)
-    assert [path.name for path in folder.iterdir()] == ["job.json"]
+@pytest.mark.parametrize("ending", ["", ".json"])
+def test_leftovers_of_files_are_removed_by_the_next_writer(tmp_path, ending):
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    (tmp_path / f".f.{HOST}-{ended.pid}.part{ending}").touch()
+    with atomic_path(tmp_path / f"f{ending}") as aside:
+        aside.touch()
+    assert [p.name for p in tmp_path.iterdir()] == [f"f{ending}"]
 
 
-def test_files_that_no_job_claimed_are_never_deleted(tmp_path):
-    (tmp_path / "thesis.tex").touch()
-    with pytest.raises(UserError, match="holds files of an unknown job; choose another folder or delete this one"):
-        claim_folder(tmp_path, {"a": 1}, discard=True)
-    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+def test_links_stay_links(tmp_path):
+    (tmp_path / "disk").mkdir()
+    for name in ("folder", "new", "file.txt"):  # "new" leads to nothing yet
+        (tmp_path / name).symlink_to(tmp_path / "disk" / name)
+    (tmp_path / "disk/folder").mkdir()
+    (tmp_path / "disk/folder/old").touch()
+    for name in ("folder", "new"):
+        with atomic_folder(tmp_path / name) as aside:
+            (aside / "a").touch()
+        assert (tmp_path / name).is_symlink()
+        assert [p.name for p in (tmp_path / "disk" / name).iterdir()] == ["a"]
+    write_json(tmp_path / "file.txt", 1)
+    assert (tmp_path / "file.txt").is_symlink()
+    assert (tmp_path / "disk/file.txt").read_text() == "1\n"
+    assert {p.name for p in (tmp_path / "disk").iterdir()} == {"folder", "new", "file.txt"}
 
 
-def test_a_machine_without_git_has_no_commit(monkeypatch):
-    monkeypatch.setenv("PATH", "")
-    assert git_commit() is None
+def test_whatever_lies_in_the_place_is_replaced(tmp_path):
+    (tmp_path / "folder").write_text("a file")
+    (tmp_path / "file").mkdir()
+    (tmp_path / "file" / "inside").touch()
+    with atomic_folder(tmp_path / "folder") as aside:
+        (aside / "a").touch()
+    write_json(tmp_path / "file", 1)
+    assert [p.name for p in (tmp_path / "folder").iterdir()] == ["a"]
+    assert (tmp_path / "file").read_text() == "1\n"
+    assert {p.name for p in tmp_path.iterdir()} == {"folder", "file"}
 
 
-def test_manifest_and_staleness(tmp_path):
-    job = Job(tmp_path, "01_data", {"a": 1, "b": [1, 2]}, {"data": "x"})
-    assert not job.current
-    (tmp_path / "result.txt").write_text("1")
-    write_manifest(tmp_path, job.parameters, job.inputs, time.monotonic(), {"device": "cpu"})
-    manifest = read_manifest(tmp_path)
-    assert manifest is not None
-    assert {"parameters", "inputs", "content", "device", "seconds", "written", "commit", "versions"} <= set(manifest)
-    assert manifest["versions"]["torch"]
-    assert job.current
-    assert replace(job, parameters={"a": 2, "b": [1, 2]}).out_of_date == "was made with a = 1, the study says 2"
-    assert replace(job, inputs={"data": "y"}).out_of_date == "was made from another data"
-    assert replace(job, inputs={"data": "x", "more": "y"}).out_of_date == "was made from another more"
-    assert replace(job, inputs={}).out_of_date == "was made from another data"
-    assert replace(job, inputs={"data": None}).current  # moved without what it was made from
-    assert not replace(job, extra_files=(tmp_path / "results.csv",)).current
-    after = Job(tmp_path / "after", "02_train", {}, {}, (replace(job, parameters={}),))
-    assert "was made with a = 1" in (after.out_of_date or "")
+def test_names_as_long_as_a_file_system_allows(tmp_path):
+    name = "n" * 255
+    write_json(tmp_path / name, 1)
+    with atomic_folder(tmp_path / ("f" * 255)):
+        pass
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+ENOSPC = OSError(errno.ENOSPC, "No space left on device")
+RUST = SafetensorError('Error while serializing: I/O error: Os { code: 28, kind: StorageFull, message: "No space" }')
+
+
+@pytest.mark.parametrize("error", [ENOSPC, RUST, OSError(errno.EDQUOT, "Quota"), OSError(errno.EFBIG, "Too large")])
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_full_disk_is_one_line(tmp_path, error, wrapped):
+    message = r"a\.bin: the disk is full or a limit is reached \(.*B free\); make room or name"
+    with pytest.raises(UserError, match=message), atomic_path(tmp_path / "a.bin"):
+        if wrapped:
+            raise RuntimeError("by a library") from error
+        raise error
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(PermissionError), atomic_path(tmp_path / "a.bin"):  # other errors stay what they are
+        raise PermissionError(errno.EACCES, "no")
+
+
+def test_room_is_asked_for_before_the_work(tmp_path):
+    check_space(tmp_path / "not/yet/there", 1)
+    with pytest.raises(UserError, match=r"there: needs 1,000,000,000\.0 GB, but the disk is full .*; make room"):
+        check_space(tmp_path / "not/yet/there", 10**18)
+
+
+def test_a_sealed_file_is_whole_and_its_jobs_own(tmp_path):
+    def write(path):
+        path.write_bytes(b"12345678")
+
+    for number in (1, 2):
+        write_sealed(tmp_path, f"state-{number}.bin", write, job="a", replaces="state-*")
+    (only,) = tmp_path.iterdir()
+    assert only.name.startswith("state-2-")
+    assert find_sealed(tmp_path, "state-*", job="a") == (only, [])
+    assert find_sealed(tmp_path, "state-*", job="b") == (None, [only])
+    content = only.read_bytes()
+    for damage in (content[:-1], b"", content + b"x", b"X" + content[1:]):
+        only.write_bytes(damage)
+        assert find_sealed(tmp_path, "state-*", job="a") == (None, [only])
+    only.unlink()
+    only.mkdir()
+    assert find_sealed(tmp_path, "state-*", job="a") == (None, [only])
+
+
+def test_digests_are_remembered_as_long_as_the_file_stays(tmp_path, monkeypatch):
+    file, memory = tmp_path / "a.bin", tmp_path / ".memory"
+    file.write_bytes(b"1")
+    first = DigestMemory(memory, tmp_path)
+    digest = first.digest(file)
+    first.save()
+    assert digest == hashlib.sha256(b"1").hexdigest()
+    with monkeypatch.context() as patched:
+        patched.setattr("lcutils.artifacts.file_digest", None)  # nothing is read
+        assert DigestMemory(memory, tmp_path).digest(file) == digest
+    file.write_bytes(b"2")
+    assert DigestMemory(memory, tmp_path).digest(file) == hashlib.sha256(b"2").hexdigest()
+    for damaged in ("", "null", "[]", '{"a.bin": 1}', '{"a.bin": [1]}'):
+        memory.write_text(damaged)
+        assert DigestMemory(memory, tmp_path).digest(file) == hashlib.sha256(b"2").hexdigest()
 
 
 def test_content_is_names_and_bytes_alone(tmp_path):

@@ -4,8 +4,8 @@ import time
 
 import pytest
 
-from lcutils.artifacts import write_manifest
 from lcutils.errors import UserError
+from lcutils.manifests import write_manifest
 from lcutils.pipeline.jobs import (
     analyze_job,
     check_overrides,

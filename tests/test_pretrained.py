@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from lcutils import stages
-from lcutils.artifacts import read_manifest
 from lcutils.errors import NotFiniteError, UserError
 from lcutils.features import evaluation
 from lcutils.features.evaluation import evaluate_model
@@ -15,6 +14,7 @@ from lcutils.features.extraction import explain_overflow
 from lcutils.features.models import load_feature_model
 from lcutils.gptneo.checkpoint import write_checkpoint
 from lcutils.gptneo.model import GPTNeo
+from lcutils.manifests import read_manifest
 from lcutils.runs import Architecture
 from lcutils.stages import extract_point, open_study, prepare_data
 

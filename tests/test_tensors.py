@@ -29,7 +29,7 @@ def test_files_have_the_mode_of_any_new_file(tmp_path, mask):
         save_tensors({"a": torch.arange(3)}, tmp_path / "a.safetensors")
         write_checkpoint(model, tmp_path / "checkpoint-0")
         ClassStatistics(3, 2).save(tmp_path / "statistics.safetensors")
-        save_state(tmp_path / "state.safetensors", flat, {})
+        save_state(tmp_path, flat, {})
     finally:
         os.umask(before)
     assert load_file(tmp_path / "a.safetensors")["a"].tolist() == [0, 1, 2]

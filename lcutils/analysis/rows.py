@@ -13,6 +13,7 @@ import pandas as pd
 
 from lcutils.artifacts import write_json
 from lcutils.collapse.catalogue import COUNTS, MEASUREMENTS
+from lcutils.manifests import check_artifact
 
 SETTING = ["depth", "width", "epochs", "weight_decay"]  # what a run's name says, apart from its seed
 RUN_COLUMNS = ["model", *SETTING, "seed", "checkpoint", "steps", "tokens_seen"]
@@ -78,7 +79,8 @@ class Measured:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Read what `save` wrote."""
+        """Read what `save` wrote; a `UserError` names a file that is damaged."""
+        check_artifact(folder)
         row = json.loads((folder / "row.json").read_text())
         return cls(row, pd.read_parquet(folder / "tokens.parquet"), pd.read_csv(folder / "sensitivity.csv"))
 

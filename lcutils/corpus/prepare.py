@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +30,7 @@ from lcutils.corpus.tokenization import (
     vocabulary_size,
 )
 from lcutils.errors import UserError
+from lcutils.manifests import check_artifact
 from lcutils.progress import Progress
 
 if TYPE_CHECKING:
@@ -170,6 +171,7 @@ def open_blocks(folder: Path, split: str) -> np.ndarray:
     Raises:
         UserError: the folder holds no corpus, or the corpus no such split.
     """
+    check_artifact(folder)
     path = folder / f"{split}.bin"
     if not path.is_file() or not (folder / SUMMARY).is_file():
         raise UserError(f"{path}: is missing; prepare the corpus first (make sweep, or notebook 01)")
@@ -208,13 +210,14 @@ class Data:
 
 
 def open_data(folder: Path) -> Data:
-    """Open the corpus that `prepare_corpus` wrote."""
+    """Open the corpus that `prepare_corpus` wrote; a `UserError` names a file of it that is damaged."""
+    check_artifact(folder)
     summary = json.loads((folder / SUMMARY).read_text())
     train, validation = (open_blocks(folder, split) for split in ("train", "validation"))
     return Data(folder, summary, train, validation, np.load(folder / "counts.npy"))
 
 
-def source_digest(settings: CorpusSettings) -> str:
+def source_digest(settings: CorpusSettings, digest_file: Callable[[Path], str] = file_digest) -> str:
     """SHA-256 of all that the corpus is made from: contents of local text and tokenizer files, names on the hub.
 
     For the built-in corpus it covers the plots and a sample of stories, so that a new generator makes old corpora
@@ -230,15 +233,15 @@ def source_digest(settings: CorpusSettings) -> str:
         digest.update(fingerprint().encode())
     for name in (settings.source, settings.validation, settings.ood):
         if name is not None and name != BUILT_IN:
-            _add(digest, name, local_files(name))
+            _add(digest, name, local_files(name), digest_file)
     files = [Path(settings.tokenizer).expanduser() / name for name in TOKENIZER_FILES]
-    _add(digest, settings.tokenizer, [file for file in files if file.is_file()])
+    _add(digest, settings.tokenizer, [file for file in files if file.is_file()], digest_file)
     return digest.hexdigest()
 
 
-def _add(digest: Any, name: str, files: list[Path]) -> None:
+def _add(digest: Any, name: str, files: list[Path], digest_file: Callable[[Path], str]) -> None:
     """Add the contents of `files`, or the name if there are none."""
     if not files:
         digest.update(name.encode() + b"\0")
     for file in files:
-        digest.update(file.name.encode() + b"\0" + bytes.fromhex(file_digest(file)))
+        digest.update(file.name.encode() + b"\0" + bytes.fromhex(digest_file(file)))

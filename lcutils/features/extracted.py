@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lcutils.artifacts import write_json
 from lcutils.features.statistics import ClassStatistics
+from lcutils.manifests import check_artifact
 from lcutils.tensors import save_tensors
 
 
@@ -50,7 +51,8 @@ class Extracted:
 
     @classmethod
     def load(cls, folder: Path, device: torch.device | str = "cpu") -> Self:
-        """Read what `save` wrote, the tensors onto `device`."""
+        """Read what `save` wrote, the tensors onto `device`; a `UserError` names a file that is damaged."""
+        check_artifact(folder)
         statistics = ClassStatistics.load(folder / "statistics.safetensors", device)
         rows = load_file(folder / "head.safetensors", device=str(device))["rows"]
         head = rows.new_zeros(statistics.num_classes, statistics.dim)

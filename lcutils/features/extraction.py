@@ -7,6 +7,7 @@ multiplies; its class is the next token, so a block gives S - 1 labelled feature
 from __future__ import annotations
 
 import hashlib
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,15 +18,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lcutils.artifacts import claim_folder
+from lcutils.artifacts import find_sealed, remove, write_sealed
 from lcutils.errors import NotFiniteError, UserError
 from lcutils.features.batches import batches
 from lcutils.features.models import FeatureModel
 from lcutils.features.statistics import ClassStatistics
+from lcutils.manifests import claim_folder, note_digest
 from lcutils.progress import Progress
 
 SECONDS_BETWEEN_STATES = 120.0
-STATE = "statistics"
+STATES = "statistics-*.safetensors"
 
 
 class Counter(Protocol):
@@ -83,12 +85,12 @@ def extract_statistics(
     device = torch.device(device)
     classes, dim = model.classifier.shape
     stats = ClassStatistics(classes, dim, covariance=covariance, device=device)
-    done, state = 0, None
+    done, saved_blocks, state = 0, 0, None
     if resume is not None:
-        claim_folder(resume, _identity(model, blocks, covariance) | {"job": job}, discard=True)
+        claim_folder(resume, _identity(model, blocks, covariance) | {"job": job}, discard=True, ours=[STATES])
         state = _State(resume)
         done, saved = state.load(device)
-        stats = saved or stats
+        stats, saved_blocks = saved or stats, done
     saved_at = time.monotonic()
     size = blocks.shape[1]
     with Progress("extract", len(blocks) * size, log=log, start=done * size) as progress:
@@ -101,37 +103,29 @@ def extract_statistics(
                 state.save(stats, done)
                 saved_at = time.monotonic()
     stats.check_finite()
-    if state is not None:
+    if state is not None and done > saved_blocks:
         state.save(stats, done)
     return stats
 
 
 class _State:
-    """The statistics so far, in one file whose name says how many blocks are in them."""
+    """The statistics so far, in one file whose name says how many blocks are in them, and its digest."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def _saved(self) -> list[Path]:
-        return sorted(self.folder.glob(f"{STATE}-*.safetensors"))
-
     def load(self, device: torch.device) -> tuple[int, ClassStatistics | None]:
-        """Blocks done and their statistics; (0, None) where nothing was saved."""
-        for leftover in self.folder.glob(f".{STATE}-*.part.safetensors"):  # of a process killed while it saved
-            leftover.unlink()
-        saved = self._saved()
-        if not saved:
-            return 0, None
-        return int(saved[-1].stem.rsplit("-", 1)[1]), ClassStatistics.load(saved[-1], device)
+        """Blocks done and their statistics; (0, None) where nothing was saved, or what was saved is damaged."""
+        saved, damaged = find_sealed(self.folder, STATES, job=note_digest(self.folder))
+        for file in damaged:
+            print(f"{file}: is damaged, and removed; the work it held is done again", file=sys.stderr, flush=True)
+            remove(file)
+        return (0, None) if saved is None else (int(saved.stem.split("-")[1]), ClassStatistics.load(saved, device))
 
     def save(self, stats: ClassStatistics, done: int) -> None:
         """Write the new state, then remove the older ones."""
-        target = self.folder / f"{STATE}-{done:012d}.safetensors"
-        if not target.exists():
-            stats.save(target)
-        for older in self._saved():
-            if older != target:
-                older.unlink()
+        name, job = f"statistics-{done:012d}.safetensors", note_digest(self.folder)
+        write_sealed(self.folder, name, stats.save, job=job, replaces=STATES)
 
 
 def _identity(model: FeatureModel, blocks: np.ndarray, covariance: bool) -> dict[str, Any]:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lcutils.artifacts import MANIFEST, atomic_folder, content_digest, file_digest, read_manifest, write_manifest
+from lcutils.artifacts import MANIFEST, DigestMemory, atomic_folder, content_digest
 from lcutils.corpus import source_digest
 from lcutils.errors import UserError
+from lcutils.manifests import damaged_files, read_manifest, write_manifest
 from lcutils.pipeline.overrides import refuse_clash
 from lcutils.pipeline.paths import Workspace
 from lcutils.runs import PretrainedRun, TrainedRun
+
+INPUTS = ".inputs"  # in a study's folder: digests of text, tokenizers, models and tables, by size and time of the files
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,7 @@ class Job:
         inputs: name -> content digest of each input; None where an input is missing.
         upstream: the jobs that make the inputs.
         extra_files: files outside `folder` that belong to the artifact.
+        spare: names of files of it that may be missing, because nothing needs them any more.
     """
 
     folder: Path
@@ -36,6 +42,7 @@ class Job:
     inputs: dict[str, str | None]
     upstream: tuple[Job, ...] = ()
     extra_files: tuple[Path, ...] = ()
+    spare: tuple[str, ...] = ()
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -44,15 +51,22 @@ class Job:
 
     @property
     def complete(self) -> bool:
-        """True if the artifact exists, up to date or not."""
-        return all(path.is_file() for path in (self.folder / MANIFEST, *self.extra_files))
+        """True if the artifact exists and is whole, up to date or not."""
+        return (self.folder / MANIFEST).is_file() and not self.damaged
+
+    @property
+    def damaged(self) -> list[str]:
+        """Names of its files that are not as they were written."""
+        return damaged_files(self.folder, self.spare)
 
     @property
     def out_of_date(self) -> str | None:
-        """Why this artifact, or anything upstream, is out of date; None if it is current.
+        """Why this artifact, or anything upstream, is damaged or out of date; None if it is current.
 
         A missing input is no reason: results may be moved without what they were made from.
         """
+        if damaged := self.damaged:
+            return f"{damaged[0]} is damaged or missing"
         manifest = read_manifest(self.folder)
         if manifest is not None:
             then, now = manifest["parameters"], self.parameters
@@ -79,7 +93,7 @@ class Job:
 def data_job(work: Workspace) -> Job:
     """The job that prepares the corpus."""
     try:
-        text = source_digest(work.corpus)
+        text = source_digest(work.corpus, _remembered(work))
     except UserError:  # the text is gone; the stage that has to read it reports that
         text = None
     return Job(work.data, "01_data", work.study.corpus.model_dump(mode="json"), {"text": text})
@@ -91,7 +105,10 @@ def train_job(work: Workspace, model: str) -> Job:
     recipe = asdict(run.recipe) | {key: list(getattr(run.recipe, key)) for key in ("betas", "checkpoints")}
     shape = {key: getattr(run, key) for key in ("depth", "width", "heads", "positions", "window")}
     parameters = recipe | shape | {"threads": work.study.threads}
-    return Job(work.run_folder(model), f"02_train with model {model}", parameters, {"data": _content(data)}, (data,))
+    folder, inputs = work.run_folder(model), {"data": _content(data)}
+    extracted = [k for k in run.checkpoints if (work.statistics(model, k) / MANIFEST).is_file()]
+    spare = tuple(f"checkpoint-{k}/model.safetensors" for k in extracted)
+    return Job(folder, f"02_train with model {model}", parameters, inputs, (data,), spare=spare)
 
 
 def extract_job(work: Workspace, model: str, checkpoint: int) -> Job:
@@ -106,7 +123,7 @@ def extract_job(work: Workspace, model: str, checkpoint: int) -> Job:
     if isinstance(run, PretrainedRun):
         parameters |= {"source": run.source, "revision": run.revision}
         source = work.checkpoint_source(model, checkpoint)
-        weights = content_digest(Path(source)) if Path(source).is_dir() else source
+        weights = content_digest(Path(source), _remembered(work)) if Path(source).is_dir() else source
         upstream = (data,)
     else:
         trained = train_job(work, model)
@@ -115,6 +132,11 @@ def extract_job(work: Workspace, model: str, checkpoint: int) -> Job:
     folder = work.statistics(*work.point(model, checkpoint))
     inputs = {"data": _content(data), "checkpoint": weights}
     return Job(folder, f"03_extract with model {model}", parameters, inputs, upstream)
+
+
+def resume_folder(extraction: Job) -> Path:
+    """Where an extraction keeps what it can be continued from, until it is complete."""
+    return extraction.folder.with_name(f".{extraction.folder.name}.resume")
 
 
 def measure_job(work: Workspace, model: str, checkpoint: int) -> Job:
@@ -131,9 +153,22 @@ def analyze_job(work: Workspace, published: Iterable[str] | None = None) -> Job:
     tables = settings.published if published is None else published
     points = {f"{model}@{k}": measure_job(work, model, k) for model, k in work.study.points}
     inputs = {name: _content(job) for name, job in points.items()}
-    inputs |= {f"published table {path}": file_digest(work.published_table(path)) for path in tables}
+    inputs |= {f"published table {path}": _remembered(work)(work.published_table(path)) for path in tables}
     parameters = settings.model_dump(mode="json")
     return Job(work.analysis, "05_analyze", parameters, inputs, tuple(points.values()), (work.results,))
+
+
+def _remembered(work: Workspace) -> Callable[[Path], str]:
+    """The digest of an input file, from the study's memory of them."""
+    memory = DigestMemory(work.folder / INPUTS, work.folder)
+
+    def digest(path: Path) -> str:
+        value = memory.digest(path)
+        if work.folder.is_dir():
+            memory.save()
+        return value
+
+    return digest
 
 
 def _content(job: Job) -> str | None:
@@ -165,6 +200,9 @@ def needs_work(work: Workspace, job: Job) -> bool:
         fix += ", or give the overrides that it was made with" if first.out_of_date else ""
         raise UserError(f"{work.display(first.folder)}: {why}; {fix}")
     refuse_clash(work, job.folder, job.parameters)
+    if damaged := job.damaged:
+        names = ", ".join(damaged[:3]) + (f" and {len(damaged) - 3} more" if len(damaged) > 3 else "")
+        print(f"{work.display(job.folder)}: {names} damaged or missing; made again", file=sys.stderr, flush=True)
     return True
 
 
@@ -189,4 +227,5 @@ def making(job: Job, facts: dict[str, Any]) -> Iterator[Path]:
     began = time.monotonic()
     with atomic_folder(job.folder) as aside:
         yield aside
-        write_manifest(aside, job.parameters, job.inputs, began, facts)
+        extra = {os.path.relpath(path, job.folder): path for path in job.extra_files}
+        write_manifest(aside, job.parameters, job.inputs, began, facts, extra)

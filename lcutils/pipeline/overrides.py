@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lcutils.artifacts import read_manifest
 from lcutils.errors import UserError
+from lcutils.manifests import read_manifest
 from lcutils.parameters import ROOT, load_study, parse_overrides
 from lcutils.pipeline.paths import Workspace
 

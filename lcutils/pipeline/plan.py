@@ -7,8 +7,10 @@ import json
 import numpy as np
 
 from lcutils import paper
+from lcutils.artifacts import MANIFEST
 from lcutils.corpus.tokenization import bpe_size
 from lcutils.gptneo.model import count_parameters
+from lcutils.manifests import damaged_files
 from lcutils.pipeline.paths import Workspace
 from lcutils.runs import TrainedRun
 
@@ -75,9 +77,8 @@ def _seconds_of_epochs(run: TrainedRun) -> tuple[float, float]:
 
 def _blocks_and_vocabulary(work: Workspace) -> tuple[int | None, int | None]:
     """Train blocks and vocabulary size: from the prepared data, or as far as they are known beforehand."""
-    summary = work.data / "corpus.json"
-    if summary.is_file():
-        known = json.loads(summary.read_text())
+    if (work.data / MANIFEST).is_file() and not damaged_files(work.data):
+        known = json.loads((work.data / "corpus.json").read_text())
         return known["train"]["blocks"], known["vocab_size"]
     corpus = work.study.corpus
     blocks = None if corpus.max_stories else KNOWN_BLOCKS.get((corpus.source, corpus.packing, corpus.block_size))

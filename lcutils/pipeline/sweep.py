@@ -71,6 +71,8 @@ def stamp_current(work: Workspace) -> None:
             os.utime(stamp, (now, now))  # all of one age, so that none is newer than what depends on it
         else:
             stamp.unlink(missing_ok=True)
+            if damaged := job.damaged:
+                print(f"{work.display(job.folder)}: {damaged[0]} is damaged or missing; made again", file=sys.stderr)
 
 
 def check_pretrained(work: Workspace) -> None:

@@ -16,8 +16,8 @@ from markupsafe import Markup
 from lcutils import charts
 from lcutils.analysis import MEASUREMENTS, Missing, measurements_in
 from lcutils.analysis.tables import flat_settings
-from lcutils.artifacts import git_commit
 from lcutils.charts import FIGURE_1, Figure
+from lcutils.manifests import git_commit
 from lcutils.report.parts import TEMPLATES, table_html
 
 VERSIONS = [

@@ -8,7 +8,6 @@ Shapes: B sequences per batch, S tokens per block, D width, V vocabulary.
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,19 +17,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from lcutils.artifacts import atomic_folder, claim_folder, read_note, write_json
+from lcutils.artifacts import atomic_folder, check_space, remove, write_json
 from lcutils.errors import UserError
 from lcutils.features.batches import blocks_on_device
 from lcutils.features.evaluation import evaluate_model
 from lcutils.features.models import FeatureModel
 from lcutils.gptneo.checkpoint import write_checkpoint
 from lcutils.gptneo.determinism import deterministic
-from lcutils.gptneo.model import PRECISIONS, GPTNeo
+from lcutils.gptneo.model import PRECISIONS, GPTNeo, count_parameters
+from lcutils.manifests import claim_folder, read_note, write_manifest
 from lcutils.progress import Progress
 from lcutils.runs import Architecture, Recipe
 from lcutils.training.optimizer import ClippedAdamW, FlatParameters
 from lcutils.training.ranks import barrier, process_group
-from lcutils.training.resume import cut_log, load_state, run_identity, save_state
+from lcutils.training.resume import LOG, OURS, check_state, is_kept, load_state, restore_log, run_identity, save_state
 from lcutils.training.step import TrainingStep, epoch_order
 
 if TYPE_CHECKING:
@@ -88,12 +88,25 @@ def train(
     with exactly, process_group(recipe.batch_size, torch.device(device)) as (rank, world, on):
         if rank == 0:
             identity = run_identity(architecture, recipe, train_blocks, on) | {"job": job}
-            claim_folder(folder, identity, discard=job is not None and read_note(folder).get("job") != job)
+            others = job is not None and read_note(folder).get("job") != job
+            claim_folder(folder, identity, discard=others, ours=OURS)
+            _check_unfinished(folder, architecture, recipe, len(train_blocks))
         barrier()
         if not _finished(folder, recipe):
             trainer = _Trainer(architecture, recipe, train_blocks, validation_blocks, folder, on, rank, world)
             trainer.run(log, seconds_between_saves)
         return Trained(folder, architecture, recipe.checkpoints).checkpoints
+
+
+def _check_unfinished(folder: Path, architecture: Architecture, recipe: Recipe, blocks: int) -> None:
+    """Remove what is damaged of earlier work, and raise a `UserError` if there is no room for the rest."""
+    steps_per_epoch = -(-blocks // recipe.batch_size)
+    checkpoints = {(k + 1) * steps_per_epoch: folder / f"checkpoint-{k}" for k in recipe.checkpoints}
+    check_state(folder, checkpoints)
+    missing = [checkpoint for checkpoint in checkpoints.values() if not is_kept(checkpoint)]
+    if missing:
+        saves = 2 * 12  # bytes per parameter of a state and its predecessor: weights and both moments in fp32
+        check_space(folder, (saves + 4 * len(missing)) * count_parameters(architecture))
 
 
 class _Trainer:
@@ -130,17 +143,13 @@ class _Trainer:
             rank=rank,
             world=world,
         )
-        self.state = folder / "resume" / "state.safetensors"
         self.done = 0  # steps
         self.seconds = self.epoch_seconds = 0.0  # of training, saves and evaluations left out
         self.epoch_loss = 0.0  # sum over the epoch's steps so far
 
     def run(self, log: Path | None, seconds_between_saves: float) -> None:
         """Train from the last save, or from the start, to the end."""
-        if self.state.exists():
-            self._load()
-        if self.rank == 0:
-            cut_log(self.folder / "log.jsonl", self.done)
+        self._load()
         last_step = (self.last_epoch + 1) * self.steps_per_epoch
         total, wait = (self.last_epoch + 1) * self.blocks * self.block_size, seconds_between_saves
         with Progress(self.folder.name, total, log=log, start=self._tokens()) as progress:
@@ -166,7 +175,7 @@ class _Trainer:
                     saved = time.monotonic()
         barrier()
         if self.rank == 0:
-            shutil.rmtree(self.state.parent, ignore_errors=True)
+            remove(self.folder / "resume")
         barrier()
 
     def _tokens(self) -> int:
@@ -196,7 +205,7 @@ class _Trainer:
             "tokens_per_second": (seen - progress.done) / elapsed,
         }
         if self.rank == 0:
-            with (self.folder / "log.jsonl").open("a") as file:
+            with (self.folder / LOG).open("a") as file:
                 file.write(json.dumps(line) + "\n")
         progress.update(seen - progress.done, loss=line["loss"])
 
@@ -205,12 +214,16 @@ class _Trainer:
         if self.rank:
             return 0.0
         facts = {name: getattr(self, name) for name in COUNTED}
-        return save_state(self.state, self.parameters, facts)
+        return save_state(self.folder, self.parameters, facts)
 
     def _load(self) -> None:
-        for name, value in load_state(self.state, self.parameters).items():
-            setattr(self, name, value)
-        self.step.start_at(self.done)
+        facts = load_state(self.folder, self.parameters)
+        for name in COUNTED if facts else ():
+            setattr(self, name, facts[name])
+        if facts:
+            self.step.start_at(self.done)
+        if self.rank == 0:
+            restore_log(self.folder, facts.get("log"))
 
     def _write_checkpoint(self, epoch: int) -> None:
         """Evaluate in fp32, without autocast, and write the epoch's checkpoint with the evaluation in it."""
@@ -229,12 +242,13 @@ class _Trainer:
         with atomic_folder(self.folder / f"checkpoint-{epoch}") as aside:
             write_checkpoint(self.model, aside)
             write_json(aside / "evaluation.json", record)
+            write_manifest(aside, read_note(self.folder), {}, time.monotonic() - self.seconds, {})
 
 
 def _finished(folder: Path, recipe: Recipe) -> bool:
-    """True if all kept checkpoints are written and evaluated."""
-    files = [folder / f"checkpoint-{k}" / "evaluation.json" for k in recipe.checkpoints]
-    return not (folder / "resume").exists() and all(file.is_file() for file in files)
+    """True if all kept checkpoints are written and evaluated, and whole."""
+    written = not (folder / "resume").exists() and (folder / LOG).is_file()
+    return written and all(is_kept(folder / f"checkpoint-{k}") for k in recipe.checkpoints)
 
 
 @dataclass(frozen=True)
@@ -248,10 +262,11 @@ class Trained:
     @property
     def checkpoints(self) -> list[dict[str, Any]]:
         """One record per kept checkpoint, as `train` returns them."""
-        return [json.loads((self.folder / f"checkpoint-{k}" / "evaluation.json").read_text()) for k in self.kept]
+        folders = [self.folder / f"checkpoint-{k}" for k in self.kept]
+        return [json.loads((folder / "evaluation.json").read_text()) for folder in folders]
 
     def log(self) -> pd.DataFrame:
         """The training log, one row every few steps."""
         import pandas as pd
 
-        return pd.read_json(self.folder / "log.jsonl", lines=True)
+        return pd.read_json(self.folder / LOG, lines=True)

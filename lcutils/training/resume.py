@@ -1,15 +1,17 @@
 """What a run leaves in its folder so that it can be killed anywhere and continued.
 
-`job.json` says which run the folder holds (`lcutils.artifacts.claim_folder`), `resume/state.safetensors` is the last
-save (parameters, both moments of AdamW, the step, sums), written aside and renamed: the old one or the new one, never
-half of either.
+`job.json` says which run the folder holds (`lcutils.manifests.claim_folder`), `resume/state-….safetensors` is the last
+save (parameters, both moments of AdamW, the step, sums). Its name ends with its digest: what is damaged is not used.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
+import sys
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,12 +20,16 @@ import numpy as np
 import torch
 from safetensors import safe_open
 
-from lcutils.artifacts import atomic_path
+from lcutils.artifacts import atomic_path, find_sealed, remove, write_sealed
+from lcutils.manifests import MANIFEST, damaged_files, note_digest
 from lcutils.runs import Architecture, Recipe
 from lcutils.tensors import save_tensors
 from lcutils.training.optimizer import FlatParameters
 
+STATES = "state-*.safetensors"
 STATE_TENSORS = ("values", "first", "second")
+LOG = "log.jsonl"
+OURS = ("checkpoint-*", "resume", LOG)  # what training writes into a run's folder
 
 
 def run_identity(
@@ -37,29 +43,80 @@ def run_identity(
     return identity | ({"threads": torch.get_num_threads()} if device.type == "cpu" else {})
 
 
-def save_state(path: Path, parameters: FlatParameters, facts: dict[str, Any]) -> float:
-    """Save the flat tensors and `facts`; returns the seconds it took."""
+def is_kept(folder: Path) -> bool:
+    """True if a checkpoint was written and evaluated, and all its files are as they were written."""
+    return (folder / MANIFEST).is_file() and not damaged_files(folder)
+
+
+def save_state(run: Path, parameters: FlatParameters, facts: dict[str, Any]) -> float:
+    """Save the flat tensors and `facts` of the run in that folder; returns the seconds it took."""
     began = time.monotonic()
-    with atomic_path(path) as aside:
-        tensors = {name: getattr(parameters, name).cpu() for name in STATE_TENSORS}
-        save_tensors(tensors, aside, {"facts": json.dumps(facts)})
+    facts = facts | {"log": _log_state(run / LOG)}
+    tensors = {name: getattr(parameters, name).cpu() for name in STATE_TENSORS}
+
+    def write(path: Path) -> None:
+        save_tensors(tensors, path, {"facts": json.dumps(facts)})
+
+    write_sealed(run / "resume", "state.safetensors", write, job=note_digest(run), replaces=STATES)
     return time.monotonic() - began
 
 
-def load_state(path: Path, parameters: FlatParameters) -> dict[str, Any]:
-    """Copy a save into the flat tensors; returns its facts."""
-    device = parameters.values.device
+def check_state(run: Path, kept: Mapping[int, Path]) -> None:
+    """Remove what was saved of a run if it cannot be continued from, and say why: training then begins anew.
+
+    Args:
+        run: the run's folder.
+        kept: the checkpoints that are kept, each by its number of steps.
+    """
+    folder = run / "resume"
+    if not os.path.lexists(folder):
+        return
+    path, damaged = find_sealed(folder, STATES, job=note_digest(run))
+    for file in damaged:
+        remove(file)
+    why = f"{damaged[0].name} is damaged" if damaged else ""
+    if path is not None:
+        done = _facts(path)["done"]
+        lost = [checkpoint.name for step, checkpoint in kept.items() if step <= done and not is_kept(checkpoint)]
+        why = f"{lost[0]} is damaged or missing" if lost else ""
+    if why:
+        print(f"{folder}: {why}; the training of {run.name} begins anew", file=sys.stderr, flush=True)
+    if why or path is None:
+        remove(folder)
+
+
+def load_state(run: Path, parameters: FlatParameters) -> dict[str, Any]:
+    """Copy what was saved of a run into the flat tensors; returns its facts, empty if nothing was saved."""
+    device, path = parameters.values.device, next((run / "resume").glob(STATES), None)
+    if path is None:
+        return {}
     with safe_open(path, framework="pt", device=str(device)) as file:
         for name in STATE_TENSORS:
             getattr(parameters, name).copy_(file.get_tensor(name))
-        facts = json.loads(file.metadata()["facts"])
     parameters.compute.copy_(parameters.values)
-    return facts
+    return _facts(path)
 
 
-def cut_log(path: Path, steps: int) -> None:
-    """Drop the lines of a JSON-lines log that come after step `steps`, which are about to be made again."""
-    if path.exists():
-        lines = [line for line in path.read_text().splitlines() if line.endswith("}")]
-        with atomic_path(path) as aside:
-            aside.write_text("".join(f"{line}\n" for line in lines if json.loads(line)["step"] <= steps))
+def _facts(path: Path) -> dict[str, Any]:
+    with safe_open(path, framework="pt") as file:
+        return json.loads(file.metadata()["facts"])
+
+
+def _log_state(log: Path) -> tuple[int, str]:
+    """Size and digest of a log whose content is on the disk."""
+    if not log.exists():
+        return 0, hashlib.sha256().hexdigest()
+    with log.open("rb") as file:
+        os.fsync(file.fileno())
+        return log.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def restore_log(run: Path, saved: tuple[int, str] | None) -> None:
+    """Cut a run's log to what it held at the last save: the lines after it are about to be made again."""
+    log = run / LOG
+    content = log.read_bytes()[: saved[0]] if saved and log.is_file() else b""
+    if saved and hashlib.sha256(content).hexdigest() != saved[1]:
+        print(f"{log}: is damaged; it goes on with the steps that follow", file=sys.stderr, flush=True)
+        content = b""
+    with atomic_path(log) as aside:
+        aside.write_bytes(content)
