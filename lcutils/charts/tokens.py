@@ -131,7 +131,7 @@ def token_explorer(tokens: pd.DataFrame | None, model: str = "") -> Figure:
         nearest=[" ".join(map(str, nearest)) for nearest in ids],
     )
     listed = [c for c in ("token_id", *axes, "total") if c in tokens.columns]
-    data = theme.slim(rows, ["text", "drawn", *listed, "nearest"], digits=5)
+    data = theme.slim(rows, ["token_id", "text", "drawn", *listed, "nearest"], digits=5)
     words = [_axis_words(column) for column in axes]
     up = "cdnv" if "cdnv" in axes else axes[-1]
     controls = [
