@@ -237,7 +237,9 @@ def _cloud(ranked: Any, chosen: Any, columns: list[str], clicked: Any) -> Any:
     )
     marked = chosen.transform_filter("isValid(datum.x) && isValid(datum.y)").encode(x=x, y=y)
     ring = marked.mark_circle(size=130, color=theme.OKABE_ITO[5], stroke=theme.OUTLINE, opacity=1).encode(tooltip=tips)
-    name = marked.mark_text(dx=9, align="left", fontSize=13, color=theme.INK, limit=_limit(NAMED)).encode(text="visible:N")
+    name = marked.mark_text(dx=9, align="left", fontSize=13, color=theme.INK, limit=_limit(NAMED)).encode(
+        text="visible:N"
+    )
     titles = {column: _axis_words(column) for column in TOKEN_COLUMNS}
     counted = (
         ranked.transform_calculate(hit="datum.match < 3 ? 1 : 0")
@@ -273,7 +275,9 @@ def _token_list(tokens: Any, columns: list[str], clicked: Any, title: str) -> An
         )
         .add_params(clicked)
     )
-    text = tokens.mark_text(align="left", color=theme.INK, limit=_limit(95)).encode(y=y, x=alt.value(6), text="visible:N")
+    text = tokens.mark_text(align="left", color=theme.INK, limit=_limit(95)).encode(
+        y=y, x=alt.value(6), text="visible:N"
+    )
     number = "toNumber(datum.number)"
     words = f"{number} == round({number}) ? format({number}, ',') : format({number}, '.4~g')"
     x = alt.X(
