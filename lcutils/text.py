@@ -33,7 +33,7 @@ _WHITE_SPACE = str.maketrans({"\n": "⏎", "\r": "␍", "\t": "⇥"})
 # Columns of our tables whose cells are text from outside, whatever they look like: `007` is a name there, no number.
 OUTSIDE = ("model", "text", "token", "group", "setting", "ours")
 # A cell that a spreadsheet may run as a formula: one of these signs, also in full width, with something behind it.
-_FORMULA = re.compile(r"'*\s*[=+\-@＝＋－＠].", re.DOTALL)  # noqa: RUF001
+_FORMULA = re.compile(r"'*\s*[=+\-@＝＋－＠].", re.DOTALL)
 _NUMBER = re.compile(r"[+-]?\d+(\.\d*)?(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 
 

@@ -22,13 +22,17 @@ from lcutils.text import drawable, one_line, read_csv
 
 RUN = "window.__ran = 1"  # what a script from a name would do
 NAMES = [
-    f"</script><script>{RUN}</script>", f'"><img src=x onerror="{RUN}">', f"'-(({RUN}))-'", "a\x00b\x1b[31m", "NA", "1e5", "007",
-    "=1+1", "model", "MODEL", "a\rb", "c\nd", "e\u2028f", "g\u202eh", "%41 ü", "A ü", "<!--", "{{ 7 * 7 }}", "__proto__",
+    f"</script><script>{RUN}</script>", f'"><img src=x onerror="{RUN}">',
+    f"'-(({RUN}))-'", "a\x00b\x1b[31m", "NA", "1e5", "007",
+    "=1+1", "model", "MODEL", "a\rb", "c\nd", "e\u2028f",
+    "g\u202eh", "%41 ü", "A ü", "<!--", "{{ 7 * 7 }}", "__proto__",
     "$x$ *y*", "k" * 10_000,
 ]  # fmt: skip
 TEXTS = [
-    "\f", "\r", "\r\n", "\t", "\x00", "\x1b[2J", "\ufffe", "\u200b", "\u202e", "", "   ", "\u0301", "e" + "\u0301" * 40, "😀" * 60,
-    "𒈙" * 60, "x" * 10_000, "</text><script>", "]]>", "&amp;", "null", "NaN", "=1+1", "'", '"', ",", "toString", "ﷺ", "\ufe0f",
+    "\f", "\r", "\r\n", "\t", "\x00", "\x1b[2J", "\ufffe", "\u200b",
+    "\u202e", "", "   ", "\u0301", "e" + "\u0301" * 40, "😀" * 60,
+    "𒈙" * 60, "x" * 10_000, "</text><script>", "]]>", "&amp;",
+    "null", "NaN", "=1+1", "'", '"', ",", "toString", "ﷺ", "\ufe0f",
 ]  # fmt: skip
 TITLE = f"</title><script>{RUN}</script> \x07 \u202e {{{{ 1 }}}} \x1b]0;x"
 SETTINGS = {
@@ -176,7 +180,8 @@ def test_half_a_character_in_a_token_ends_nothing(tmp_path):
     tokens = {"token_id": np.array([0]), "count": np.array([1]), "nearest": np.array([[0]])}
     counts = {"hits": np.array([1]), "totals": np.array([2])}
     record = {"model": "NA", "checkpoint": 0}
-    measured = Measured.of(record, {1: dict.fromkeys(COUNTS, 1) | {"nc1_cdnv": 0.5}}, 1, tokens, {0: "a\ud83d"}, counts)
+    by_count = {1: dict.fromkeys(COUNTS, 1) | {"nc1_cdnv": 0.5}}
+    measured = Measured.of(record, by_count, 1, tokens, {0: "a\ud83d"}, counts)
     measured.save(tmp_path)
     again = Measured.load(tmp_path)
     assert again.tokens["text"].to_list() == ["a\\ud83d"]

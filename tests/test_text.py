@@ -84,7 +84,8 @@ def test_names_that_look_like_numbers_or_nothing_are_names(tmp_path):
 
 def test_ordinary_tables_are_written_as_pandas_does(tmp_path):
     table = pd.DataFrame({
-        "model": ["02x0064_01d", 'a "b"', "x,y", None], "limit": ["-1/(K-1)", "=", "0", ""], "setting": ["-1", "+", "a", ""],
+        "model": ["02x0064_01d", 'a "b"', "x,y", None], "limit": ["-1/(K-1)", "=", "0", ""],
+        "setting": ["-1", "+", "a", ""],
         "value": [1e-300, float("inf"), -0.1, float("nan")], "n": pd.array([1, None, 3, 4], "Int64"), "paper": True,
     })  # fmt: skip
     assert csv_text(table) == table.to_csv(index=False)

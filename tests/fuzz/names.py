@@ -18,10 +18,14 @@ from lcutils.report.parts import data_json, shown_table, table_html
 from lcutils.text import csv_text, drawable, markdown_text, one_line, read_csv, storable
 
 SPECIAL = [
-    *map(chr, range(33)), "\x7f", "\x85", "\x9b", "\xad", "\u0301", "\u200b", "\u200d", "\u2028", "\u202e", "\u2066", "\ufe0f",
-    "\ufeff", "\ufffd", "\ufffe", "\uffff", "\ud83d", "\udc80", "😀", "𒈙", "日", "ש", "=", "+", "-", "@", "'", '"', ",", ";", "|",
-    "<", ">", "&", "$", "*", "_", "`", "#", "%", "{{", "}}", "\\", "/", ".", "[", "]", ":", "NA", "1e5", "007", "null", "nan",
-    "</script>", "<!--", "]]>", "<script>alert(1)</script>", "=HYPERLINK(1)", "\x1b[31m", "\r\n", "__proto__", "toString", "&amp;",
+    *map(chr, range(33)), "\x7f", "\x85", "\x9b", "\xad", "\u0301",
+    "\u200b", "\u200d", "\u2028", "\u202e", "\u2066", "\ufe0f",
+    "\ufeff", "\ufffd", "\ufffe", "\uffff", "\ud83d", "\udc80",
+    "😀", "𒈙", "日", "ש", "=", "+", "-", "@", "'", '"', ",", ";", "|",
+    "<", ">", "&", "$", "*", "_", "`", "#", "%", "{{", "}}", "\\",
+    "/", ".", "[", "]", ":", "NA", "1e5", "007", "null", "nan",
+    "</script>", "<!--", "]]>", "<script>alert(1)</script>",
+    "=HYPERLINK(1)", "\x1b[31m", "\r\n", "__proto__", "toString", "&amp;",
 ]  # fmt: skip
 MARKUP = {"p", "a", "br", "div", "table", "thead", "tr", "th", "tbody", "td", "style"}
 
