@@ -43,6 +43,7 @@ from lcutils.pipeline.jobs import (
 from lcutils.pipeline.overrides import open_study, refuse_clash
 from lcutils.pipeline.paths import Workspace
 from lcutils.runs import PretrainedRun, Run, TrainedRun
+from lcutils.text import csv_text
 from lcutils.training import ranks
 from lcutils.training.loop import Trained, train
 
@@ -280,7 +281,7 @@ def analyze_study(work: Workspace, published: str | list[str] | None = None) -> 
         results = results_table(list(points.values()))
         sensitivity = pd.concat([point.sensitivity for point in points.values()], ignore_index=True)
         with atomic_path(work.results) as aside:
-            results.to_csv(aside, index=False)
+            aside.write_text(csv_text(results), encoding="utf-8")
     elif theirs is not None:
         results, sensitivity, theirs = theirs, None, None
     else:

@@ -10,6 +10,7 @@ from typing import Any
 from lcutils.errors import UserError
 from lcutils.parameters import ROOT, CorpusSettings, Study
 from lcutils.runs import PretrainedRun
+from lcutils.text import one_line
 
 
 @dataclass(frozen=True)
@@ -114,4 +115,4 @@ class Workspace:
 
     def display(self, path: Path) -> str:
         """A path as messages show it: relative to the repository's root if it lies below."""
-        return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
+        return one_line(str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path))
