@@ -12,6 +12,7 @@ from typing import Any
 from lcutils.artifacts import read_manifest
 from lcutils.errors import UserError
 from lcutils.parameters import load_study, parse_overrides, resolve_path
+from lcutils.pipeline.locks import join_sweep
 from lcutils.pipeline.paths import Workspace
 from lcutils.plain import brief, text_of
 
@@ -43,7 +44,10 @@ def open_study(
     pairs = parse_overrides(overrides) | parse_overrides(injected_parameters(namespace or {}))
     loaded = load_study(study, pairs)
     folder = resolve_path(text_of("outputs", outputs)) / loaded.name
-    return Workspace(loaded, Path(os.path.realpath(folder)), pairs)  # Path.resolve raises where links form a circle
+    work = Workspace(loaded, Path(os.path.realpath(folder)), pairs)  # Path.resolve raises where links form a circle
+    if namespace is not None:  # a notebook: if a sweep runs it, it ends with the sweep
+        join_sweep(work.folder)
+    return work
 
 
 def injected_parameters(namespace: Mapping[str, Any]) -> dict[str, Any]:
