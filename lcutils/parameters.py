@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from lcutils import paper
 from lcutils.errors import UserError
-from lcutils.plain import MOST_BYTES, PlainError, brief, join_problems, one_line, plain, read_yaml, text_of
+from lcutils.plain import MOST_BYTES, NULLS, PlainError, brief, join_problems, one_line, plain, read_yaml, text_of
 from lcutils.runs import PretrainedRun, Recipe, Run, RunName, TrainedRun
 from lcutils.settings import (
     AnalysisSettings,
@@ -254,6 +254,9 @@ def _override_key(key: Any) -> str:
 
 
 def _read_override(key: str, text: str) -> Any:
+    """A list, mapping or quoted text as YAML reads it; any other text is the value itself, `#` and `: ` in it too."""
+    if not text.lstrip().startswith(("[", "{", '"', "'")) and text.strip() not in NULLS:
+        return text
     try:
         return read_yaml(text)
     except PlainError as error:

@@ -23,7 +23,7 @@ MOST_VALUES = 20_000  # of a text, those of aliases counted
 MOST_DEPTH = 20
 MOST_INTEGER = 2**63  # larger ones fit no tensor
 
-_NULLS = {"", "~", "null", "Null", "NULL"}
+NULLS = {"", "~", "null", "Null", "NULL"}
 _ALLOWED_TAGS = {None, "!", *(f"tag:yaml.org,2002:{kind}" for kind in ("str", "seq", "map"))}
 
 _brief = reprlib.Repr()
@@ -41,7 +41,7 @@ class PlainError(ValueError):
 
 def brief(value: Any) -> str:
     """A value as a message shows it: in one line, in quotes if it is text, and cut if it is long."""
-    return _brief.repr(value)
+    return one_line(_brief.repr(value))
 
 
 def one_line(text: object, most: int = 100) -> str:
@@ -191,7 +191,7 @@ def _read(source: str | bytes) -> Any:
             put(*anchors[event.anchor], line)
         elif isinstance(event, yaml.ScalarEvent):
             is_key = bool(opened) and isinstance(opened[-1].value, dict) and opened[-1].key is None
-            null = event.style is None and event.value in _NULLS and not is_key
+            null = event.style is None and event.value in NULLS and not is_key
             value = None if null else _whole_text(event.value)
             if event.anchor:
                 anchors[event.anchor] = value, 1

@@ -1,7 +1,8 @@
 """One job of a sweep: a notebook run by papermill.
 
-The Snakefile calls it: `python -m lcutils.pipeline.run_job FOLDER NOTEBOOK JOB [MODEL [CHECKPOINT]]`. What the study is, it reads from the sweep's request, so that no value passes through a shell or
-through papermill's command line, which make numbers of names and YAML of text.
+The Snakefile calls it: `python -m lcutils.pipeline.run_job FOLDER NOTEBOOK JOB [MODEL [CHECKPOINT]]`. What the study
+is, it reads from the sweep's request, so that no value passes through a shell or through papermill's command line,
+which makes numbers of names and YAML of text.
 """
 
 from __future__ import annotations
