@@ -26,4 +26,4 @@ class NotFiniteError(ValueError):
 def first_line(error: BaseException) -> str:
     """First line of an error's message, cut to 200 characters; the name of its type if it has no message."""
     lines = str(error).strip().splitlines()
-    return one_line(lines[0][:200]) if lines else type(error).__name__
+    return one_line(lines[0], 200) if lines else type(error).__name__

@@ -58,14 +58,14 @@ def drawable(text: str) -> str:
     return text
 
 
-def one_line(text: str, most: int = 500) -> str:
-    """Text as one visible line of at most `most` characters; what is too long loses its middle.
+def one_line(text: object, most: int = 100) -> str:
+    """Text, or a path, as one visible line of at most `most` characters; what is too long loses its middle.
 
     >>> one_line("a\\r\\n b"), one_line("  "), one_line("abcdefgh", 5)
     ('a␍⏎ b', '␣␣', 'ab…gh')
     """
     # Signs take up to ten characters: cut before, so that a very long text costs nothing, and after.
-    text = _cut(drawable(_cut(text, most)).translate(_WHITE_SPACE), most)
+    text = _cut(drawable(_cut(str(text), most)).translate(_WHITE_SPACE), most)
     return text if text.strip(" ") else text.replace(" ", "␣")
 
 
@@ -78,7 +78,7 @@ def _cut(text: str, most: int) -> str:
 
 def markdown_text(text: str) -> str:
     """Text as one line of Markdown: no character of it is markup, and MathJax leaves it alone."""
-    quoted = re.sub(r"[\\`*_{}\[\]#+|~!]", r"\\\g<0>", one_line(text))
+    quoted = re.sub(r"[\\`*_{}\[\]#+|~!]", r"\\\g<0>", one_line(text, 500))
     quoted = quoted.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return quoted.replace("$", '<span class="mathjax_ignore">&#36;</span>')
 
