@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lcutils.artifacts import file_digest, write_json
-from lcutils.corpus.files import local_files
+from lcutils.corpus.folders import local_files
+from lcutils.corpus.paths import reason, shown
 from lcutils.corpus.sources import BUILT_IN, check_sources, open_stories, origin
 from lcutils.corpus.stories import fingerprint
 from lcutils.corpus.tokenization import (
@@ -96,7 +98,7 @@ def prepare_corpus(settings: CorpusSettings, folder: Path, *, log: Path | None =
     size = bpe_size(settings.tokenizer)
     # A wrong tokenizer is reported before any slow work.
     tokenizer = load_tokenizer(settings.tokenizer) if size is None else None
-    with open_stories(settings, folder) as splits:
+    with open_stories(settings, folder, log) as splits:
         if tokenizer is None:
             assert size is not None
             train = splits["train"]
@@ -228,17 +230,25 @@ def source_digest(settings: CorpusSettings) -> str:
     digest = hashlib.sha256()
     if settings.source == BUILT_IN:
         digest.update(fingerprint().encode())
-    for name in (settings.source, settings.validation, settings.ood):
+    for key in ("source", "validation", "ood"):
+        name = getattr(settings, key)
         if name is not None and name != BUILT_IN:
-            _add(digest, name, local_files(name))
+            try:
+                _add(digest, name, local_files(name))
+            except UserError as error:
+                raise UserError(f"{key}: {error}") from None
     files = [Path(settings.tokenizer).expanduser() / name for name in TOKENIZER_FILES]
-    _add(digest, settings.tokenizer, [file for file in files if file.is_file()])
+    _add(digest, settings.tokenizer, [(file.name, file) for file in files if file.is_file()])
     return digest.hexdigest()
 
 
-def _add(digest: Any, name: str, files: list[Path]) -> None:
-    """Add the contents of `files`, or the name if there are none."""
+def _add(digest: Any, name: str, files: list[tuple[str, Path]]) -> None:
+    """Add the names and contents of `files`, or the name if there are none."""
     if not files:
-        digest.update(name.encode() + b"\0")
-    for file in files:
-        digest.update(file.name.encode() + b"\0" + bytes.fromhex(file_digest(file)))
+        digest.update(os.fsencode(name) + b"\0")
+    for inside, file in files:
+        try:
+            content = file_digest(file)
+        except OSError as error:
+            raise UserError(f"{shown(file)}: cannot be read ({reason(error)}); correct or replace it") from None
+        digest.update(os.fsencode(inside) + b"\0" + bytes.fromhex(content))

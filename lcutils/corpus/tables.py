@@ -1,0 +1,118 @@
+"""Tables in files (Parquet, Arrow, CSV): the texts of one column. No other column is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lcutils.corpus.paths import Advance, no_column, opened, shown
+from lcutils.errors import UserError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+ROWS = 1_000  # read at a time
+
+
+def read_parquet(path: Path, column: str, advance: Advance) -> Iterator[pa.Array]:
+    """Yield the column of a Parquet file in pieces."""
+    import pyarrow.parquet as pq
+
+    size, done = path.stat().st_size, 0
+    with pq.ParquetFile(str(path), buffer_size=1 << 20, pre_buffer=False) as file:
+        _column_index(file.schema_arrow, path, column)
+        rows = file.metadata.num_rows
+        for batch in file.iter_batches(batch_size=ROWS, columns=[column]):
+            yield batch.column(_column_index(batch.schema, path, column))
+            done += batch.num_rows
+            advance(size * done // max(rows, 1))
+
+
+def read_arrow(path: Path, column: str, advance: Advance) -> Iterator[pa.Array]:
+    """Yield the column of an Arrow file in pieces, be it written as a stream or with an index at its end."""
+    import pyarrow as pa
+
+    with path.open("rb") as file:
+        try:
+            schema, is_stream = pa.ipc.open_stream(file).schema, True
+        except (OSError, pa.ArrowInvalid):
+            file.seek(0)
+            schema, is_stream = pa.ipc.open_file(file).schema, False
+        options = pa.ipc.IpcReadOptions(included_fields=[_column_index(schema, path, column)])
+        file.seek(0)
+        if is_stream:
+            batches = iter(pa.ipc.open_stream(file, options=options))
+        else:
+            reader = pa.ipc.open_file(file, options=options)
+            batches = (reader.get_batch(i) for i in range(reader.num_record_batches))
+        for batch in batches:
+            yield batch.column(0)
+            advance(file.tell())
+
+
+def read_csv(path: Path, column: str, advance: Advance) -> Iterator[pa.Array]:
+    """Yield the column of a CSV file, gzipped or not, in pieces."""
+    import pandas as pd
+    import pyarrow as pa
+
+    with opened(path) as (file, _):
+        names = [str(name) for name in pd.read_csv(file, nrows=0).columns]
+    if column not in names:
+        raise no_column(path, column, names)
+    with opened(path) as (file, position):
+        frames = pd.read_csv(file, usecols=[column], dtype=str, chunksize=ROWS)
+        for number, frame in enumerate(frames):
+            texts = frame[column].dropna()
+            # CSV has no types: a column whose first texts are all numbers is not meant.
+            if number == 0 and len(texts) and pd.to_numeric(texts, errors="coerce").notna().all():
+                raise UserError(
+                    f"{shown(path)}: column {shown(column, 40)!r} holds numbers, not text; "
+                    "set text_column to a column of text"
+                )
+            yield pa.array(frame[column], pa.string(), from_pandas=True)
+            advance(position())
+
+
+def _column_index(schema: pa.Schema, path: Path, column: str) -> int:
+    indices = schema.get_all_field_indices(column)
+    if not indices:
+        raise no_column(path, column, schema.names)
+    if len(indices) > 1:
+        raise UserError(f"{shown(path)}: there are {len(indices)} columns {shown(column, 40)!r}; keep one")
+    return int(indices[0])
+
+
+def as_strings(array: pa.Array, path: Path, column: str, row: int) -> pa.Array:
+    """The texts of a column as Arrow's usual strings; `row` is the first one's number in the file."""
+    import pyarrow as pa
+
+    kind = array.type.value_type if pa.types.is_dictionary(array.type) else array.type
+    plain = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
+    if not any(is_kind(kind) for is_kind in plain):
+        raise UserError(
+            f"{shown(path)}: column {shown(column, 40)!r} holds {shown(kind, 60)}, not text; "
+            "set text_column to a column of text"
+        )
+    try:
+        array.validate(full=True)
+        texts = array.cast(pa.string())
+        texts.validate(full=True)
+    except pa.ArrowException:
+        wrong = next((i for i in range(len(array)) if not _is_valid(array.slice(i, 1))), 0)
+        raise UserError(
+            f"{shown(path)}: row {row + wrong}: column {shown(column, 40)!r} is not UTF-8 text; "
+            "convert it, for example with iconv"
+        ) from None
+    return texts
+
+
+def _is_valid(array: pa.Array) -> bool:
+    import pyarrow as pa
+
+    try:
+        array.validate(full=True)
+        array.cast(pa.string()).validate(full=True)
+    except pa.ArrowException:
+        return False
+    return True
