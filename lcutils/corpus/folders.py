@@ -23,7 +23,7 @@ NO_STORIES = (  # what `datasets` and its users lay beside the data
     "config.json", "dataset_dict.json", "dataset_info.json", "dataset_infos.json", "state.json",
 )  # fmt: skip
 NOT_TEXT = ("readme", "license", "licence")  # stems of files about the data, whatever their ending
-MOST_FOLDERS = 20_000  # more are links that lead in circles
+MOST_REPEATS = 1_000  # of folders, by links; more lead in circles
 
 
 def local_files(name: str) -> list[tuple[str, Path]]:
@@ -224,30 +224,33 @@ def _walk(folder: Path) -> tuple[list[str], list[str]]:
     a folder that they lie in.
     """
 
-    folders = 0
+    seen: set[tuple[int, int]] = set()
+    repeats = 0
 
     def visit(path: Path, inside: str, above: frozenset[tuple[int, int]]) -> Iterator[tuple[str, bool]]:
-        nonlocal folders
-        folders += 1
-        if folders > MOST_FOLDERS:
-            raise UserError(f"{shown(folder)}: holds over {MOST_FOLDERS:,} folders; do its links lead in circles?")
-        here = path.stat()
-        if (here.st_dev, here.st_ino) in above:
+        nonlocal repeats
+        state = path.stat()
+        here = (state.st_dev, state.st_ino)
+        if here in above:
             return
+        repeats += here in seen
+        seen.add(here)
+        if repeats > MOST_REPEATS:
+            raise UserError(f"{shown(folder)}: its links lead to the same folders again and again; remove some")
         with os.scandir(path) as entries:
             names = sorted(entry.name for entry in entries if not entry.name.startswith("."))
         for name in names:
             try:
                 mode = (path / name).stat().st_mode
-            except (FileNotFoundError, OSError) as error:
+            except OSError:
                 if not (path / name).is_symlink():
-                    raise error
+                    raise
                 yield inside + name, False  # a broken link, or one that leads to itself
                 continue
             if not stat.S_ISDIR(mode):
                 yield inside + name, stat.S_ISREG(mode)
             elif not name.startswith("__"):
-                yield from visit(path / name, f"{inside}{name}/", above | {(here.st_dev, here.st_ino)})
+                yield from visit(path / name, f"{inside}{name}/", above | {here})
 
     try:
         found = sorted(visit(folder, "", frozenset()), key=lambda item: Path(item[0]))

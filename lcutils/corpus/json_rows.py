@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from lcutils.corpus.paths import Advance, no_column, opened, shown
+from lcutils.corpus.paths import Advance, encodes, no_column, opened, shown
 from lcutils.errors import UserError
 
 FIRST_ROWS = 10_000  # of which one must have the column
@@ -121,19 +121,11 @@ def _decode(decoder: json.JSONDecoder, text: str, path: Path, number: int) -> It
         except json.JSONDecodeError as error:
             line = number + text.count("\n", start, error.pos)
             around = text[max(0, error.pos - 100) : error.pos + 100]
-            wrong = f"line {line} is not JSON: {error.msg}" if _encodes(around) else f"line {line} is not UTF-8 text"
+            wrong = f"line {line} is not JSON: {error.msg}" if encodes(around) else f"line {line} is not UTF-8 text"
         else:
             yield number, value
             continue
         raise UserError(f"{shown(path)}: cannot be read ({wrong}); correct or replace it")
-
-
-def _encodes(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _object_hook(column: str) -> Callable[[list[tuple[str, Any]]], dict[str, Any]]:

@@ -58,6 +58,15 @@ def reason(error: BaseException) -> str:
     return (error.strerror if isinstance(error, OSError) else None) or first_line(error)
 
 
+def encodes(text: str) -> bool:
+    """False for text with lone surrogates: bytes that are not UTF-8, or half a character."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def no_column(path: Path, column: str, others: Iterable[str]) -> UserError:
     """What a file without the column of text is reported with."""
     names = shown_list(others)

@@ -78,6 +78,8 @@ def divide_by_card(folder: Path, names: list[str]) -> dict[str, list[str]] | Non
         divided: dict[str, list[str]] = {}
         for split, some in sanitize_patterns(patterns).items():
             divided.setdefault(canonical_split(split), []).extend(_matching(lower, some))
+        if not any(divided.values()):
+            raise UserError(f"{shown(card)}: no file fits the data_files of its configs; correct them")
     except UserError:
         raise
     except (ValueError, TypeError, AttributeError) as error:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from lcutils.corpus.paths import Advance, no_column, opened, shown
+from lcutils.corpus.paths import Advance, encodes, no_column, opened, shown
 from lcutils.errors import UserError
 
 if TYPE_CHECKING:
@@ -20,11 +20,11 @@ def read_parquet(path: Path, column: str, advance: Advance) -> Iterator[pa.Array
     import pyarrow.parquet as pq
 
     size, done = path.stat().st_size, 0
-    with pq.ParquetFile(str(path), buffer_size=1 << 20, pre_buffer=False) as file:
-        _column_index(file.schema_arrow, path, column)
+    with path.open("rb") as raw, pq.ParquetFile(raw, buffer_size=1 << 20, pre_buffer=False) as file:
+        _place(file.schema_arrow.names, path, column)
         rows = file.metadata.num_rows
         for batch in file.iter_batches(batch_size=ROWS, columns=[column]):
-            yield batch.column(_column_index(batch.schema, path, column))
+            yield batch.column(_place(batch.schema.names, path, column))
             done += batch.num_rows
             advance(size * done // max(rows, 1))
 
@@ -39,7 +39,7 @@ def read_arrow(path: Path, column: str, advance: Advance) -> Iterator[pa.Array]:
         except (OSError, pa.ArrowInvalid):
             file.seek(0)
             schema, is_stream = pa.ipc.open_file(file).schema, False
-        options = pa.ipc.IpcReadOptions(included_fields=[_column_index(schema, path, column)])
+        options = pa.ipc.IpcReadOptions(included_fields=[_place(schema.names, path, column)])
         file.seek(0)
         if is_stream:
             batches = iter(pa.ipc.open_stream(file, options=options))
@@ -56,31 +56,56 @@ def read_csv(path: Path, column: str, advance: Advance) -> Iterator[pa.Array]:
     import pandas as pd
     import pyarrow as pa
 
+    options: dict[str, Any] = {
+        "dtype": object,
+        "encoding_errors": "surrogateescape",
+    }  # other columns may hold any bytes
     with opened(path) as (file, _):
-        names = [str(name) for name in pd.read_csv(file, nrows=0).columns]
-    if column not in names:
-        raise no_column(path, column, names)
+        names = pd.read_csv(file, header=None, nrows=1, keep_default_na=False, **options).iloc[0].tolist()
+    place = _place([str(name) for name in names], path, column)
     with opened(path) as (file, position):
-        frames = pd.read_csv(file, usecols=[column], dtype=str, chunksize=ROWS)
-        for number, frame in enumerate(frames):
-            texts = frame[column].dropna()
+        frames = pd.read_csv(
+            file,
+            header=None,
+            skiprows=1,
+            names=range(len(names)),
+            usecols=[place],
+            index_col=False,
+            chunksize=ROWS,
+            **options,
+        )
+        row = 1
+        for frame in frames:
+            texts = frame[place]
             # CSV has no types: a column whose first texts are all numbers is not meant.
-            if number == 0 and len(texts) and pd.to_numeric(texts, errors="coerce").notna().all():
+            if row == 1 and texts.notna().any() and pd.to_numeric(texts.dropna(), errors="coerce").notna().all():
                 raise UserError(
                     f"{shown(path)}: column {shown(column, 40)!r} holds numbers, not text; "
                     "set text_column to a column of text"
                 )
-            yield pa.array(frame[column], pa.string(), from_pandas=True)
+            try:
+                yield pa.array(texts, pa.string(), from_pandas=True)
+            except UnicodeEncodeError:
+                wrong = next(i for i, text in enumerate(texts) if isinstance(text, str) and not encodes(text))
+                raise _not_utf8(path, column, row + wrong) from None
+            row += len(frame)
             advance(position())
 
 
-def _column_index(schema: pa.Schema, path: Path, column: str) -> int:
-    indices = schema.get_all_field_indices(column)
-    if not indices:
-        raise no_column(path, column, schema.names)
-    if len(indices) > 1:
-        raise UserError(f"{shown(path)}: there are {len(indices)} columns {shown(column, 40)!r}; keep one")
-    return int(indices[0])
+def _place(names: list[str], path: Path, column: str) -> int:
+    """Which column is the one of text."""
+    if column not in names:
+        raise no_column(path, column, names)
+    if names.count(column) > 1:
+        raise UserError(f"{shown(path)}: there are {names.count(column)} columns {shown(column, 40)!r}; keep one")
+    return names.index(column)
+
+
+def _not_utf8(path: Path, column: str, row: int) -> UserError:
+    return UserError(
+        f"{shown(path)}: row {row:,}: column {shown(column, 40)!r} is not UTF-8 text; "
+        "convert it, for example with iconv"
+    )
 
 
 def as_strings(array: pa.Array, path: Path, column: str, row: int) -> pa.Array:
@@ -100,10 +125,7 @@ def as_strings(array: pa.Array, path: Path, column: str, row: int) -> pa.Array:
         texts.validate(full=True)
     except pa.ArrowException:
         wrong = next((i for i in range(len(array)) if not _is_valid(array.slice(i, 1))), 0)
-        raise UserError(
-            f"{shown(path)}: row {row + wrong}: column {shown(column, 40)!r} is not UTF-8 text; "
-            "convert it, for example with iconv"
-        ) from None
+        raise _not_utf8(path, column, row + wrong) from None
     return texts
 
 
