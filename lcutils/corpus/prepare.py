@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lcutils.artifacts import file_digest, write_json
+from lcutils.corpus.cutting import LongEncoder, cut_long
 from lcutils.corpus.folders import local_files
 from lcutils.corpus.paths import reason, shown
 from lcutils.corpus.sources import BUILT_IN, check_sources, open_stories, origin
 from lcutils.corpus.stories import fingerprint
 from lcutils.corpus.tokenization import (
     TOKENIZER_FILES,
-    Encoder,
     bpe_size,
     check_tokenizer_name,
     end_of_text_id,
@@ -103,15 +103,16 @@ def prepare_corpus(settings: CorpusSettings, folder: Path, *, log: Path | None =
             assert size is not None
             train = splits["train"]
             with Progress("train tokenizer", len(train), unit="story", log=log) as progress:
-                tokenizer = train_bpe(_texts(train, plain_batches(len(train)), progress), size)
+                texts = _texts(train, plain_batches(len(train)), progress)
+                tokenizer = train_bpe((part for batch in texts for part in cut_long(batch)), size)
         vocab_size = vocabulary_size(tokenizer)
         dtype = np.dtype("<u2" if vocab_size <= 65_535 else "<u4")
         ending = end_of_text_id(tokenizer, settings.tokenizer) if settings.end_of_text else None
-        encoder = Encoder(tokenizer, ending)
 
         counts = {split: np.zeros(vocab_size, dtype=np.int64) for split in splits}  # (V,)
         figures: dict[str, dict[str, int]] = {}
         with Progress("tokenize", sum(map(len, splits.values())), unit="story", log=log) as progress:
+            encoder = LongEncoder(tokenizer, ending, progress)
             for split, dataset in splits.items():
                 packing = "lossless" if split == "ood" else settings.packing
                 batches = (paper_batches if packing == "paper" else plain_batches)(len(dataset))
