@@ -16,8 +16,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from lcutils.corpus import open_blocks, prepare_corpus, source_digest
-from lcutils.corpus.readers import read_separated
 from lcutils.corpus.prepare import entropy, pack, paper_batches, plain_batches
+from lcutils.corpus.readers import read_separated
 from lcutils.corpus.sources import open_stories
 from lcutils.errors import UserError
 from lcutils.parameters import CorpusSettings
