@@ -83,7 +83,7 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
 
 def _write_sealed(path: Path, values: Mapping[str, Any]) -> None:
     values = json.loads(json.dumps(values))  # as they will be read back: tuples are lists
-    write_json(path, values | {"seal": _seal(values)})
+    write_json(path, {**values, "seal": _seal(values)})
 
 
 def _seal(values: Mapping[str, Any]) -> str:

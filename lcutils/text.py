@@ -58,7 +58,7 @@ def drawable(text: str) -> str:
     return text
 
 
-def one_line(text: object, most: int = 100) -> str:
+def one_line(text: object, most: int = 160) -> str:
     """Text, or a path, as one visible line of at most `most` characters; what is too long loses its middle.
 
     >>> one_line("a\\r\\n b"), one_line("  "), one_line("abcdefgh", 5)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lcutils.corpus.files import END_OF_TEXT
+from lcutils.corpus.readers import END_OF_TEXT
 from lcutils.errors import UserError, first_line
 
 if TYPE_CHECKING:
