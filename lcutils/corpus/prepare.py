@@ -20,7 +20,6 @@ from lcutils.corpus.files import local_files
 from lcutils.corpus.sources import BUILT_IN, check_sources, open_stories, origin
 from lcutils.corpus.stories import fingerprint
 from lcutils.corpus.tokenization import (
-    TOKENIZER_FILES,
     Encoder,
     bpe_size,
     check_tokenizer_name,
@@ -28,7 +27,9 @@ from lcutils.corpus.tokenization import (
     load_tokenizer,
     train_bpe,
     vocabulary_size,
+    warn_of_beginning,
 )
+from lcutils.corpus.tokenizer_files import tokenizer_files
 from lcutils.errors import UserError
 from lcutils.progress import Progress
 
@@ -96,6 +97,8 @@ def prepare_corpus(settings: CorpusSettings, folder: Path, *, log: Path | None =
     size = bpe_size(settings.tokenizer)
     # A wrong tokenizer is reported before any slow work.
     tokenizer = load_tokenizer(settings.tokenizer) if size is None else None
+    if tokenizer is not None:
+        warn_of_beginning(tokenizer)
     with open_stories(settings, folder) as splits:
         if tokenizer is None:
             assert size is not None
@@ -231,8 +234,7 @@ def source_digest(settings: CorpusSettings) -> str:
     for name in (settings.source, settings.validation, settings.ood):
         if name is not None and name != BUILT_IN:
             _add(digest, name, local_files(name))
-    files = [Path(settings.tokenizer).expanduser() / name for name in TOKENIZER_FILES]
-    _add(digest, settings.tokenizer, [file for file in files if file.is_file()])
+    _add(digest, settings.tokenizer, tokenizer_files(settings.tokenizer))
     return digest.hexdigest()
 
 
