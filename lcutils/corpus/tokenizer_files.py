@@ -153,10 +153,10 @@ def rebuilt(folder: Path, name: str) -> tuple[Tokenizer, dict[str, str]]:
 
     words, called = _words(folder)
     named, kind = _named_class(folder)
-    if named and kind is None:
+    if kind is None and (named or "auto_map" in _read(folder / "tokenizer_config.json")):
         raise UserError(
-            f"tokenizer: {name}: its class {named:.80} is not one of transformers, and code of the folder is not run; "
-            "save it with a tokenizer.json"
+            f"tokenizer: {name}: its class {named or ''!s:.80} is not one of transformers, and code that comes with it "
+            "is not run; save it with a tokenizer.json"
         )
     if not named and (called == "vocab.txt" or any(word.endswith("</w>") for word in words)):
         raise UserError(
