@@ -118,11 +118,12 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
         raise UserError(f"tokenizer: {name} is empty; name another tokenizer, or bpe:4096")
     if (largest := max(vocabulary.values())) >= LARGEST_VOCABULARY:
         raise UserError(f"tokenizer: {name} has a token of id {largest}; give ids below {LARGEST_VOCABULARY}")
-    if len(owners := {number: token for token, number in vocabulary.items()}) < len(vocabulary):
-        twin = next(token for token, number in vocabulary.items() if owners[number] != token)
+    ordinary = backend.get_vocab(with_added_tokens=False)
+    if len(owners := {number: token for token, number in ordinary.items()}) < len(ordinary):
+        twin = next(token for token, number in ordinary.items() if owners[number] != token)
         raise UserError(
-            f"tokenizer: {name} gives one id, {vocabulary[twin]}, to {twin[:50]!r} and "
-            f"{owners[vocabulary[twin]][:50]!r}; give each token its own"
+            f"tokenizer: {name} gives one id, {ordinary[twin]}, to {twin[:50]!r} and "
+            f"{owners[ordinary[twin]][:50]!r}; give each token its own"
         )
     with in_one_line(f"tokenizer: {name} cannot be used"):
         tokenizer = wrapped(backend, folder)
