@@ -23,6 +23,7 @@ from lcutils.collapse.measure import measure_by_count
 from lcutils.collapse.tokens import measure_tokens
 from lcutils.corpus import Data, open_data, prepare_corpus, source_digest
 from lcutils.corpus import load_tokenizer as load_tokenizer_of
+from lcutils.corpus.tokenization import token_labels
 from lcutils.errors import UserError
 from lcutils.features.evaluation import evaluate_model
 from lcutils.features.extracted import Extracted
@@ -49,7 +50,7 @@ from lcutils.training.loop import Trained, train
 
 if TYPE_CHECKING:
     import pandas as pd
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerFast
 
     from lcutils.analysis import Missing
     from lcutils.analysis.rows import Measured
@@ -73,7 +74,7 @@ def prepare_data(work: Workspace) -> Data:
     return open_data(job.folder)
 
 
-def load_tokenizer(work: Workspace) -> PreTrainedTokenizerBase:
+def load_tokenizer(work: Workspace) -> PreTrainedTokenizerFast:
     """The tokenizer that the study's blocks were made with."""
     return load_tokenizer_of(str(work.tokenizer))
 
@@ -159,7 +160,10 @@ def _extract(
     settings, log = work.study.extraction, work.log(f"{run.name}@{checkpoint}")
     precision = settings.precision if device.type == "cuda" else "fp32"
     model = _load_model(work, run, checkpoint, precision, device)
-    check_fit(model, run.name, work.study.corpus.block_size, data.summary["vocab_size"])
+    tokenizer = load_tokenizer(work)
+    splits = ("train", "validation", "ood") if work.study.corpus.ood else ("train", "validation")
+    blocks = [data.blocks(split) for split in splits]
+    check_fit(model, run.name, blocks, data.summary["vocab_size"], lambda token: token_labels(tokenizer, [token])[0])
     common: dict[str, Any] = {"batch_size": settings.blocks_per_batch, "device": device, "log": log}
     with explain_overflow(run.name, precision):
         statistics = extract_statistics(
@@ -172,8 +176,7 @@ def _extract(
         if work.study.corpus.ood:
             agreement["ood_mean"] = extract_mean(model, data.blocks("ood"), **common).cpu().numpy()
     record = {"model": run.name, "checkpoint": checkpoint} | _describe(work, run, checkpoint, model, data, device)
-    tokenizer = load_tokenizer(work)
-    texts = [str(tokenizer.decode([i])) for i in statistics.counts.nonzero()[:, 0].tolist()]
+    texts = token_labels(tokenizer, statistics.counts.nonzero()[:, 0].tolist())
     return Extracted(statistics, model.classifier, agreement, texts, record)
 
 

@@ -23,14 +23,15 @@ from lcutils.corpus.paths import reason
 from lcutils.corpus.sources import BUILT_IN, check_sources, open_stories, origin
 from lcutils.corpus.stories import fingerprint
 from lcutils.corpus.tokenization import (
-    TOKENIZER_FILES,
     bpe_size,
     check_tokenizer_name,
     end_of_text_id,
     load_tokenizer,
     train_bpe,
     vocabulary_size,
+    warn_of_beginning,
 )
+from lcutils.corpus.tokenizer_files import tokenizer_files
 from lcutils.errors import UserError
 from lcutils.manifests import check_artifact
 from lcutils.progress import Progress
@@ -100,6 +101,8 @@ def prepare_corpus(settings: CorpusSettings, folder: Path, *, log: Path | None =
     size = bpe_size(settings.tokenizer)
     # A wrong tokenizer is reported before any slow work.
     tokenizer = load_tokenizer(settings.tokenizer) if size is None else None
+    if tokenizer is not None:
+        warn_of_beginning(tokenizer)
     with open_stories(settings, folder, log) as splits:
         if tokenizer is None:
             assert size is not None
@@ -242,8 +245,8 @@ def source_digest(settings: CorpusSettings, digest_file: Callable[[Path], str] =
                 _add(digest, name, local_files(name), digest_file)
             except UserError as error:
                 raise UserError(f"{key}: {error}") from None
-    files = [Path(settings.tokenizer).expanduser() / name for name in TOKENIZER_FILES]
-    _add(digest, settings.tokenizer, [(file.name, file) for file in files if file.is_file()], digest_file)
+    files = [(file.name, file) for file in tokenizer_files(settings.tokenizer)]
+    _add(digest, settings.tokenizer, files, digest_file)
     return digest.hexdigest()
 
 
