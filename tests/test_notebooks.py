@@ -23,7 +23,8 @@ def test_there_are_five():
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_notebook_reproduces_its_outputs(demo, stage):
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"notebooks/{stage}.ipynb", "--nbval-lax"]
-    command += ["--nbval-kernel-name", "python3", "--nbval-cell-timeout", "600"]
+    command += ["--nbval-kernel-name", "python3", "--nbval-cell-timeout", "6000"]
+    command += ["--nbval-kernel-startup-timeout", "600"]
     command += ["--nbval-sanitize-with", "tests/nbval_sanitize.cfg"]
     outcome = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert outcome.returncode == 0, outcome.stdout[-4000:]
