@@ -56,6 +56,7 @@ def lab(demo, tmp_path_factory):
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}", "--ip=127.0.0.1"]
     command += [f"--ServerApp.root_dir={folder}", "--IdentityProvider.token=", "--LabApp.expose_app_in_browser=True"]
     command += ["--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate", "--LabApp.news_url=None"]
+    command += [f"--MappingKernelManager.kernel_info_timeout={PATIENCE}"]
     log = folder / "lab.log"
     with log.open("w") as file:
         server = subprocess.Popen(command, cwd=ROOT, env=os.environ | private, stdout=file, stderr=file)

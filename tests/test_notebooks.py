@@ -66,6 +66,7 @@ def test_git_stores_pictures_but_no_live_charts(stage):
 
 def test_an_unknown_papermill_parameter_is_refused(tmp_path):
     command = [sys.executable, "-m", "papermill", "notebooks/01_data.ipynb", str(tmp_path / "out.ipynb")]
+    command += ["--start-timeout", "600"]
     outcome = subprocess.run([*command, "-p", "max_storys", "5"], cwd=ROOT, capture_output=True, text=True)
     assert outcome.returncode != 0
     assert "max_storys: no such parameter; did you mean max_stories?" in outcome.stderr
@@ -85,7 +86,7 @@ def test_papermill_runs_one_model_size_by_itself(tiny):
         ("04_measure", [*overridden, "-p", "checkpoint", "0"]),
     ]:
         command = [sys.executable, "-m", "papermill", "--no-progress-bar", f"notebooks/{stage}.ipynb", str(out)]
-        command += ["-p", "study", str(tiny), "-p", "outputs", str(tiny.parent), *words]
+        command += ["--start-timeout", "600", "-p", "study", str(tiny), "-p", "outputs", str(tiny.parent), *words]
         outcome = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         assert outcome.returncode == 0, outcome.stderr[-3000:]
         assert "Loading weights" not in out.read_text()  # transformers' bar
