@@ -9,7 +9,7 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -252,7 +252,7 @@ class Analysis:
     """The table of all measured points, and what was made from it."""
 
     results: pd.DataFrame
-    tokens: dict[str, pd.DataFrame]  # "model@checkpoint" -> per-token table
+    tokens: Mapping[str, pd.DataFrame]  # "model@checkpoint" -> per-token table, read when it is asked for
     sensitivity: pd.DataFrame | None
     published: pd.DataFrame | None
     figures: dict[str, Figure]  # by name, such as "figure_1", "by_width_nc1_cdnv"
@@ -273,16 +273,16 @@ def analyze_study(work: Workspace, published: str | list[str] | None = None) -> 
     import pandas as pd
 
     from lcutils.analysis.published import load_published_tables
-    from lcutils.analysis.rows import Measured, results_table
+    from lcutils.analysis.rows import TokenTables, load_row, load_sensitivity, results_table
     from lcutils.report import write_analysis
 
     given = [published] if isinstance(published, str) else list(published or work.study.analysis.published)
     theirs = load_published_tables([work.published_table(path) for path in given])
     job = analyze_job(work, given)
-    points = {f"{model}@{k}": Measured.load(work.measurements(model, k)) for model, k in _measured_points(work, job)}
-    if points:
-        results = results_table(list(points.values()))
-        sensitivity = pd.concat([point.sensitivity for point in points.values()], ignore_index=True)
+    folders = {f"{model}@{k}": work.measurements(model, k) for model, k in _measured_points(work, job)}
+    if folders:
+        results = results_table([load_row(folder) for folder in folders.values()])
+        sensitivity = pd.concat([load_sensitivity(folder) for folder in folders.values()], ignore_index=True)
         with atomic_path(work.results) as aside:
             aside.write_text(csv_text(results), encoding="utf-8")
     elif theirs is not None:
@@ -291,14 +291,14 @@ def analyze_study(work: Workspace, published: str | list[str] | None = None) -> 
         raise UserError(
             f"{work.display(work.folder)}: nothing is measured yet; run 01 to 04, or make sweep STUDY={work.study.name}"
         )
-    tokens = {name: point.tokens for name, point in points.items()}
+    tokens = TokenTables(folders)
     with making(job, {}) as folder:
         report = write_analysis(
             results,
             folder,
             title=work.study.title or work.study.name,
             settings=work.study.model_dump(mode="json", exclude={"source"}),
-            tokens=tokens or None,
+            tokens=tokens,
             sensitivity=sensitivity,
             published=theirs,
         )

@@ -5,12 +5,13 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 # Jobs look here: Snakemake's plugin clears SLURM_CONF, with all of Slurm's variables, inside them.
 SYSTEM_CONFIGURATION = Path("/etc/slurm/slurm.conf")
+PATIENCE = 300  # seconds for a daemon to answer, or to end: only so that a test cannot hang
 NEEDED = ("munged", "slurmctld", "slurmd", "sbatch", "squeue")
 
 CONFIGURATION = """
@@ -66,25 +67,31 @@ def one_node_slurm(folder: Path) -> Iterator[dict[str, str]]:
     SYSTEM_CONFIGURATION.symlink_to(folder / "slurm.conf")
     environment = dict(os.environ)
     munge = folder / "munge"
-    daemons = [
-        ["munged", "--foreground", "--force", f"--key-file={key}", f"--socket={munge / 'socket'}"]
-        + [f"--{name}-file={munge / name}" for name in ("pid", "log", "seed")],
-        ["slurmctld", "-D"],
-        ["slurmd", "-D"],
+
+    def says(words: str, *command: str) -> Callable[[], bool]:
+        """Ask whether a command's output has these words."""
+        return lambda: words in subprocess.run(command, env=environment, capture_output=True, text=True).stdout
+
+    start_munge = ["munged", "--foreground", "--force", f"--key-file={key}", f"--socket={munge / 'socket'}"]
+    start_munge += [f"--{name}-file={munge / name}" for name in ("pid", "log", "seed")]
+    daemons: list[tuple[list[str], Callable[[], bool]]] = [
+        (start_munge, (munge / "socket").exists),
+        (["slurmctld", "-D"], says("UP", "scontrol", "ping")),
+        (["slurmd", "-D"], says("idle", "sinfo", "-h")),
     ]
     running = []
     try:
-        for command in daemons:
+        for command, is_ready in daemons:
             quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
             running.append(subprocess.Popen(command, env=environment, **quiet))
-            time.sleep(1)
-        deadline = time.monotonic() + 30
-        while "idle" not in subprocess.run(["sinfo", "-h"], env=environment, capture_output=True, text=True).stdout:
-            assert time.monotonic() < deadline, (folder / "slurmctld.log").read_text()[-2000:]
-            time.sleep(0.5)
+            deadline = time.monotonic() + PATIENCE
+            while not is_ready():
+                assert running[-1].poll() is None, f"{command[0]} has ended: see {folder}"
+                assert time.monotonic() < deadline, f"{command[0]} does not answer: see {folder}"
+                time.sleep(0.2)
         yield environment
     finally:
         for process in reversed(running):
             process.terminate()
-            process.wait(timeout=30)
+            process.wait(timeout=PATIENCE)
         SYSTEM_CONFIGURATION.unlink()

@@ -3,16 +3,29 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
+from filelock import FileLock
 
+from lcutils.__main__ import main
 from lcutils.parameters import ROOT
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # kernels run in Triton's interpreter; read when Triton is first imported
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # `pytest -n`: each worker, and what it starts, has a core of its own
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
+
+# A busy machine may take as long as it likes.
+hypothesis.settings.register_profile("busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("busy")
+
+FIRST = ["demo", "test_sweep"]  # groups of tests that take longest: begun first, so that none is left for the end
 SHARED = ROOT.parent / "shared"  # published tables, text samples, a tokenizer: tests that read them skip without
 
 # Two models of one layer, one epoch, on a few dozen stories: a whole study in seconds of computing.
@@ -31,6 +44,15 @@ threads: 1
 """
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Under `pytest -n` with `--dist loadgroup` a file's tests stay together, and so do all that use the demo."""
+    groups = {item: "demo" if "demo" in getattr(item, "fixturenames", ()) else item.path.stem for item in items}
+    for item, group in groups.items():
+        item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: FIRST.index(groups[item]) if groups[item] in FIRST else len(FIRST))
+
+
 @pytest.fixture
 def tiny(tmp_path: Path) -> Path:
     """The YAML of a tiny study; its outputs belong into the same folder."""
@@ -46,9 +68,22 @@ def lcutils_command(*words: str | Path, timeout: float = 3600) -> subprocess.Com
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout)
 
 
+@pytest.fixture
+def lcutils_here(capfd: pytest.CaptureFixture[str]) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run what `python -m lcutils …` does, in this process: to start another takes seconds."""
+
+    def run(*words: str | Path) -> subprocess.CompletedProcess[str]:
+        capfd.readouterr()
+        status = main([*map(str, words)])
+        return subprocess.CompletedProcess(words, status, *capfd.readouterr())
+
+    return run
+
+
 @pytest.fixture(scope="session")
 def demo() -> Path:
     """The demo's outputs, made by the command behind `make demo` (a few minutes once, seconds after)."""
-    outcome = lcutils_command("sweep", "demo")
+    with FileLock(ROOT / "outputs" / ".demo.lock"):
+        outcome = lcutils_command("sweep", "demo")
     assert outcome.returncode == 0, outcome.stderr[-3000:]
     return ROOT / "outputs" / "demo"

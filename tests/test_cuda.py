@@ -113,8 +113,10 @@ import sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from test_cuda import SMALL, VOCABULARY
-from toy_training import blocks, recipe
+from toy_training import blocks, die_at_the_end, recipe
 from lcutils.training.loop import train
+if "die" in sys.argv:
+    die_at_the_end()
 data, other = blocks(1200, 256, vocabulary=VOCABULARY), blocks(9, 256, 1, VOCABULARY)
 chosen = recipe(autocast="bf16", deterministic=True)
 train(SMALL, chosen, data, other, Path({folder!r}), device="cuda", seconds_between_saves=0.02)
@@ -129,14 +131,15 @@ def test_killed_it_ends_with_the_same_bits(tmp_path):
         script = RESUMED.format(tests=str(Path(__file__).parent), folder=str(folder))
         for attempt in range(wanted + 1):
             before = set(folder.glob("resume/state-*"))
-            process = subprocess.Popen([sys.executable, "-c", script], env=environment)
+            command = [sys.executable, "-c", script, *(["die"] if attempt < wanted else [])]
+            process = subprocess.Popen(command, env=environment)
             while attempt < wanted and process.poll() is None:
                 if set(folder.glob("resume/state-*")) - before:  # this process has saved
                     time.sleep(random.uniform(0, 0.1))
                     process.send_signal(signal.SIGKILL)
-                    process.wait()
-                    kills += 1
+                    break
                 time.sleep(0.002)
+            kills += process.wait() == -signal.SIGKILL
         assert process.wait() == 0
     assert kills == 2
     whole, killed = (load_file(tmp_path / f"killed-{n}" / "checkpoint-2" / "model.safetensors") for n in (0, 2))
@@ -162,7 +165,7 @@ def test_two_gpus_share_uneven_batches(tmp_path):
         script.write_text(RANK.format(tests=str(Path(__file__).parent), folder=str(tmp_path / name)))
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
         environment = os.environ | {"PYTHONPATH": str(Path.cwd())}
-        outcome = subprocess.run([*command, str(script)], env=environment, capture_output=True, text=True, timeout=300)
+        outcome = subprocess.run([*command, str(script)], env=environment, capture_output=True, text=True, timeout=3000)
         assert outcome.returncode == 0, outcome.stderr[-2000:]
     alone, shared = (load_file(tmp_path / n / "checkpoint-2" / "model.safetensors") for n in ("alone", "shared"))
     for name in alone:

@@ -404,12 +404,17 @@ def test_a_state_of_something_else_is_not_continued(model, blocks, tmp_path, che
 
 
 CHILD = """
-import sys, time
+import os, signal, sys, time
 import numpy as np, torch
 from lcutils.features import extraction, models
 extraction.SECONDS_BETWEEN_STATES = 0.02
 model = models.load_feature_model(sys.argv[1])
-def slowly(tokens):
+batches = 0
+def slowly(tokens):  # one that is to be killed does not reach its end, however late that is
+    global batches
+    batches += 1
+    if sys.argv[6] == "die" and batches == 70:
+        os.kill(os.getpid(), signal.SIGKILL)
     time.sleep(0.01)
     return model.features(tokens)
 blocks = np.load(sys.argv[2])
@@ -432,9 +437,14 @@ def test_killed_at_random_moments(model, checkpoint, tmp_path, last_batch):
     moments = random.Random(last_batch)
     kills = 0
     for _ in range(3):
-        child = subprocess.Popen([*words, "3"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment)
+        saved = set(resume.glob("statistics-*.safetensors"))
+        child = subprocess.Popen(
+            [*words, "3", "die"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
+        )
         assert child.stdout.readline() == b"ready\n"
-        time.sleep(moments.uniform(0.1, 0.35))
+        while child.poll() is None and set(resume.glob("statistics-*.safetensors")) <= saved:
+            time.sleep(0.005)
+        time.sleep(moments.uniform(0, 0.25))
         child.send_signal(signal.SIGKILL)
         kills += child.wait() == -signal.SIGKILL
         child.stdout.close()
@@ -442,7 +452,7 @@ def test_killed_at_random_moments(model, checkpoint, tmp_path, last_batch):
             break
     assert kills
     assert list(resume.glob("statistics-*.safetensors"))
-    done = subprocess.run([*words, str(last_batch)], env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([*words, str(last_batch), ""], env=environment, capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stderr
     killed, whole = ClassStatistics.load(result), extract_statistics(model, many, batch_size=3)
     assert_same(killed, whole, to_the_bit=last_batch == 3)

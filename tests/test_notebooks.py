@@ -23,7 +23,8 @@ def test_there_are_five():
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_notebook_reproduces_its_outputs(demo, stage):
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"notebooks/{stage}.ipynb", "--nbval-lax"]
-    command += ["--nbval-kernel-name", "python3", "--nbval-cell-timeout", "600"]
+    command += ["--nbval-kernel-name", "python3", "--nbval-cell-timeout", "6000"]
+    command += ["--nbval-kernel-startup-timeout", "600"]
     command += ["--nbval-sanitize-with", "tests/nbval_sanitize.cfg"]
     outcome = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert outcome.returncode == 0, outcome.stdout[-4000:]
@@ -65,6 +66,7 @@ def test_git_stores_pictures_but_no_live_charts(stage):
 
 def test_an_unknown_papermill_parameter_is_refused(tmp_path):
     command = [sys.executable, "-m", "papermill", "notebooks/01_data.ipynb", str(tmp_path / "out.ipynb")]
+    command += ["--start-timeout", "600"]
     outcome = subprocess.run([*command, "-p", "max_storys", "5"], cwd=ROOT, capture_output=True, text=True)
     assert outcome.returncode != 0
     assert "max_storys: no such parameter; did you mean max_stories?" in outcome.stderr
@@ -84,7 +86,7 @@ def test_papermill_runs_one_model_size_by_itself(tiny):
         ("04_measure", [*overridden, "-p", "checkpoint", "0"]),
     ]:
         command = [sys.executable, "-m", "papermill", "--no-progress-bar", f"notebooks/{stage}.ipynb", str(out)]
-        command += ["-p", "study", str(tiny), "-p", "outputs", str(tiny.parent), *words]
+        command += ["--start-timeout", "600", "-p", "study", str(tiny), "-p", "outputs", str(tiny.parent), *words]
         outcome = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         assert outcome.returncode == 0, outcome.stderr[-3000:]
         assert "Loading weights" not in out.read_text()  # transformers' bar

@@ -47,7 +47,7 @@ MAY_IMPORT = {
     "analysis": {"collapse.catalogue"},
     "charts": {"analysis", "collapse.catalogue"},
     "report": {"charts", "analysis", "collapse.catalogue"},
-    "pipeline": {"parameters", "corpus", "gptneo"},
+    "pipeline": {"parameters", "corpus", "gptneo", "features.model_folder"},
     "stages": EVERYTHING | {"training"},
     "__main__": {"stages", "pipeline"},
     "notebook_filter": set(),  # what git runs on a notebook

@@ -53,10 +53,10 @@ def run_make_line(command: str, *extra: str) -> subprocess.CompletedProcess[str]
     return lcutils_command(*shlex.split(line)[3:], *extra)
 
 
-def test_plan_of_a_study_that_trains_nothing(tmp_path):
+def test_plan_of_a_study_that_trains_nothing(tmp_path, lcutils_here):
     path = tmp_path / "mine.yaml"
     path.write_text("corpus: {tokenizer: EleutherAI/gpt-neo-125M}\npretrained: {gpt2: openai-community/gpt2}\n")
-    outcome = lcutils_command("plan", path)
+    outcome = lcutils_here("plan", path)
     assert outcome.returncode == 0, outcome.stderr
     assert "1 runs (0 to train)" in outcome.stdout
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import base64
+import gc
 import gzip
 import io
 import json
 import re
+import weakref
 import xml.etree.ElementTree as ET
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -188,6 +191,40 @@ def test_the_explorer_leaves_out_what_is_too_much_and_says_so(monkeypatch, tmp_p
     kept = len(re.findall(r'id="spec-token_explorer', page))
     assert 1 <= kept < 5
     assert f"Carried in this page: {kept} of 5 token tables" in page
+
+
+class Read(Mapping):
+    """Forty token tables, each made when it is asked for: which were, and how many of them were held at once."""
+
+    def __init__(self):
+        self.asked, self.most, self.made = [], 0, []
+
+    def __getitem__(self, name):
+        gc.collect()
+        self.asked.append(name)
+        table = made_tokens(200)
+        self.made.append(weakref.ref(table))
+        self.most = max(self.most, sum(made() is not None for made in self.made))
+        return table
+
+    def __iter__(self):
+        return map(str, range(40))
+
+    def __len__(self):
+        return 40
+
+
+def test_only_the_token_tables_that_are_shown_are_read_and_none_is_kept(monkeypatch, tmp_path):
+    tokens = Read()
+    monkeypatch.setattr(body, "TOKEN_BUDGET", 50_000)
+    page = write_analysis(FEW.head(3), tmp_path, title="x", settings={}, tokens=tokens).paths["report.html"].read_text()
+    kept = len(re.findall(r'id="spec-token_explorer', page))
+    assert f"Carried in this page: {kept} of 40 token tables" in page
+    # One for charts and Table 5, those that the page carries, and the one that was too much.
+    assert tokens.asked == ["0", *map(str, range(kept + 1))]
+    assert tokens.most <= 2
+    gc.collect()
+    assert not [made for made in tokens.made if made() is not None]
 
 
 ODD = {

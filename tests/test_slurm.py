@@ -16,7 +16,7 @@ def test_a_model_goes_through_the_cluster(tiny):
     with one_node_slurm(folder) as environment:
         command = [sys.executable, "-m", "lcutils", "sweep", str(tiny), "--outputs", str(tiny.parent)]
         command += ["--profile", "slurm", "--model", "01x0016_01d"]
-        outcome = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
+        outcome = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=6000)
         assert outcome.returncode == 0, outcome.stderr[-4000:]
         submitted = outcome.stderr.count("SLURM jobid")
     assert submitted == 4  # data, train, extract, measure

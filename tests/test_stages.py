@@ -56,6 +56,8 @@ def test_all_stages_in_order_and_a_second_time(work):
     assert analysis.paths["report.html"].is_file()
     drawn = {f"figures/{name}.svg" for name, figure in analysis.figures.items() if figure.chart is not None}
     assert drawn == {place for place in analysis.paths if place.endswith(".svg")}
+    assert list(analysis.tokens) == [f"{MODEL}@0"]
+    pd.testing.assert_frame_equal(analysis.tokens[f"{MODEL}@0"], measured.tokens)
     assert {"results", "table_1", "partial_correlations", "influence"} <= set(analysis.tables)
 
 
@@ -192,7 +194,7 @@ def test_two_processes_train_the_same_model(tiny):
     prepare_data(shared)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "lcutils"]
     command += ["train", str(tiny), MODEL, "--outputs", str(tiny.parent / "shared")]
-    outcome = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    outcome = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=3000)
     assert outcome.returncode == 0, outcome.stderr[-3000:]
     one, two = (load_file(w.run_folder(MODEL) / "checkpoint-0" / "model.safetensors") for w in (alone, shared))
     assert one.keys() == two.keys()

@@ -1,10 +1,8 @@
 """Small sweeps through Snakemake and papermill: what runs, what does not, what is refused."""
 
 import json
-import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -12,6 +10,7 @@ from pathlib import Path
 
 import nbformat
 import pandas as pd
+import psutil
 import pytest
 from conftest import TINY, lcutils_command
 
@@ -102,8 +101,8 @@ def test_a_new_model_trains_only_itself(copy):
     assert planned(copy, new) == [f"extract/{new}@0", f"measure/{new}@0", f"train/{new}"]
 
 
-def test_overrides_reach_the_jobs_and_clashing_ones_are_refused(copy):
-    outcome = lcutils_command("sweep", copy, "--outputs", copy.parent, "--set", "learning_rate=0.1", "--dry-run")
+def test_overrides_reach_the_jobs_and_clashing_ones_are_refused(copy, lcutils_here):
+    outcome = lcutils_here("sweep", copy, "--outputs", copy.parent, "--set", "learning_rate=0.1", "--dry-run")
     assert outcome.returncode == 2
     assert "learning_rate = 0.003" in outcome.stderr
     assert "another outputs folder" in outcome.stderr
@@ -140,10 +139,10 @@ def test_data_made_again_alike_is_no_work_for_the_others(copy):
     assert made == {path: path.stat().st_mtime_ns for path in folder.glob("*/*/manifest.json")}
 
 
-def test_a_published_table_is_an_input_of_the_analysis(copy):
+def test_a_published_table_is_an_input_of_the_analysis(copy, lcutils_here):
     table = copy.parent / "table.csv"
     copy.write_text(copy.read_text().replace("permutations: 200", f"permutations: 200, published: [{table}]"))
-    outcome = lcutils_command("sweep", copy, "--outputs", copy.parent)
+    outcome = lcutils_here("sweep", copy, "--outputs", copy.parent)
     assert outcome.returncode == 2
     assert f"published: there is no file {table}" in outcome.stderr
     table.write_text("x")
@@ -155,15 +154,19 @@ def test_a_killed_sweep_goes_on_to_the_same_numbers(tmp_path):
     study.write_text(TINY.replace("epochs: 1, decay: d, checkpoints: 0", "epochs: 40, decay: d, checkpoints: 39"))
     command = [sys.executable, "-m", "lcutils", "sweep", study, "--outputs", str(tmp_path), "--model", model]
     process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL)
-    run, deadline = tmp_path / "tiny/runs" / model, time.monotonic() + 120
+    run, deadline = tmp_path / "tiny/runs" / model, time.monotonic() + 1200
     while not list(run.glob("resume/state-*")) and time.monotonic() < deadline:
         time.sleep(0.05)
+    rest = psutil.Process(process.pid).children(recursive=True)
+    for child in rest:
+        child.suspend()  # so that training is not over before it is killed
     process.kill()  # this one alone: Snakemake lives on
     process.wait()
     outcome = lcutils_command("sweep", study, "--outputs", tmp_path)
     assert outcome.returncode == 2, outcome.stderr
     assert "a sweep is running there" in outcome.stderr
-    os.killpg(process.pid, signal.SIGKILL)  # Snakemake and its jobs
+    for child in rest:  # Snakemake, its jobs, their kernels
+        child.kill()
     assert list(run.glob("resume/state-*")), "training was over before it could be killed"
     before = (run / "log.jsonl").read_text().splitlines()
     sweep(study, "--model", model)
@@ -193,7 +196,7 @@ def test_the_last_lines_of_a_log_are_shown(tmp_path, capsys):
     assert capsys.readouterr().out == "caf\ufffd\nlast\n"
 
 
-def test_mistakes_are_one_line_before_any_work(tmp_path, tiny):
+def test_mistakes_are_one_line_before_any_work(tmp_path, tiny, lcutils_here):
     model = tmp_path / "model"
     write_json(model / "config.json", {})
     cases = [
@@ -215,20 +218,20 @@ def test_mistakes_are_one_line_before_any_work(tmp_path, tiny):
         (["plan", tiny, "--set", "grid=[]"], "grid: is empty"),
     ]
     for words, expected in cases:
-        outcome = lcutils_command(*words, "--outputs", tmp_path / "out")
+        outcome = lcutils_here(*words, "--outputs", tmp_path / "out")
         assert outcome.returncode == 2, (words, outcome.stderr)
         assert expected in outcome.stderr
         assert len(outcome.stderr.strip().splitlines()) == 1, outcome.stderr
     assert not (tmp_path / "out").exists()
     (tmp_path / "out").write_text("a file")
-    outcome = lcutils_command("sweep", tiny, "--outputs", tmp_path / "out")
+    outcome = lcutils_here("sweep", tiny, "--outputs", tmp_path / "out")
     assert outcome.stderr.endswith("cannot be created (Not a directory); name another folder\n")
 
 
-def test_the_paper_expands_without_running(tmp_path):
+def test_the_paper_expands_without_running(tmp_path, lcutils_here):
     study = load_study("paper")
     assert len(study.points) == 230
-    outcome = lcutils_command("plan", "paper", "--outputs", tmp_path)
+    outcome = lcutils_here("plan", "paper", "--outputs", tmp_path)
     assert outcome.returncode == 0, outcome.stderr
     assert "170 runs" in outcome.stdout
     assert "230 points" in outcome.stdout

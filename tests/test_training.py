@@ -141,8 +141,10 @@ SCRIPT = """
 import sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-from toy_training import SMALL, blocks, recipe
+from toy_training import SMALL, blocks, die_at_the_end, recipe
 from lcutils.training.loop import train
+if "die" in sys.argv:
+    die_at_the_end()
 folder = Path({folder!r})
 chosen = recipe(checkpoints=(0, 2))
 train(SMALL, chosen, blocks(900), blocks(9, seed=1), folder, device="cpu", seconds_between_saves=0.02)
@@ -157,7 +159,8 @@ def test_killed_at_random_it_ends_with_the_same_bits(tmp_path):
     kills = 0
     for attempt in range(4):
         before = set(folder.glob("resume/state-*"))
-        process = subprocess.Popen([sys.executable, "-c", script], env=environment, stderr=subprocess.PIPE)
+        command = [sys.executable, "-c", script, *(["die"] if attempt < 2 else [])]
+        process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
         while attempt < 2 and process.poll() is None:
             if set(folder.glob("resume/state-*")) - before:  # this process has saved
                 time.sleep(random.uniform(0, 0.1))
@@ -170,7 +173,7 @@ def test_killed_at_random_it_ends_with_the_same_bits(tmp_path):
         assert process.returncode == -signal.SIGKILL, errors.decode()
         kills += 1
     assert process.returncode == 0
-    assert kills >= 1
+    assert kills == 2
     for checkpoint in (0, 2):
         expected, found = weights(tmp_path / "whole", checkpoint), weights(folder, checkpoint)
         assert all(torch.equal(expected[name], found[name]) for name in expected)
@@ -246,7 +249,7 @@ def test_two_processes_share_uneven_batches(tmp_path):
     script.write_text(RANK.format(tests=str(Path(__file__).parent), folder=str(tmp_path / "shared")))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path.cwd())}
-    outcome = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    outcome = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=3000)
     assert outcome.returncode == 0, outcome.stderr[-2000:]
     alone, shared = weights(tmp_path / "alone"), weights(tmp_path / "shared")
     for name in alone:

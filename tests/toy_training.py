@@ -1,5 +1,8 @@
 """A model, data and recipe small enough to train in a second; subprocesses of tests import them too."""
 
+import os
+import signal
+
 import numpy as np
 
 from lcutils.runs import Architecture, Recipe
@@ -15,6 +18,23 @@ def blocks(number, length=16, vocabulary=101, seed=0):
     for t in range(1, length):
         out[:, t] = np.where(repeat[:, t], (3 * out[:, t - 1] + 1) % vocabulary, out[:, t])
     return out.astype(np.uint16)
+
+
+def die_at_the_end():
+    """Have this process end by SIGKILL before it writes checkpoint 2, if it has not been killed by then.
+
+    Whoever kills it at a random moment can therefore not be too late, however busy the machine is.
+    """
+    from lcutils.training import loop
+
+    write = loop._Trainer._write_checkpoint
+
+    def write_or_die(trainer, epoch):
+        if epoch == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        write(trainer, epoch)
+
+    loop._Trainer._write_checkpoint = write_or_die
 
 
 def logits(model, tokens):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -81,14 +81,49 @@ class Measured:
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Read what `save` wrote; a `UserError` names a file that is damaged."""
-        check_artifact(folder)
-        row = json.loads((folder / "row.json").read_text())
-        return cls(row, pd.read_parquet(folder / "tokens.parquet"), read_csv(folder / "sensitivity.csv"))
+        return cls(load_row(folder), load_tokens(folder), load_sensitivity(folder))
 
 
-def results_table(points: Sequence[Measured]) -> pd.DataFrame:
+def load_row(folder: Path) -> dict[str, Any]:
+    """Read a checkpoint's row of `results.csv` from its measurements."""
+    check_artifact(folder)
+    return json.loads((folder / "row.json").read_text())
+
+
+def load_tokens(folder: Path) -> pd.DataFrame:
+    """Read a checkpoint's table of tokens from its measurements."""
+    check_artifact(folder)
+    return pd.read_parquet(folder / "tokens.parquet")
+
+
+def load_sensitivity(folder: Path) -> pd.DataFrame:
+    """Read a checkpoint's measurements at each minimum class count."""
+    check_artifact(folder)
+    return read_csv(folder / "sensitivity.csv")
+
+
+@dataclass(frozen=True)
+class TokenTables(Mapping[str, pd.DataFrame]):
+    """The token tables of many checkpoints, by "model@checkpoint".
+
+    A table is read each time it is asked for, and not kept: those of 230 checkpoints take gigabytes.
+    """
+
+    folders: Mapping[str, Path]
+
+    def __getitem__(self, name: str) -> pd.DataFrame:
+        return load_tokens(self.folders[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.folders)
+
+    def __len__(self) -> int:
+        return len(self.folders)
+
+
+def results_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """The rows of measured points as one table, with the columns of `results.csv` in order."""
-    results = pd.DataFrame([point.row for point in points])
+    results = pd.DataFrame(rows)
     first = [*POINT_COLUMNS, "n_classes"]
     keys = [key for key in MEASUREMENTS if key in results]
     rest = [key for key in results if key not in {*first, *keys}]

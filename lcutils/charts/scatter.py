@@ -20,7 +20,7 @@ IDENTITY = ["model", "checkpoint", "depth", "width", "epochs", "weight_decay", "
 FILTERS = {"depth": "depth", "width": "width", "epochs": "epochs", "weight_decay": "decay"}
 LOSS = "validation loss (nats per token)"
 SELECTED = alt.selection_point(name="picked", fields=["model"], clear="dblclick")
-FAINT_UNLESS_PICKED = alt.when(SELECTED).then(alt.value(0.9)).otherwise(alt.value(0.12))
+FAINT_UNLESS_PICKED = alt.OpacityValue(**alt.when(SELECTED).then(alt.value(0.9)).otherwise(alt.value(0.12)))
 
 
 def heading(key: str) -> str:
@@ -111,7 +111,8 @@ def usable(rows: pd.DataFrame, *columns: str, positive: bool = False) -> pd.Data
 
 def framed(chart: Any, key: str) -> Any:
     """Return a chart as the square panel of `key`, its heading above it."""
-    return chart.properties(width=PANEL, height=PANEL, title=panel_title(heading(key)))
+    chart.width, chart.height, chart.title = PANEL, PANEL, panel_title(heading(key))  # `properties` would copy it
+    return chart
 
 
 def can_be_shown(column: str, log: bool) -> str:
@@ -193,7 +194,7 @@ def _fit_words(base: Any, key: str, log: bool) -> list[Any]:
         fitted = fitted.transform_regression("scaled", "val_loss", groupby=["n"], params=True)
         fitted = fitted.transform_calculate(words=few + words if align == "left" else words)
         text = fitted.mark_text(align=align, baseline="bottom", fontSize=10, color=INK, clip=False)
-        layers.append(text.encode(text="words:N", x=alt.value(place), y=alt.value(-4)))
+        layers.append(text.encode(text="words:N", x=alt.XValue(place), y=alt.YValue(-4)))
     return layers
 
 

@@ -105,9 +105,9 @@ class Figure:
     def spec(self) -> dict[str, Any]:
         """The Vega-Lite specification, the title above it and the shared sizes in it."""
         assert self.chart is not None, self.missing
-        title = alt.Title(self.title, fontSize=15, anchor="start", offset=14)
+        title = alt.Title(self.title, fontSize=15, anchor="start", offset=14).to_dict()
         # Checking a specification against its schema takes as long as drawing it: the tests do it for every figure.
-        spec = {**self.chart.properties(title=title).to_dict(validate=False), "config": _SIZES}
+        spec = {**self.chart.to_dict(validate=False), "title": title, "config": _SIZES}
         if self.rows is not None:
             spec["datasets"] = {**spec.get("datasets", {}), ROWS.name: self.data}
         return spec
@@ -147,8 +147,9 @@ def together(charts: list[Any], columns: int, controls: list[Any] | None = None,
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Automatically deduplicated selection parameter")
-        chart = alt.concat(*charts, columns=columns, spacing=spacing)
-    return chart.add_params(*controls) if controls else chart
+        # Altair's `add_params` would copy every panel once for each control.
+        parameters = {"params": [control.param for control in controls]} if controls else {}
+        return alt.concat(*charts, columns=columns, spacing=spacing, **parameters)
 
 
 def slim(table: pd.DataFrame, columns: list[str], digits: int = DIGITS) -> pd.DataFrame:

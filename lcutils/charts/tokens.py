@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from typing import Any
 
 import altair as alt
@@ -132,10 +133,22 @@ def token_explorer(tokens: pd.DataFrame | None, model: str = "") -> Figure:
     )
     listed = [c for c in ("token_id", *axes, "total") if c in tokens.columns]
     data = theme.slim(rows, ["token_id", "text", "drawn", *listed, "nearest"], digits=5)
+    caption = theme.sentence(
+        "Each point is a token. Type a part of one to find it; click a point or a line of the lists to choose its "
+        "token, double-click to let go. Without a choice the first token found is shown. In the lists "
+        "␣ is a space, and total counts the validation features with this label.",
+        notice,
+    )
+    return Figure(name, title, caption, _explorer(tuple(axes), tuple(listed)), rows=data)
+
+
+@cache
+def _explorer(axes: tuple[str, ...], listed: tuple[str, ...]) -> Any:
+    """Return the explorer over `ROWS`, whatever the rows: a report has one for each of many models."""
     words = [_axis_words(column) for column in axes]
     up = "cdnv" if "cdnv" in axes else axes[-1]
     controls = [
-        alt.param(name=param, value=first, bind=alt.binding_select(options=axes, labels=words, name=f"{param} "))
+        alt.param(name=param, value=first, bind=alt.binding_select(options=[*axes], labels=words, name=f"{param} "))
         for param, first in (("across", axes[0]), ("up", up))
     ]
     box = alt.binding(input="text", name="token ", placeholder="such as Tim", debounce=100)
@@ -159,22 +172,16 @@ def token_explorer(tokens: pd.DataFrame | None, model: str = "") -> Figure:
     )
     found = ranked.transform_filter(f"datum.match < 3 && datum.place <= {LISTED}")
     panels = [
-        _cloud(ranked, chosen, listed, clicked),
-        _token_list(around, listed, clicked, "The chosen token (first) and its nearest class means"),
+        _cloud(ranked, chosen, [*listed], clicked),
+        _token_list(around, [*listed], clicked, "The chosen token (first) and its nearest class means"),
         _token_list(
             found,
-            listed,
+            [*listed],
             clicked,
             f"The first {LISTED} tokens found: the same text, then what starts with it, then the rest",
         ),
     ]
-    caption = theme.sentence(
-        "Each point is a token. Type a part of one to find it; click a point or a line of the lists to choose its "
-        "token, double-click to let go. Without a choice the first token found is shown. In the lists "
-        "␣ is a space, and total counts the validation features with this label.",
-        notice,
-    )
-    return Figure(name, title, caption, theme.together(panels, 1, [search, *controls], spacing=24), rows=data)
+    return theme.together(panels, 1, [search, *controls], spacing=24)
 
 
 def _drawable(tokens: pd.DataFrame, column: str) -> pd.Series:

@@ -20,8 +20,9 @@ from lcutils.artifacts import write_json
 from lcutils.corpus import source_digest
 from lcutils.devices import choose_device
 from lcutils.errors import UserError
+from lcutils.features.model_folder import check_model_folder
 from lcutils.parameters import ROOT
-from lcutils.pipeline.jobs import all_jobs, analyze_job, check_overrides
+from lcutils.pipeline.jobs import all_jobs, analyze_job, check_overrides, remove_remains
 from lcutils.pipeline.locks import TOKEN, end_sweep, one_sweep, token_of
 from lcutils.pipeline.paths import Workspace
 from lcutils.pipeline.run_job import REQUEST
@@ -146,11 +147,11 @@ def check_pretrained(work: Workspace) -> None:
     for name, model in work.study.pretrained.items():
         source = Path(work.checkpoint_source(name, 0))
         looks_local = model.source.startswith((".", "/", "~")) or model.source.count("/") > 1
-        if (looks_local or source.exists()) and not (source / "config.json").is_file():
-            raise UserError(
-                f"pretrained.{name}: {model.source} is no folder with a config.json; give a folder that "
-                "save_pretrained wrote, or a hub name"
-            )
+        if looks_local or source.exists():
+            try:
+                check_model_folder(str(source))
+            except UserError as error:
+                raise UserError(f"pretrained.{name}: {error}") from None
         if model.revision and source.exists():
             raise UserError(f"pretrained.{name}.revision: is for models on the hub, not for a folder; leave it out")
 
@@ -186,6 +187,8 @@ def run_sweep(
             f"outputs: {work.display(work.folder)} cannot be created ({error.strerror}); name another folder"
         ) from None
     with one_sweep(work.folder, dry_run=dry_run) as lock:
+        if not dry_run:
+            remove_remains(work)
         forget_snakemake(work.folder)
         stamp_current(work)
         began, status = time.time(), 0

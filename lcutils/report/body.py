@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import platform
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -97,8 +98,18 @@ class Report:
         return [figure for name, figure in self.figures.items() if name.startswith(BY_WIDTH)]
 
 
-def report_page(report: Report, *, title: str, settings: dict[str, Any], tokens: dict[str, pd.DataFrame]) -> str:
-    """Return the report as one HTML page; of `tokens`, best model first, it carries what TOKEN_BUDGET allows."""
+def report_page(
+    report: Report,
+    *,
+    title: str,
+    settings: dict[str, Any],
+    tokens: Iterable[tuple[str, pd.DataFrame]],
+    token_tables: int,
+) -> str:
+    """Return the report as one HTML page.
+
+    Of the `token_tables` tables of `tokens`, best model first, it carries and reads what TOKEN_BUDGET allows.
+    """
     results = report.tables["results"]
     assert isinstance(results, pd.DataFrame)
     lacking = {figure.title: figure.missing for figure in report.figures.values() if figure.chart is None}
@@ -123,21 +134,21 @@ def report_page(report: Report, *, title: str, settings: dict[str, Any], tokens:
         summary=_summary(results, report.tables["correlations"]),
         title=title,
         today=today,
-        token_tables=len(tokens),
+        token_tables=token_tables,
     )
 
 
-def explorers(tokens: dict[str, pd.DataFrame]) -> list[Figure]:
+def explorers(tokens: Iterable[tuple[str, pd.DataFrame]]) -> list[Figure]:
     """Return the token explorer of each model, in order, as far as TOKEN_BUDGET allows: of one model at least."""
-    made = [charts.token_explorer(None)] if not tokens else []
+    made: list[Figure] = []
     size = 0
-    for place, (label, table) in enumerate(tokens.items()):
+    for place, (label, table) in enumerate(tokens):
         figure = charts.token_explorer(table, label)
         size += len(figure.data)
         if made and size > TOKEN_BUDGET:
             break
         made.append(replace(figure, name=f"{figure.name}_{place}") if place else figure)
-    return made
+    return made or [charts.token_explorer(None)]
 
 
 def _shown_table(name: str, table: pd.DataFrame) -> Markup:

@@ -2,8 +2,8 @@
 
 A kind is a module beside this file with `attempt(random, folder) -> str`: make one input from `random` in the empty
 `folder`, give it to the reader, and return how it ended in a word or two ("read", "one line"). An exception, a partial
-file (`attempt` checks what is left), a crash or more than 10 seconds is a failure, reported with the input's number:
-`--only NUMBER` repeats it alone. With `--write` the counts are appended to results.jsonl.
+file (`attempt` checks what is left), a crash or more than 10 seconds (`--seconds`) is a failure, reported with the
+input's number: `--only NUMBER` repeats it alone. With `--write` the counts are appended to results.jsonl.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from pathlib import Path
 from random import Random
 
 HERE = Path(__file__).resolve().parent
-SECONDS = 10.0  # that one input may take
 KINDS = sorted(path.stem for path in HERE.glob("*.py") if path.stem != "run")
 
 
@@ -43,7 +42,7 @@ def _work(kind: str, seed: int, numbers: range, pipe: Connection) -> None:
         pipe.send((number, one(kind, seed, number)))
 
 
-def run(kind: str, seed: int, count: int, start: int = 0) -> dict[int, str]:
+def run(kind: str, seed: int, count: int, start: int = 0, seconds: float = 10.0) -> dict[int, str]:
     """How each of `count` inputs ends, by number. They run in another process, which a crash or a hang may end."""
     sys.path.insert(0, str(HERE))
     importlib.import_module(kind)  # once, before the processes are forked
@@ -55,8 +54,8 @@ def run(kind: str, seed: int, count: int, start: int = 0) -> dict[int, str]:
         theirs.close()
         while start < stop:
             try:
-                if not ours.poll(SECONDS):
-                    ends[start] = f"FAILED: took more than {SECONDS:.0f} s"
+                if not ours.poll(seconds):
+                    ends[start] = f"FAILED: took more than {seconds:.0f} s"
                     break
                 number, ends[start] = ours.recv()
                 start = number + 1
@@ -77,11 +76,12 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", type=int, help="number of the one input to repeat")
+    parser.add_argument("--seconds", type=float, default=10.0, help="that one input may take")
     parser.add_argument("--write", action="store_true", help="append the counts to results.jsonl")
     options = parser.parse_args()
     began = time.monotonic()
     start, count = (0, options.count) if options.only is None else (options.only, 1)
-    ends = run(options.kind, options.seed, count, start)
+    ends = run(options.kind, options.seed, count, start, options.seconds)
     failed = {number: end for number, end in ends.items() if end.startswith("FAILED")}
     for number, end in failed.items():
         print(f"{options.kind} {options.seed} {number}: {end}\n")
