@@ -11,7 +11,9 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from study import NAME
+from study import NAME, NOWHERE
+
+from lcutils.artifacts import MANIFEST
 
 
 def file_class(place: str) -> str:
@@ -104,7 +106,7 @@ def _become_folder(path: Path, others: list[Path], random: Random) -> bool:
 
 def _dangle(path: Path, others: list[Path], random: Random) -> bool:
     path.unlink()
-    path.symlink_to("nowhere" if random.random() < 0.7 else path.name)
+    path.symlink_to(NOWHERE if random.random() < 0.7 else path.name)
     return True
 
 
@@ -213,6 +215,9 @@ KINDS: dict[str, Damage] = {
 
 
 def names(text: str, path: Path) -> bool:
-    """True if a message names the file: by its path, or the end of it from the study's folder on."""
+    """True if a message names the file: by its place in the study, or its name and its folder's.
+
+    Of a manifest the folder is enough: with the manifest of another artifact, the other files seem to be the damaged.
+    """
     place = path.as_posix().rpartition(f"/{NAME}/")[2]
-    return place in text or (path.name in text and path.parent.name in text)
+    return place in text or (path.parent.name in text and (path.name in text or path.name == MANIFEST))

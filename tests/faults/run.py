@@ -2,7 +2,10 @@
 
     damages          one file of a complete or unfinished study is damaged, then all is swept again
     kills            SIGKILL at random moments of all stages, then all is swept to the end
-    full-disk        the disk fills, then there is space again
+    full-disk        the disk fills, or a limit of the size of files is met; then there is space again
+    swept-damages    as damages, through the real command; this and the next two take minutes per trial
+    two-sweeps       a second sweep begins while the first one works
+    killed-snakemake Snakemake alone is killed while a kernel works, and a second sweep begins at once
 
 With `--write` the counts are appended to results.jsonl, so that several sittings add up; `--start` sets the number of
 the first trial, `--only NUMBER` repeats one. README.md tells what was tried, how often, and how it ended.
@@ -24,13 +27,22 @@ from random import Random
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
+import sweeps
 import trials
+
+KINDS = {
+    "damages": trials.one_damage,
+    "full-disk": trials.full_disk,
+    "swept-damages": sweeps.one_swept_damage,
+    "two-sweeps": sweeps.two_sweeps,
+    "killed-snakemake": sweeps.killed_snakemake,
+}
 
 
 def main() -> int:
     """Run trials of one kind; exit status 1 if any failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("kind", choices=["damages", "kills", "full-disk"])
+    parser.add_argument("kind", choices=[*KINDS, "kills"])
     parser.add_argument("--count", type=int, default=20, help="of trials; of kills, at least")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--start", type=int, default=0, help="number of the first trial")
@@ -67,8 +79,7 @@ def trial(kind: str, templates: trials.Templates, folder: Path, seed: int, numbe
     try:
         if kind == "kills":
             return trials.kills(templates, place, random, number)
-        function = trials.one_damage if kind == "damages" else trials.full_disk
-        return function(templates, place, random, number), 1
+        return KINDS[kind](templates, place, random, number), 1
     except Exception:  # a trial that raises is a failure like others, and the next one goes on
         return f"FAILED: {traceback.format_exc()[-2500:]}", 1
     finally:

@@ -64,6 +64,7 @@ NAME = "faults"
 SECONDS = 300.0  # that a whole study may take on a busy machine before it counts as hanging; it takes ten
 # What is no result: what was printed, the executed notebooks, notes of Snakemake's and of the sweep's own.
 NO_RESULT = re.compile(r"(^|/)(logs|notebooks|\.snakemake|\.current|\.verified|\.inputs|\.sweep\.lock)(/|$)")
+NOWHERE = "nowhere"  # where a dangling link leads to: what is written through it is no result
 CLOCK = ("seconds", "tokens_per_second")  # differ from run to run
 context = multiprocessing.get_context("fork")
 
@@ -327,12 +328,12 @@ def results_of(folder: Path) -> dict[str, str]:
     results = {}
     for path in sorted(folder.rglob("*")):
         place = path.relative_to(folder).as_posix()
-        if NO_RESULT.search(place) or (path.is_dir() and not path.is_symlink()):
+        if NO_RESULT.search(place) or path.name == NOWHERE or (path.is_dir() and not path.is_symlink()):
             continue
         try:
             content = path.read_bytes()
             results[place] = hashlib.sha256(_timeless(path.name, content)).hexdigest()[:16]
-        except (OSError, ValueError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, TypeError, AttributeError, LookupError) as error:
             results[place] = type(error).__name__
     return results
 
@@ -342,6 +343,8 @@ def _timeless(name: str, content: bytes) -> bytes:
         lines = content.splitlines() if name == "log.jsonl" else [content]
         values = [json.loads(line) for line in lines]
         content = json.dumps([{k: v for k, v in line.items() if k not in CLOCK} for line in values]).encode()
+    elif name == "job.json":
+        content = json.dumps(json.loads(content)).encode()
     elif name == "manifest.json":  # of its inputs, digests cover clocks
         content = json.dumps(json.loads(content)["parameters"]).encode()
     return content

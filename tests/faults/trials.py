@@ -18,6 +18,7 @@ import study
 from damages import damage, files_by_class, names
 from study import NAME, SECONDS, Ended, difference, in_child, results_of, run_again
 
+from lcutils.artifacts import MANIFEST, NOTE
 from lcutils.pipeline.sweep import stamp_current
 from lcutils.stages import open_study
 
@@ -78,7 +79,7 @@ def judge_damage(templates: Templates, outputs: Path, path: Path, what: str) -> 
     """Sweep after a damage; how it ended."""
     first = templates.again(outputs)
     if first.errors:
-        if wrong := _not_one_line(first.errors, path):
+        if wrong := not_one_line(first.errors, path):
             return wrong
         second = templates.again(outputs)
         if second.errors:
@@ -91,19 +92,27 @@ def judge_damage(templates: Templates, outputs: Path, path: Path, what: str) -> 
             return f"FAILED: the fix does not help: {second.errors}"
         different = difference(templates.results, results_of(outputs / NAME))
         return f"FAILED: wrong after the fix: {different}" if different else "one line"
-    if different := difference(templates.results, results_of(outputs / NAME)):
+    expected, found = dict(templates.results), results_of(outputs / NAME)
+    if what.startswith("deleted") and path.name == "model.safetensors" and not first.ran:
+        expected.pop(path.relative_to(outputs / NAME).as_posix())  # weights that were measured are needed by nobody
+    if different := difference(expected, found):
         return f"FAILED: {'wrong' if first.ran else 'not noticed'}: {different}; ran {first.ran}"
     second = templates.again(outputs)
     if second.errors or second.ran:
         return f"FAILED: the second sweep is not at rest: {second.errors or second.ran}"
-    if study.NO_RESULT.search(path.relative_to(outputs / NAME).as_posix()):
+    place = path.relative_to(outputs / NAME)
+    if study.NO_RESULT.search(place.as_posix()):
         return "no result: same numbers"
+    if not first.ran and path.name in (MANIFEST, NOTE):  # a change of white space
+        return "white space: same numbers"
     if what.startswith("deleted"):
-        return "remade" if first.ran else "FAILED: made again by nobody"
+        return "remade" if first.ran else "measured weights deleted: same numbers"
+    if not first.ran and path.read_bytes() != (templates.whole / NAME / place).read_bytes():
+        return "FAILED: not noticed, and still damaged"
     return "remade" if names(first.said, path) else f"FAILED: remade without a word: ran {first.ran}"
 
 
-def _not_one_line(errors: dict[str, str], path: Path) -> str:
+def not_one_line(errors: dict[str, str], path: Path) -> str:
     for name, text in errors.items():
         if not text.startswith("line: "):
             return f"FAILED: {name}: {text}"
