@@ -161,7 +161,9 @@ def _change_json(path: Path, others: list[Path], random: Random) -> bool:
 
 def _leaves(value: Any) -> Any:
     """Yield (list or mapping, key) of everything in a JSON value that holds no more."""
-    for key, inside in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+    for key, inside in (
+        value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    ):
         if isinstance(inside, dict | list):
             yield from _leaves(inside)
         else:

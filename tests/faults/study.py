@@ -113,7 +113,7 @@ def save_often() -> None:
 # ------------------------------------------------------------------------------------------------------ forked children
 
 
-class Ended(Exception):
+class EndedError(Exception):
     """A child that was killed, crashed or hung."""
 
 
@@ -121,7 +121,7 @@ def in_child(function: Callable[[], Any], *, seconds: float = SECONDS, kill_afte
     """The result of `function`, called in a forked child and its own process group.
 
     Raises:
-        Ended: the child was killed (after `kill_after` seconds, or by itself), crashed, or hung for `seconds`.
+        EndedError: the child was killed (after `kill_after` seconds, or by itself), crashed, or hung for `seconds`.
     """
     ours, theirs = context.Pipe(duplex=False)
     sys.stdout.flush(), sys.stderr.flush()
@@ -130,11 +130,11 @@ def in_child(function: Callable[[], Any], *, seconds: float = SECONDS, kill_afte
     theirs.close()
     try:
         if not ours.poll(seconds if kill_after is None else kill_after):
-            raise Ended(f"hung for {seconds:.0f} s" if kill_after is None else "killed")
+            raise EndedError(f"hung for {seconds:.0f} s" if kill_after is None else "killed")
         return ours.recv()
     except EOFError:
         process.join()
-        raise Ended(f"ended with status {process.exitcode}") from None
+        raise EndedError(f"ended with status {process.exitcode}") from None
     finally:
         ours.close()
         kill_group(process.pid)
@@ -155,7 +155,7 @@ def kill_group(leader: int | None) -> None:
             continue
 
 
-# ----------------------------------------------------------------------------------------------------------- the sweep
+# ------------------------------------------------------------------------------------------------------------ the sweep
 
 
 class Jobs:
@@ -225,7 +225,7 @@ class Jobs:
 
         try:
             self.errors |= in_child(alone)
-        except Ended as error:
+        except EndedError as error:
             self.errors[name] = str(error)
 
 
@@ -307,7 +307,7 @@ def make_unfinished(yaml: Path, whole: Path, outputs: Path) -> None:
     for function in (killed_training, killed_extraction):
         try:
             in_child(lambda function=function: quietly(function))
-        except Ended:
+        except EndedError:
             continue
         raise RuntimeError("unfinished work was finished")
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import study
 from damages import damage, files_by_class, names
-from study import NAME, SECONDS, Ended, difference, in_child, results_of, run_again
+from study import NAME, SECONDS, EndedError, difference, in_child, results_of, run_again
 
 from lcutils.artifacts import MANIFEST, NOTE
 from lcutils.pipeline.sweep import stamp_current
@@ -54,7 +54,7 @@ def _look(templates: Templates, outputs: Path) -> None:
     in_child(lambda: study.quietly(lambda: stamp_current(open_study(templates.yaml, outputs))))
 
 
-# --------------------------------------------------------------------------------------------------------------- damages
+# -------------------------------------------------------------------------------------------------------------- damages
 
 
 def one_damage(templates: Templates, folder: Path, random: Random, number: int) -> str:
@@ -67,7 +67,8 @@ def one_damage(templates: Templates, folder: Path, random: Random, number: int) 
     if template == templates.unfinished:  # what is finished has its turn in the other three trials
         classes = {name: files for name, files in classes.items() if re.search("resume|runs/", name)}
     turn = number // 4 if number % 4 == 3 else number - number // 4  # so that every class has its turn
-    files = classes[sorted(classes)[turn % len(classes)]]
+    order = Random(0).sample(sorted(classes), len(classes))
+    files = classes[order[turn % len(classes)]]
     path = random.choice(files)
     what = damage(path, files, random)
     label = f"{path.relative_to(outputs / NAME)}: {what}"
@@ -124,7 +125,7 @@ def not_one_line(errors: dict[str, str], path: Path) -> str:
     return ""
 
 
-# ----------------------------------------------------------------------------------------------------------------- kills
+# ---------------------------------------------------------------------------------------------------------------- kills
 
 
 def die_at_event(folder: Path, number: int) -> None:
@@ -174,7 +175,7 @@ def kills(templates: Templates, folder: Path, random: Random, number: int) -> tu
             if errors := in_child(run, kill_after=None if by_event else delay):
                 return f"FAILED: started from {start}, after {count} kills: {errors}", count
             break
-        except Ended as error:
+        except EndedError as error:
             if "killed" not in str(error) and "status -9" not in str(error):
                 return f"FAILED: started from {start}, after {count} kills: {error}", count
         count += 1
@@ -212,7 +213,7 @@ def _lost(done: dict[str, bytes], folder: Path) -> str:
     return ""
 
 
-# ------------------------------------------------------------------------------------------------------------- full disk
+# ------------------------------------------------------------------------------------------------------------ full disk
 
 
 def full_disk(templates: Templates, folder: Path, random: Random, number: int) -> str:
@@ -247,7 +248,9 @@ def full_disk(templates: Templates, folder: Path, random: Random, number: int) -
         different = last.errors or difference(templates.results, results_of(outputs / NAME))
         if different:
             return f"{label}after space was made: {different}"
-        return f"{'full disk' if mounted else 'size limit'}: " + ("one line, then same bits" if first.errors else "fits")
+        return f"{'full disk' if mounted else 'size limit'}: " + (
+            "one line, then same bits" if first.errors else "fits"
+        )
     finally:
         if mounted:
             subprocess.run(["umount", "--lazy", str(disk)], check=True)
