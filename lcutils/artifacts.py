@@ -171,11 +171,14 @@ def check_space(path: Path, need: int) -> None:
         raise UserError(f"{path}: needs {_size(need)}, but {_no_room(path)}; make room or name another outputs folder")
 
 
+# How libraries word it that lose the number of the error: safetensors (Rust), numpy's `tofile`, `datasets`.
+_FULL_WORDS = re.compile(r"(code:|os error) (28|122|27)\b|\d+ requested and \d+ written|Not enough disk space")
+
+
 def _is_full(error: BaseException | None) -> bool:
     """True if an error, or what caused it, is that of a full disk."""
     while error is not None:
-        # Rust's libraries (safetensors) keep the number in the text only.
-        if (isinstance(error, OSError) and error.errno in FULL) or re.search(r"[Cc]ode: (28|122|27)\b", str(error)):
+        if (isinstance(error, OSError) and error.errno in FULL) or _FULL_WORDS.search(str(error)):
             return True
         error = error.__cause__ or error.__context__
     return False
@@ -248,25 +251,24 @@ class DigestMemory:
 
     Args:
         path: JSON file of the memory.
-        base: folder that the names in it start at.
     """
 
-    def __init__(self, path: Path, base: Path) -> None:
-        self.path, self.base = path, base
-        self.known: dict[str, list[Any]] = {}
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.known: dict[str, Any] = {}
         with suppress(OSError, ValueError):
-            known = json.loads(path.read_text())
-            self.known = known if isinstance(known, dict) else {}
+            self.known = dict(_read_memory(path, *file_state(path)))
         self.changed = False
 
-    def digest(self, path: Path) -> str:
-        """SHA-256 of a file's content."""
-        name, state = os.path.relpath(path, self.base), [*file_state(path)]
-        entry = self.known.get(name)
-        if not (isinstance(entry, list) and len(entry) == 5 and entry[:4] == state):
-            entry = self.known[name] = [*state, file_digest(path)]
-            self.changed = True
-        return str(entry[4])
+    def digest(self, path: Path, name: str | None = None) -> str:
+        """SHA-256 of a file's content; the memory keeps it under `name`, or else under the whole path."""
+        name, state = name or str(path), file_state(path)
+        match self.known.get(name):
+            case [*then, str(digest)] if then == [*state]:
+                return digest
+        digest, self.changed = file_digest(path), True
+        self.known[name] = [*state, digest]
+        return digest
 
     def save(self) -> None:
         """Write what was learned."""
@@ -274,6 +276,12 @@ class DigestMemory:
             with suppress(OSError, UserError):  # results that lie where nobody may write are still verified
                 write_json(self.path, self.known)
             self.changed = False
+
+
+@lru_cache(maxsize=4096)
+def _read_memory(path: Path, *state: int) -> dict[str, Any]:
+    known = json.loads(path.read_bytes())
+    return known if isinstance(known, dict) else {}
 
 
 def write_sealed(folder: Path, name: str, write: Callable[[Path], None], *, job: str, replaces: str) -> None:

@@ -48,11 +48,17 @@ def reserved_device(name: str, jobs_per_gpu: int = 1) -> Iterator[torch.device]:
             for index in range(torch.cuda.device_count()):
                 # The UUID names the same chip whatever number CUDA_VISIBLE_DEVICES gives it.
                 uuid = torch.cuda.get_device_properties(index).uuid
-                lock = FileLock(Path(tempfile.gettempdir()) / f"lcutils-gpu-{uuid}-{slot}.lock", mode=0o666)
+                path = Path(tempfile.gettempdir()) / f"lcutils-gpu-{uuid}-{slot}.lock"
+                lock = FileLock(path, mode=0o666)  # for all users of the machine
                 try:
                     lock.acquire(blocking=False)
                 except Timeout:
                     continue
+                except OSError as error:
+                    raise UserError(
+                        f"{path}: cannot be locked ({error.strerror}); ask its owner to delete it, or name a GPU "
+                        "(device: cuda:0), which takes no lock"
+                    ) from error
                 try:
                     torch.cuda.set_device(index)
                     yield torch.device("cuda", index)

@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import subprocess
+import sys
 import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
@@ -55,9 +56,9 @@ def write_manifest(
         facts: further facts (device, seed, tokens_per_second …).
         extra_files: files elsewhere that belong to the artifact, by their paths relative to its folder.
     """
-    content, memory = content_files(folder), DigestMemory(folder / MEMORY, folder)
+    content, memory = content_files(folder), DigestMemory(folder / MEMORY)
     files: dict[str, dict[str, Any]] = {
-        name: {"size": path.stat().st_size, "sha256": memory.digest(path)}
+        name: {"size": path.stat().st_size, "sha256": memory.digest(path, name)}
         for name, path in (content | dict(extra_files or {})).items()
     }
     memory.save()
@@ -112,19 +113,19 @@ def damaged_files(folder: Path, spare: Collection[str] = ()) -> list[str]:
     manifest = read_manifest(folder)
     if manifest is None:
         return [MANIFEST]
-    memory = DigestMemory(folder / MEMORY, folder)
+    memory = DigestMemory(folder / MEMORY)
     damaged = [
         name
         for name, entry in manifest["files"].items()
-        if not (name in spare and not os.path.lexists(folder / name)) and not _is_whole(folder / name, entry, memory)
+        if not _is_whole(folder / name, name, entry, memory) and (name not in spare or os.path.lexists(folder / name))
     ]
     memory.save()
     return damaged
 
 
-def _is_whole(path: Path, entry: Mapping[str, Any], memory: DigestMemory) -> bool:
+def _is_whole(path: Path, name: str, entry: Mapping[str, Any], memory: DigestMemory) -> bool:
     try:
-        return path.stat().st_size == entry["size"] and memory.digest(path) == entry["sha256"]
+        return memory.digest(path, name) == entry["sha256"]
     except OSError:  # missing, a folder in its place, a broken link, not readable
         return False
 
@@ -176,6 +177,8 @@ def claim_folder(folder: Path, job: Mapping[str, Any], *, discard: bool, ours: C
         known = (NOTE, MANIFEST, *ours) if discard and ours else ()
         if not theirs and not all(any(fnmatch(name, pattern) for pattern in known) for name in visible):
             raise UserError(f"{folder}: holds files of an unknown job; choose another folder or delete this one")
+        if not theirs:
+            print(f"{folder}: {NOTE} is damaged or missing; its work begins anew", file=sys.stderr, flush=True)
         remove(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / NOTE, job)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lcutils.artifacts import atomic_path, content_digest, explain_full_disk, remove
+from lcutils.artifacts import MANIFEST, atomic_path, content_digest, explain_full_disk, remove
 from lcutils.collapse.agreement import AgreementCounter
 from lcutils.collapse.measure import measure_by_count
 from lcutils.collapse.tokens import measure_tokens
@@ -91,8 +91,9 @@ def train_run(work: Workspace, model: str) -> Trained:
     architecture = run.architecture(data.summary["vocab_size"])
     if missing:
         if ranks.is_first():
-            for name in job.damaged:  # training makes again what is missing, and nothing else
-                remove(job.folder / name)
+            for path in (job.folder / name for name in {MANIFEST, *job.damaged}):
+                # Training makes again what is missing, and nothing else. A checkpoint may have lost its weights only.
+                remove(path.parent if path.name == "model.safetensors" else path)
         with explain_full_disk(job.folder), _device(work) as device:
             recipe, log = run.recipe_on(device.type), work.log(model)
             blocks = data.train, data.validation

@@ -1,5 +1,8 @@
 """Devices are chosen, or refused in one line."""
 
+import errno
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -27,3 +30,19 @@ def test_a_device_without_fp64_is_refused(monkeypatch):
     monkeypatch.setattr(torch, "zeros", no_fp64)
     with pytest.raises(UserError, match="no fp64"):
         choose_device("mps")
+
+
+def test_a_lock_of_another_user_is_one_line(monkeypatch):
+    monkeypatch.setattr("lcutils.devices.choose_device", lambda name: torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(uuid="1-2"))
+
+    def refuse(lock, **options):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("lcutils.devices.FileLock.acquire", refuse)
+    message = (
+        r"lcutils-gpu-1-2-0.lock: cannot be locked \(Permission denied\); ask its owner to delete it, or name a GPU"
+    )
+    with pytest.raises(UserError, match=message), reserved_device("auto"):
+        pass

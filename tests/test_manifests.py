@@ -65,6 +65,7 @@ def test_a_machine_without_git_has_no_commit(monkeypatch):
 def test_manifest_and_staleness(tmp_path):
     job = Job(tmp_path, "01_data", {"a": 1, "b": [1, 2]}, {"data": "x"})
     assert not job.current
+    job = replace(job)  # a job is a look at one moment
     (tmp_path / "result.txt").write_text("1")
     write_manifest(tmp_path, job.parameters, job.inputs, time.monotonic(), {"device": "cpu"})
     manifest = read_manifest(tmp_path)

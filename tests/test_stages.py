@@ -46,7 +46,7 @@ def test_all_stages_in_order_and_a_second_time(work):
     assert kept["hits"].sum() / kept["total"].sum() == pytest.approx(measured.row["nc4_agreement"])
 
     written = {path: path.stat().st_mtime_ns for path in work.folder.rglob("manifest.json")}
-    assert len(written) == 4
+    assert len(written) == 5  # one of every stage so far, and the checkpoint's own
     prepare_data(work), train_run(work, MODEL), extract_point(work, MODEL, 0), measure_point(work, MODEL, 0)
     assert written == {path: path.stat().st_mtime_ns for path in work.folder.rglob("manifest.json")}
 
@@ -77,8 +77,20 @@ def test_dropped_weights_do_not_make_anything_stale(tiny):
         assert (other.row[key] == value) == (not key.startswith("gnc2_riesz")), key
     shutil.rmtree(work.statistics(MODEL, 0))
     prepare_data(work)
-    with pytest.raises(UserError, match=r"weights were deleted .* run 02_train with model 01x0016_01d again"):
+    with pytest.raises(
+        UserError, match=r"checkpoint-0/model.safetensors is damaged or missing; run 02_train with .* first$"
+    ):
         extract_point(work, MODEL, 0)
+    train_run(work, MODEL), extract_point(work, MODEL, 0)
+    assert measure_point(work, MODEL, 0).row == first.row
+
+
+def test_dropped_weights_that_another_extraction_needs_are_reported(tiny):
+    work = open_study(tiny, tiny.parent, "drop_checkpoints=true")
+    prepare_data(work), train_run(work, MODEL), extract_point(work, MODEL, 0), measure_point(work, MODEL, 0)
+    tiny.write_text(tiny.read_text().replace("blocks_per_batch: 32", "blocks_per_batch: 16"))
+    with pytest.raises(UserError, match=r"weights were deleted .* run 02_train with model 01x0016_01d again"):
+        extract_point(open_study(tiny, tiny.parent), MODEL, 0)
 
 
 def test_a_stale_input_is_reported_and_a_stale_row_is_left_out(work, tiny, capsys):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lcutils.artifacts import MANIFEST, DigestMemory, atomic_folder, content_digest
+from lcutils.artifacts import MANIFEST, DigestMemory, atomic_folder, content_digest, remove, remove_leftovers
 from lcutils.corpus import source_digest
 from lcutils.errors import UserError
 from lcutils.manifests import damaged_files, read_manifest, write_manifest
@@ -24,7 +25,7 @@ INPUTS = ".inputs"  # in a study's folder: digests of text, tokenizers, models a
 
 @dataclass(frozen=True)
 class Job:
-    """An artifact, and what it would be made from now.
+    """An artifact, and what it would be made from now: a look at one moment, which is not repeated.
 
     Attributes:
         folder: of the artifact.
@@ -49,17 +50,17 @@ class Job:
         """Everything that decides the artifact's content."""
         return {"parameters": self.parameters, "inputs": self.inputs}
 
-    @property
+    @cached_property
     def complete(self) -> bool:
         """True if the artifact exists and is whole, up to date or not."""
         return (self.folder / MANIFEST).is_file() and not self.damaged
 
-    @property
+    @cached_property
     def damaged(self) -> list[str]:
         """Names of its files that are not as they were written."""
         return damaged_files(self.folder, self.spare)
 
-    @property
+    @cached_property
     def out_of_date(self) -> str | None:
         """Why this artifact, or anything upstream, is damaged or out of date; None if it is current.
 
@@ -99,9 +100,9 @@ def data_job(work: Workspace) -> Job:
     return Job(work.data, "01_data", work.study.corpus.model_dump(mode="json"), {"text": text})
 
 
-def train_job(work: Workspace, model: str) -> Job:
-    """The job that trains a run."""
-    run, data = work.study.trained_run(model), data_job(work)
+def train_job(work: Workspace, model: str, data: Job | None = None) -> Job:
+    """The job that trains a run; `data` is the data job, if it is known already."""
+    run, data = work.study.trained_run(model), data or data_job(work)
     recipe = asdict(run.recipe) | {key: list(getattr(run.recipe, key)) for key in ("betas", "checkpoints")}
     shape = {key: getattr(run, key) for key in ("depth", "width", "heads", "positions", "window")}
     parameters = recipe | shape | {"threads": work.study.threads}
@@ -111,9 +112,11 @@ def train_job(work: Workspace, model: str) -> Job:
     return Job(folder, f"02_train with model {model}", parameters, inputs, (data,), spare=spare)
 
 
-def extract_job(work: Workspace, model: str, checkpoint: int) -> Job:
-    """The job that extracts a point's class statistics."""
-    run, data, study = work.study.run(model), data_job(work), work.study
+def extract_job(
+    work: Workspace, model: str, checkpoint: int, data: Job | None = None, trained: Job | None = None
+) -> Job:
+    """The job that extracts a point's class statistics; `data` and `trained` are its inputs' jobs, if known already."""
+    run, data, study = work.study.run(model), data or data_job(work), work.study
     # Agreement is decided over the kept classes, so extraction reads min_count too.
     parameters = study.extraction.model_dump(mode="json") | {
         "min_count": study.measurement.min_count,
@@ -126,7 +129,7 @@ def extract_job(work: Workspace, model: str, checkpoint: int) -> Job:
         weights = content_digest(Path(source), _remembered(work)) if Path(source).is_dir() else source
         upstream = (data,)
     else:
-        trained = train_job(work, model)
+        trained = trained or train_job(work, model, data)
         weights = (read_manifest(trained.folder) or {}).get("checkpoints", {}).get(str(checkpoint))
         upstream = (trained,)
     folder = work.statistics(*work.point(model, checkpoint))
@@ -139,19 +142,19 @@ def resume_folder(extraction: Job) -> Path:
     return extraction.folder.with_name(f".{extraction.folder.name}.resume")
 
 
-def measure_job(work: Workspace, model: str, checkpoint: int) -> Job:
-    """The job that measures a point."""
-    extracted = extract_job(work, model, checkpoint)
+def measure_job(work: Workspace, model: str, checkpoint: int, extracted: Job | None = None) -> Job:
+    """The job that measures a point; `extracted` is its input's job, if it is known already."""
+    extracted = extracted or extract_job(work, model, checkpoint)
     parameters = work.study.measurement.model_dump(mode="json") | {"threads": work.study.threads}
     folder, hint = work.measurements(model, checkpoint), f"04_measure with model {model}"
     return Job(folder, hint, parameters, {"statistics": _content(extracted)}, (extracted,))
 
 
-def analyze_job(work: Workspace, published: Iterable[str] | None = None) -> Job:
-    """The job that analyses all points, beside published tables (by default the study's)."""
-    settings = work.study.analysis
+def analyze_job(work: Workspace, published: Iterable[str] | None = None, jobs: Mapping[str, Job] | None = None) -> Job:
+    """The job that analyses all points, beside published tables (by default the study's); `jobs` are all others."""
+    settings, jobs = work.study.analysis, jobs or all_jobs(work)
     tables = settings.published if published is None else published
-    points = {f"{model}@{k}": measure_job(work, model, k) for model, k in work.study.points}
+    points = {f"{model}@{k}": jobs[f"measure/{model}@{k}"] for model, k in work.study.points}
     inputs = {name: _content(job) for name, job in points.items()}
     inputs |= {f"published table {path}": _remembered(work)(work.published_table(path)) for path in tables}
     parameters = settings.model_dump(mode="json")
@@ -160,7 +163,7 @@ def analyze_job(work: Workspace, published: Iterable[str] | None = None) -> Job:
 
 def _remembered(work: Workspace) -> Callable[[Path], str]:
     """The digest of an input file, from the study's memory of them."""
-    memory = DigestMemory(work.folder / INPUTS, work.folder)
+    memory = DigestMemory(work.folder / INPUTS)
 
     def digest(path: Path) -> str:
         value = memory.digest(path)
@@ -179,11 +182,16 @@ def _content(job: Job) -> str | None:
 def all_jobs(work: Workspace, model: str | None = None) -> dict[str, Job]:
     """All jobs except the analysis, or one model's, by the names that a sweep gives them."""
     runs = [work.study.run(model)] if model else list(work.study.runs.values())
-    points = [(run.name, checkpoint) for run in runs for checkpoint in run.checkpoints]
-    jobs = {"data": data_job(work)}
-    jobs |= {f"train/{run.name}": train_job(work, run.name) for run in runs if isinstance(run, TrainedRun)}
-    jobs |= {f"extract/{name}@{k}": extract_job(work, name, k) for name, k in points}
-    return jobs | {f"measure/{name}@{k}": measure_job(work, name, k) for name, k in points}
+    data = data_job(work)
+    jobs = {"data": data}
+    for run in runs:
+        trained = train_job(work, run.name, data) if isinstance(run, TrainedRun) else None
+        if trained:
+            jobs[f"train/{run.name}"] = trained
+        for k in run.checkpoints:
+            extracted = jobs[f"extract/{run.name}@{k}"] = extract_job(work, run.name, k, data, trained)
+            jobs[f"measure/{run.name}@{k}"] = measure_job(work, run.name, k, extracted)
+    return jobs
 
 
 def needs_work(work: Workspace, job: Job) -> bool:
@@ -197,13 +205,21 @@ def needs_work(work: Workspace, job: Job) -> bool:
         return False
     if first := job.blocked_by:
         why, fix = first.out_of_date or "does not exist yet", f"run {first.command_hint} first"
-        fix += ", or give the overrides that it was made with" if first.out_of_date else ""
+        fix += ", or give the overrides that it was made with" if first.out_of_date and not first.damaged else ""
         raise UserError(f"{work.display(first.folder)}: {why}; {fix}")
     refuse_clash(work, job.folder, job.parameters)
     if damaged := job.damaged:
         names = ", ".join(damaged[:3]) + (f" and {len(damaged) - 3} more" if len(damaged) > 3 else "")
         print(f"{work.display(job.folder)}: {names} damaged or missing; made again", file=sys.stderr, flush=True)
     return True
+
+
+def remove_remains(work: Workspace) -> None:
+    """Remove what killed jobs left behind and nothing will continue. No job of the study may be running."""
+    remove_leftovers(work.folder)
+    for name, job in all_jobs(work).items():
+        if name.startswith("extract/") and os.path.lexists(resume_folder(job)) and job.current:
+            remove(resume_folder(job))
 
 
 def check_overrides(work: Workspace, model: str | None = None) -> None:

@@ -63,7 +63,8 @@ def stamp_current(work: Workspace) -> None:
     stays, and the job finds out whether it needs work.
     """
     now = time.time()
-    for name, job in (all_jobs(work) | {"analyze": analyze_job(work)}).items():
+    jobs = all_jobs(work)
+    for name, job in (jobs | {"analyze": analyze_job(work, jobs=jobs)}).items():
         stamp = work.folder / STAMPS / name
         stamp.parent.mkdir(parents=True, exist_ok=True)
         if job.current:
