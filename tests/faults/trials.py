@@ -93,24 +93,38 @@ def judge_damage(templates: Templates, outputs: Path, path: Path, what: str) -> 
             return f"FAILED: the fix does not help: {second.errors}"
         different = difference(templates.results, results_of(outputs / NAME))
         return f"FAILED: wrong after the fix: {different}" if different else "one line"
-    expected, found = dict(templates.results), results_of(outputs / NAME)
-    if what.startswith("deleted") and path.name == "model.safetensors" and not first.ran:
-        expected.pop(path.relative_to(outputs / NAME).as_posix())  # weights that were measured are needed by nobody
+    place = path.relative_to(outputs / NAME).as_posix()
+    allowed = _allowed(path, place, what, first)
+    found, expected = results_of(outputs / NAME), dict(templates.results)
+    if allowed and found.get(place) != expected.get(place):
+        expected.pop(place), found.pop(place, None)
     if different := difference(expected, found):
         return f"FAILED: {'wrong' if first.ran else 'not noticed'}: {different}; ran {first.ran}"
     second = templates.again(outputs)
     if second.errors or second.ran:
         return f"FAILED: the second sweep is not at rest: {second.errors or second.ran}"
-    place = path.relative_to(outputs / NAME)
-    if study.NO_RESULT.search(place.as_posix()):
+    if study.NO_RESULT.search(place):
         return "no result: same numbers"
-    if not first.ran and path.name in (MANIFEST, NOTE):  # a change of white space
-        return "white space: same numbers"
+    if allowed:
+        return allowed
     if what.startswith("deleted"):
-        return "remade" if first.ran else "measured weights deleted: same numbers"
+        return "remade" if first.ran else "FAILED: missing"
+    if not first.ran and path.name == MANIFEST:
+        return "white space of a manifest: same numbers"
     if not first.ran and path.read_bytes() != (templates.whole / NAME / place).read_bytes():
         return "FAILED: not noticed, and still damaged"
     return "remade" if names(first.said, path) else f"FAILED: remade without a word: ran {first.ran}"
+
+
+def _allowed(path: Path, place: str, what: str, first: study.Jobs) -> str:
+    """How it ended, if the damaged file may stay as it is; empty for all that must be as it was."""
+    if what.startswith("deleted") and path.name == "model.safetensors" and not first.ran:
+        return "measured weights deleted, needed by nobody: same numbers"
+    if path.name == NOTE and (path.parent / MANIFEST).is_file():
+        return "note of finished work, read by nobody: same numbers"
+    if place.endswith("log.jsonl") and f"{path}: is damaged" in first.said:
+        return "log goes on after what was damaged, which is said: same numbers"
+    return ""
 
 
 def not_one_line(errors: dict[str, str], path: Path) -> str:
