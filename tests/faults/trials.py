@@ -207,7 +207,7 @@ def kills(templates: Templates, folder: Path, random: Random, number: int) -> tu
 
 def _finished(folder: Path) -> dict[str, bytes]:
     """What must not be made again: finished artifacts by their manifests, kept checkpoints, and the log's beginning."""
-    found = [*folder.glob("data/manifest.json"), *folder.glob("[mrs]*/*/manifest.json")]
+    found = [*folder.glob("data/manifest.json"), *folder.glob("[mrs]*/[!.]*/manifest.json")]
     finished = {str(path): path.read_bytes() for path in found}
     for state in folder.glob("runs/*/resume/state-*.safetensors"):
         for path in state.parents[1].glob("checkpoint-*/evaluation.json"):
