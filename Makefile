@@ -5,19 +5,22 @@ RUN    := $(VENV)/bin/python
 STUDY  ?= demo
 OUTPUTS ?= outputs
 READY  := $(VENV)/.ready
+# A variable's text as one word of the shell, whatever is in it.
+word = '$(subst ','\'',$(value $1))'
 
 .DELETE_ON_ERROR:
 .PHONY: demo test lab sweep plan check notebooks notebook-filter
 
 demo: $(READY)
-	$(RUN) -m lcutils sweep demo --outputs "$(OUTPUTS)"
+	$(RUN) -m lcutils sweep demo --outputs=$(call word,OUTPUTS)
 
 sweep: $(READY)
-	$(RUN) -m lcutils sweep "$(STUDY)" --outputs "$(OUTPUTS)" $(if $(MODEL),--model $(MODEL)) $(if $(PROFILE),--profile $(PROFILE)) \
-	  $(if $(CORES),--cores $(CORES)) $(if $(DRY),--dry-run) $(if $(SET),--set $(SET))
+	$(RUN) -m lcutils sweep $(call word,STUDY) --outputs=$(call word,OUTPUTS) $(if $(value MODEL),--model=$(call word,MODEL)) \
+	  $(if $(value PROFILE),--profile=$(call word,PROFILE)) $(if $(value CORES),--cores=$(call word,CORES)) \
+	  $(if $(DRY),--dry-run) $(if $(value SET),--overrides=$(call word,SET))
 
 plan: $(READY)
-	$(RUN) -m lcutils plan "$(STUDY)" --outputs "$(OUTPUTS)" $(if $(SET),--set $(SET))
+	$(RUN) -m lcutils plan $(call word,STUDY) --outputs=$(call word,OUTPUTS) $(if $(value SET),--overrides=$(call word,SET))
 
 lab: $(READY)
 	$(VENV)/bin/jupyter lab --notebook-dir notebooks

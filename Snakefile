@@ -4,33 +4,31 @@
 #
 # `lcutils.pipeline.sweep` leaves a stamp in `.current/` for every artifact that is complete and fits the study and its inputs'
 # content. Jobs without a stamp run, and those that follow from them; a job that finds nothing to do ends at once.
-import json
 import shlex
 import sys
 
+sys.path.insert(0, workflow.basedir)  # this checkout's package, on a cluster's nodes too
+
 from lcutils.parameters import ROOT
-from lcutils.pipeline.sweep import STAMPS
 from lcutils.pipeline.overrides import open_study
+from lcutils.pipeline.sweep import STAMPS
 from lcutils.runs import TrainedRun
 
-work = open_study(config["study"], config["outputs"], config.get("overrides"))
+work = open_study(**config["parameters"])
 study = work.study
 GPUS = 0 if study.device == "cpu" else 1  # that a job asks for; on a cluster Slurm assigns it
+
 
 def quoted(text):
     """Text as one word of a shell command of Snakemake's, which reads braces as wildcards."""
     return shlex.quote(str(text)).replace("{", "{{").replace("}", "}}")
 
 
-PAPERMILL = (
-    f"TQDM_DISABLE=1 {sys.executable} -m papermill --kernel python3 --no-progress-bar --cwd {quoted(ROOT)}"
-    f" {quoted(ROOT)}/notebooks/{{params.notebook}}.ipynb notebooks/{{params.job}}.ipynb"
-    f" -p study {quoted(study.source)} -p outputs {quoted(work.folder.parent)}"
-    + (f" -p overrides {quoted(json.dumps(work.overrides))}" if work.overrides else "")
-)
+RUN = f"(cd {quoted(ROOT)} && exec {quoted(sys.executable)} -m lcutils.pipeline.run_job {quoted(work.folder)}"
+RUN += " {params.notebook} {params.job}"
 
 # papermill's own log is kept; if a job fails, the log's end is shown, which says what went wrong.
-END = " 2> logs/{params.job}.papermill || {{ tail -n 3 logs/{params.job}.papermill >&2; exit 1; }}; touch {output}"
+END = ") 2> logs/{params.job}.papermill || {{ tail -n 3 logs/{params.job}.papermill >&2; exit 1; }}; touch {output}"
 
 
 def trained(wildcards):
@@ -53,19 +51,20 @@ rule all:
         stamps("extract"), stamps("measure"), f"{STAMPS}/analyze"
 
 
+# After a sweep in which jobs failed, the analysis is asked for alone, of what is measured.
 rule analyze:
-    input: stamps("measure")
+    input: [] if config["only_analyze"] else stamps("measure")
     output: f"{STAMPS}/analyze"
     params: notebook="05_analyze", job="05_analyze"
     threads: study.threads
-    shell: PAPERMILL + END
+    shell: RUN + END
 
 
 rule data:
     output: f"{STAMPS}/data"
     params: notebook="01_data", job="01_data"
     threads: study.threads
-    shell: PAPERMILL + END
+    shell: RUN + END
 
 
 rule train:
@@ -75,7 +74,7 @@ rule train:
     priority: 1  # before the short jobs, so that no long one is left for the end
     threads: study.threads
     resources: gpu=GPUS
-    shell: PAPERMILL + " -r model {wildcards.run}" + END
+    shell: RUN + " {wildcards.run}" + END
 
 
 rule extract:
@@ -84,7 +83,7 @@ rule extract:
     params: notebook="03_extract", job="03_extract_{run}@{checkpoint}"
     threads: study.threads
     resources: gpu=GPUS
-    shell: PAPERMILL + " -r model {wildcards.run} -p checkpoint {wildcards.checkpoint}" + END
+    shell: RUN + " {wildcards.run} {wildcards.checkpoint}" + END
 
 
 rule measure:
@@ -93,4 +92,4 @@ rule measure:
     params: notebook="04_measure", job="04_measure_{run}@{checkpoint}"
     threads: study.threads
     resources: gpu=GPUS
-    shell: PAPERMILL + " -r model {wildcards.run} -p checkpoint {wildcards.checkpoint}" + END
+    shell: RUN + " {wildcards.run} {wildcards.checkpoint}" + END

@@ -18,7 +18,9 @@ def build_parser() -> argparse.ArgumentParser:
     for command in (plan, sweep, train):
         command.add_argument("study", help="a name in parameters/, or the path of a YAML file")
         command.add_argument("--outputs", default="outputs", help="folder below which the study's folder lies")
-        command.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="values that replace the YAML's")
+        values = command.add_mutually_exclusive_group()
+        values.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="values that replace the YAML's")
+        values.add_argument("--overrides", metavar="TEXT", help="the same in one text, of such words or JSON")
     train.add_argument("model", help="a run of the study's grid, such as 12x1024_10L")
     sweep.add_argument("--model", help="only this run, to its measurements")
     sweep.add_argument("--profile", help="a folder of parameters/profiles, such as slurm")
@@ -33,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         from lcutils.pipeline.overrides import open_study
 
-        work = open_study(options.study, options.outputs, options.set)
+        work = open_study(options.study, options.outputs, options.overrides or options.set)
         if options.command == "plan":
             from lcutils.pipeline.plan import describe_plan
 

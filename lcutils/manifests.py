@@ -73,32 +73,40 @@ def write_manifest(
         "commit": git_commit(),
         "versions": {"python": platform.python_version()} | dict(_installed_versions()),
     }
-    manifest = json.loads(json.dumps(manifest))  # as it will be read back: tuples are lists
-    write_json(folder / MANIFEST, manifest | {"seal": _seal(manifest)})
-
-
-def _seal(manifest: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+    _write_sealed(folder / MANIFEST, manifest)
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
     """The manifest of a complete artifact; None if the artifact is absent or unfinished, or the manifest damaged."""
-    path = folder / MANIFEST
+    return _read_sealed(folder / MANIFEST)
+
+
+def _write_sealed(path: Path, values: Mapping[str, Any]) -> None:
+    values = json.loads(json.dumps(values))  # as they will be read back: tuples are lists
+    write_json(path, {**values, "seal": _seal(values)})
+
+
+def _seal(values: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _read_sealed(path: Path) -> dict[str, Any] | None:
+    """The values of a JSON file that carries a seal over them; None if it is absent or not whole."""
     try:
-        return _read_sealed(path, *file_state(path))
+        return _read_once(path, *file_state(path))
     except OSError:
         return None
 
 
 @lru_cache(maxsize=4096)
-def _read_sealed(path: Path, *state: int) -> dict[str, Any] | None:
-    """The manifest, if its seal is whole. The caller does not change it."""
+def _read_once(path: Path, *state: int) -> dict[str, Any] | None:
+    """The values, which the caller does not change."""
     try:
-        manifest = json.loads(path.read_bytes())
-        whole = isinstance(manifest, dict) and manifest.pop("seal", None) == _seal(manifest)
+        values = json.loads(path.read_bytes())
+        whole = isinstance(values, dict) and values.pop("seal", None) == _seal(values)
     except (ValueError, RecursionError):
         return None
-    return manifest if whole else None
+    return values if whole else None
 
 
 def damaged_files(folder: Path, spare: Collection[str] = ()) -> list[str]:
@@ -139,11 +147,8 @@ def check_artifact(folder: Path) -> None:
 
 
 def read_note(folder: Path) -> dict[str, Any]:
-    """Which job the unfinished work in a folder belongs to; empty without a note that can be read."""
-    with suppress(OSError, ValueError):
-        note = json.loads((folder / NOTE).read_bytes())
-        return note if isinstance(note, dict) else {}
-    return {}
+    """Which job the unfinished work in a folder belongs to; empty without a whole note."""
+    return _read_sealed(folder / NOTE) or {}
 
 
 def note_digest(folder: Path) -> str:
@@ -181,7 +186,7 @@ def claim_folder(folder: Path, job: Mapping[str, Any], *, discard: bool, ours: C
             print(f"{folder}: {NOTE} is damaged or missing; its work begins anew", file=sys.stderr, flush=True)
         remove(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / NOTE, job)
+    _write_sealed(folder / NOTE, job)
 
 
 def _visible_names(folder: Path) -> list[str]:

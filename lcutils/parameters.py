@@ -5,130 +5,51 @@ from __future__ import annotations
 import difflib
 import re
 import shlex
-from collections.abc import Iterable, Iterator, Mapping
+import unicodedata
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any
 
-import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from lcutils import paper
 from lcutils.errors import UserError
-from lcutils.runs import Architecture, PretrainedRun, Recipe, Run, RunName, TrainedRun
+from lcutils.plain import MOST_BYTES, NULLS, PlainError, brief, join_problems, plain, read_yaml, text_of
+from lcutils.runs import PretrainedRun, Recipe, Run, RunName, TrainedRun
+from lcutils.settings import (
+    AnalysisSettings,
+    ArchitectureSettings,
+    CorpusSettings,
+    ExtractionSettings,
+    GridEntry,
+    MeasurementSettings,
+    PretrainedFields,
+    PretrainedModel,
+    Section,
+    TrainingSettings,
+)
+from lcutils.text import one_line
 
-ROOT = Path(__file__).resolve().parent.parent  # relative paths in a study start here
+__all__ = [
+    "ROOT",
+    "CorpusSettings",
+    "Study",
+    "is_there",
+    "leaf_keys",
+    "load_study",
+    "parse_overrides",
+    "resolve_path",
+    "study_path",
+]
 
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class CorpusSettings(_Section):
-    """Where the text comes from and how it becomes blocks of tokens."""
-
-    source: str = "built-in"  # "built-in", a file or folder, or the name of a hub dataset
-    validation: str | None = None  # path of the validation text, if the source has no split of that name
-    validation_share: float = Field(0.05, gt=0, lt=1)  # otherwise: share of stories taken from the end
-    text_column: str = "text"
-    max_stories: int | None = Field(None, gt=0)
-    max_validation_stories: int | None = Field(None, gt=0)
-    tokenizer: str = "bpe:4096"  # "bpe:SIZE" trained on the text, a folder with vocab.json and merges.txt, a hub name
-    block_size: int = Field(2048, ge=2)
-    packing: Literal["paper", "lossless"] = "paper"
-    end_of_text: bool = False  # put the end-of-text token after each story
-    ood: str | None = None  # out-of-distribution text for NC5: a file, folder or hub dataset
-    seed: int = Field(0, ge=0)  # of the built-in generator
-
-
-class ArchitectureSettings(_Section):
-    """What all models of a study share."""
-
-    heads: int = Field(Architecture.heads, gt=0)
-    window: int = Field(Architecture.window, gt=0)  # keys that a local layer's query sees, its own included
-    positions: int = Field(Architecture.positions, gt=0)
-
-
-Beta = Annotated[float, Field(ge=0, lt=1)]
+ROOT = Path(__file__).resolve().parent.parent  # the repository's root
+MOST_RUNS = 100_000  # of a study
+MOST_NAME_BYTES = 150  # of a study or model: file names have 255, and ours put words around the name
 
 
-class TrainingSettings(_Section):
-    """The recipe; the defaults are those of `Recipe`, the paper's."""
-
-    learning_rate: float = Field(Recipe.learning_rate, gt=0)
-    batch_size: Literal["paper"] | Annotated[int, Field(gt=0)] = "paper"  # sequences; "paper": by architecture
-    decay: dict[str, Annotated[float, Field(ge=0)]] = paper.DECAY  # weight decay by the letter of a run's name
-    betas: tuple[Beta, Beta] = Recipe.betas  # of AdamW
-    eps: float = Field(Recipe.eps, gt=0)  # of AdamW
-    clip_norm: float = Field(Recipe.clip_norm, gt=0)
-    init_seed: int = Field(Recipe.init_seed, ge=0)  # of the initial weights; a run's own seed shuffles the data
-    autocast: Literal["bf16", "fp32"] = "bf16"  # of matrix products on a GPU; the CPU always trains in fp32
-    deterministic: bool = False  # on a GPU: the same bits every time, killed or not; costs 1 to 8 % of the speed
-
-
-class ExtractionSettings(_Section):
-    """How features become class statistics."""
-
-    precision: Literal["fp32", "tf32", "fp16", "bf16"] = "fp16"  # of matrix products on a GPU; the CPU always uses fp32
-    blocks_per_batch: int = Field(16, gt=0)
-    covariance: bool = True  # the pooled within-class covariance, which nc1_pinv needs
-
-
-class MeasurementSettings(_Section):
-    """What is measured, over which classes."""
-
-    min_count: int = Field(1, ge=1)  # classes with fewer training samples are left out
-    riesz_s: float = Field(1.0, gt=0)  # exponent of the Riesz kernel
-    sensitivity: tuple[Annotated[int, Field(ge=1)], ...] = (1, 2, 10, 100)  # min_counts of sensitivity.csv
-    neighbours: int = Field(5, ge=1)  # nearest class means listed in the per-token table
-
-
-class AnalysisSettings(_Section):
-    """What the analysis needs besides the rows."""
-
-    permutations: int = Field(10_000, ge=1)
-    published: tuple[str, ...] = ()  # published tables (CSV) to compare with ours
-    names: tuple[str, ...] = paper.FIRST_NAMES  # Table 5
-
-
-def _as_tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list | tuple) else (value,)
-
-
-_Value = TypeVar("_Value")
-OneOrMore = Annotated[tuple[_Value, ...], Field(min_length=1), BeforeValidator(_as_tuple)]
-
-
-class GridEntry(_Section):
-    """A product of values; each field takes one value or a list."""
-
-    depth: OneOrMore[Annotated[int, Field(gt=0)]]
-    width: OneOrMore[Annotated[int, Field(gt=0)]]
-    epochs: OneOrMore[Annotated[int, Field(gt=0)]]
-    decay: OneOrMore[str] = ("d",)
-    seed: OneOrMore[Annotated[int, Field(ge=0)] | None] = (None,)
-    checkpoints: OneOrMore[Annotated[int, Field(ge=0)]]
-
-    def run_names(self) -> Iterator[RunName]:
-        """The names of the product, in order."""
-        for values in product(self.depth, self.width, self.epochs, self.decay, self.seed):
-            yield RunName(*values)
-
-
-def _source_alone(value: Any) -> Any:
-    return {"source": value} if isinstance(value, str) else value
-
-
-class _PretrainedFields(_Section):
-    source: str  # a checkpoint folder, or a name on the hub
-    revision: str | None = None  # branch, tag or commit on the hub
-
-
-PretrainedModel = Annotated[_PretrainedFields, BeforeValidator(_source_alone)]  # a plain string is its source
-
-
-class Study(_Section):
+class Study(Section):
     """One study: a YAML file of `parameters/`. `runs` and `points` expand its grid."""
 
     name: str  # of the YAML file
@@ -141,16 +62,18 @@ class Study(_Section):
     measurement: MeasurementSettings = MeasurementSettings()
     analysis: AnalysisSettings = AnalysisSettings()
     grid: tuple[GridEntry, ...] = ()
-    pretrained: dict[str, PretrainedModel] = {}  # name -> model to measure as it is
+    pretrained: dict[str, PretrainedModel] = Field({})  # name -> model to measure as it is
     device: str = "auto"  # "auto" is cuda if available, otherwise cpu; no reason to run anything again
-    jobs_per_gpu: int = Field(1, gt=0)  # jobs that share a GPU; short runs leave room for several
-    threads: int = Field(1, gt=0)  # CPU threads of a job
+    jobs_per_gpu: int = Field(1, gt=0, le=1024)  # jobs that share a GPU; short runs leave room for several
+    threads: int = Field(1, gt=0, le=1024)  # CPU threads of a job
     drop_checkpoints: bool = False  # delete a checkpoint's weights once it is measured
 
     @model_validator(mode="after")
     def _check_grid(self) -> Study:
         if not self.grid and not self.pretrained:
             raise ValueError("grid: is empty; name at least one model to train, or one under pretrained")
+        if sum(entry.size for entry in self.grid) > MOST_RUNS:
+            raise ValueError(f"grid: has more than {MOST_RUNS:,} runs; give fewer values")
         heads = self.architecture.heads
         if self.grid and self.corpus.block_size > self.architecture.positions:
             raise ValueError(
@@ -166,8 +89,10 @@ class Study(_Section):
                     )
             for letter in entry.decay:
                 if letter not in self.training.decay:
-                    known = ", ".join(self.training.decay)
-                    raise ValueError(f"{key}.decay: {letter!r} is not declared; declare it in training.decay ({known})")
+                    known = one_line(", ".join(self.training.decay))
+                    raise ValueError(
+                        f"{key}.decay: {brief(letter)} is not declared; declare it in training.decay ({known})"
+                    )
             late = max(entry.checkpoints)
             if late >= min(entry.epochs):
                 raise ValueError(
@@ -180,14 +105,21 @@ class Study(_Section):
         for letter in self.training.decay:
             if not re.fullmatch("[A-Za-z]", letter):
                 raise ValueError(
-                    f"training.decay.{letter}: is not one letter, as run names such as 02x0064_01d need it"
+                    f"training.decay.{one_line(letter)}: is not one letter, as run names such as 02x0064_01d need it"
                 )
         trained = {str(name) for entry in self.grid for name in entry.run_names()}
+        alike: dict[str, str] = {}  # some file systems do not tell `A` from `a`
         for name in self.pretrained:
-            if not re.fullmatch(r"\w[\w.-]*", name):
+            if not re.fullmatch(r"\w[\w.-]*", name) or len(name.encode()) > MOST_NAME_BYTES:
                 raise ValueError(
-                    f"pretrained.{name}: begin with a letter or digit, go on with letters, digits, dots and dashes; "
-                    "the name becomes a folder"
+                    f"pretrained.{one_line(name)}: begin with a letter or digit, go on with letters, digits, dots and "
+                    f"dashes, {MOST_NAME_BYTES} bytes at most; the name becomes a folder"
+                )
+            other = alike.setdefault(unicodedata.normalize("NFKC", name).casefold(), name)
+            if other != name:
+                raise ValueError(
+                    f"pretrained.{one_line(name)}: differs from {one_line(other)} in case or accents' form alone; "
+                    "give it another name"
                 )
             if name in trained:
                 raise ValueError(
@@ -233,20 +165,24 @@ class Study(_Section):
 
     def run(self, name: str) -> Run:
         """The run of that name; `UserError` if the grid has none."""
+        name = text_of("model", name)
         if name in self.runs:
             return self.runs[name]
+        if len(name) > MOST_NAME_BYTES:
+            raise UserError(f"model: {one_line(name)} is too long to be the name of one")
         if name not in self.pretrained and "_" in name:
             RunName.parse(name)
         near = difflib.get_close_matches(name, self.runs, n=3, cutoff=0) or list(self.runs)[:3]
         raise UserError(
-            f"model: {name} is not in the grid of study {self.name}; add it there, or take {', '.join(near)}"
+            f"model: {one_line(name)} is not in the grid of study {one_line(self.name)}; add it there, or take "
+            f"{one_line(', '.join(near), 200)}"
         )
 
     def trained_run(self, name: str) -> TrainedRun:
         """The run of that name; `UserError` if the grid has none, or if it is a pretrained model."""
         run = self.run(name)
         if isinstance(run, PretrainedRun):
-            raise UserError(f"model: {name} is pretrained: there is nothing to train; go on with 03_extract")
+            raise UserError(f"model: {one_line(name)} is pretrained: there is nothing to train; go on with 03_extract")
         return run
 
 
@@ -266,53 +202,119 @@ def parse_overrides(overrides: Mapping[str, Any] | str | Iterable[str] | None) -
     """Overrides as dotted keys and values.
 
     Takes a mapping (as an object or as JSON text), or words such as `learning_rate=1e-3 corpus.max_stories=500`. A key
-    may be the last part of a dotted name: no two sections share one.
+    may be the last part of a dotted name: no two sections share one. Texts are read as a study's YAML is.
     """
-    if not overrides:
+    if overrides is None:
         return {}
     if isinstance(overrides, str) and overrides.lstrip().startswith("{"):
         overrides = _read_override("overrides", overrides)
     if isinstance(overrides, Mapping):
-        pairs = {str(key): value for key, value in overrides.items()}
+        pairs = [(_override_key(key), value) for key, value in overrides.items()]
     else:
-        try:
-            words = shlex.split(overrides) if isinstance(overrides, str) else list(overrides)
-        except ValueError as error:
-            raise UserError(
-                f"overrides: {overrides!r} cannot be split into words ({error}); close what is open in it"
-            ) from None
-        for word in words:
-            if "=" not in word:
-                raise UserError(
-                    f"overrides: {word!r} is not of the form key=value; write for instance learning_rate=1e-3"
-                )
-        pairs = {key: _read_override(key, value) for key, value in (word.split("=", 1) for word in words)}
+        pairs = [(key, _read_override(key, text)) for key, text in map(_split_word, _words(overrides))]
     keys = leaf_keys()
     names = {key.rpartition(".")[2]: key for key in keys}
-    dotted = {}
-    for key, value in pairs.items():
+    dotted: dict[str, Any] = {}
+    for key, value in pairs:
         whole = key if key in keys else names.get(key)
         if whole is None:
-            near = difflib.get_close_matches(key, [*names, *keys], n=1)
-            raise UserError(f"{key}: no such parameter{f'; did you mean {near[0]}?' if near else ''}")
-        dotted[whole] = value
+            near = difflib.get_close_matches(key[:100], [*names, *keys], n=1)
+            raise UserError(f"{one_line(key)}: no such parameter{f'; did you mean {near[0]}?' if near else ''}")
+        if whole in dotted:
+            raise UserError(f"{whole}: is given twice in the overrides; keep one")
+        try:
+            dotted[whole] = plain(value)
+        except PlainError as error:
+            raise UserError(f"{whole}: {error}") from None
     return dotted
 
 
-def _read_override(key: str, text: str) -> Any:
+def _words(overrides: Any) -> list[str]:
     try:
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError):  # a ValueError is that of a date such as 2024-13-01
-        raise UserError(f"{key}: {text!r} is neither YAML nor JSON; close or quote what is open in it") from None
+        words = shlex.split(overrides) if isinstance(overrides, str) else list(overrides)
+        if all(isinstance(word, str) for word in words):
+            return words
+    except TypeError:  # it cannot be iterated
+        pass
+    except ValueError as error:
+        raise UserError(
+            f"overrides: {brief(overrides)} cannot be split into words ({error}); close what is open in it"
+        ) from None
+    raise UserError(f"overrides: should be a mapping, or words such as learning_rate=1e-3, not {brief(overrides)}")
+
+
+def _split_word(word: str) -> tuple[str, str]:
+    key, equals, text = word.partition("=")
+    if not equals:
+        raise UserError(f"overrides: {brief(word)} is not of the form key=value; write for instance learning_rate=1e-3")
+    return key, text
+
+
+def _override_key(key: Any) -> str:
+    return key if isinstance(key, str) else one_line(key)
+
+
+def _read_override(key: str, text: str) -> Any:
+    """A list, mapping or quoted text as YAML reads it; any other text is the value itself, `#` and `: ` in it too."""
+    if not text.lstrip().startswith(("[", "{", '"', "'")) and text.strip() not in NULLS:
+        return text
+    try:
+        return read_yaml(text)
+    except PlainError as error:
+        why = "is neither YAML nor JSON; close or quote what is open in it" if error.syntax else str(error)
+        raise UserError(f"{one_line(key)}: {brief(text)} {why}") from None
+
+
+def resolve_path(path: str | Path) -> Path:
+    """Where a path leads that a person gave: the one rule for studies, outputs, texts, models and tables.
+
+    `~` is the home folder, and a relative path starts at the repository's root, wherever a command was started.
+    """
+    try:
+        found = ROOT / Path(path).expanduser()
+    except RuntimeError:  # ~name of a user who is not known
+        raise UserError(f"{one_line(path)}: there is no such home folder; write the path out") from None
+    if len(bytes(found)) > 3800 or any(len(part.encode()) > 255 for part in found.parts):
+        raise UserError(f"{one_line(path)}: is longer than a path may be; shorten it")
+    return found
+
+
+def is_there(path: Path) -> bool:
+    """True if a file or folder is there; `UserError` if this user may not look."""
+    try:
+        return path.exists()
+    except OSError as error:
+        raise UserError(f"{one_line(path, 200)}: cannot be looked at ({error.strerror})") from None
 
 
 def study_path(study: str | Path) -> Path:
     """The YAML file of a study: a path, or a name in `parameters/`."""
-    for path in (Path(study), ROOT / study, ROOT / "parameters" / f"{study}.yaml"):
-        if path.is_file():
+    study = text_of("study", study)
+    given, named = resolve_path(study), resolve_path(f"parameters/{study}.yaml")
+    for path in (given, named):
+        if is_there(path) and path.is_file():
             return path
     known = sorted(path.stem for path in (ROOT / "parameters").glob("*.yaml"))
-    raise UserError(f"study: no file {study} and no parameters/{study}.yaml; choose one of {', '.join(known)}")
+    hint = ""
+    if given.is_dir():
+        hint = "; that is a folder"
+    elif Path(study).is_file():
+        hint = f"; relative paths start at the repository's root, so write {one_line(Path(study).absolute())}"
+    raise UserError(
+        f"study: no file {one_line(study)} and no parameters/{one_line(study)}.yaml{hint}; choose one of "
+        f"{one_line(', '.join(known))}"
+    )
+
+
+def _check_name(path: Path) -> None:
+    """Refuse a study whose name, which is its file's, cannot name a folder."""
+    if not path.stem.isprintable() or path.stem.startswith((".", "-", " ")) or path.stem.endswith((".", " ")):
+        reason = "should begin with a letter or digit, and hold no control characters"
+    elif len(path.stem.encode()) > MOST_NAME_BYTES:
+        reason = f"is longer than {MOST_NAME_BYTES} bytes"
+    else:
+        return
+    raise UserError(f"study: the name of {one_line(path.name)} becomes a folder and {reason}; rename the file")
 
 
 def load_study(study: str | Path, overrides: Mapping[str, Any] | str | Iterable[str] | None = None) -> Study:
@@ -322,20 +324,24 @@ def load_study(study: str | Path, overrides: Mapping[str, Any] | str | Iterable[
         UserError: one line that names the file, the key and the fix.
     """
     path = study_path(study)
-    shown = path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
+    _check_name(path)
+    shown = one_line(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
     try:
-        values = yaml.safe_load(path.read_bytes()) or {}  # given bytes, YAML itself reports what is not UTF-8
-    except (yaml.YAMLError, ValueError) as error:  # a ValueError is that of a date such as 2024-13-01
-        raise UserError(f"{shown}: is not valid YAML: {' '.join(str(error).split())}") from None
+        with path.open("rb") as file:
+            values = read_yaml(file.read(MOST_BYTES + 1)) or {}
+    except OSError as error:
+        raise UserError(f"{shown}: cannot be read ({error.strerror})") from None
+    except PlainError as error:
+        raise UserError(f"{shown}: {error}") from None
     if not isinstance(values, dict):
-        raise UserError(f"{shown}: should hold keys such as corpus and grid, not a {type(values).__name__}")
+        raise UserError(f"{shown}: should hold keys such as corpus and grid, not {brief(values)}")
     for key, value in parse_overrides(overrides).items():
         section, _, leaf = key.rpartition(".")
         place = values
         if section:
             given = values.get(section) or {}
             if not isinstance(given, dict):
-                raise UserError(f"{shown}: {section}: should hold keys such as {leaf}, not {given!r}")
+                raise UserError(f"{shown}: {section}: should hold keys such as {leaf}, not {brief(given)}")
             place = values[section] = dict(given)
         place[leaf] = value
     for key in {"name", "source"} & values.keys():
@@ -343,24 +349,25 @@ def load_study(study: str | Path, overrides: Mapping[str, Any] | str | Iterable[
     try:
         return Study.model_validate({"name": path.stem, "source": str(path.resolve()), **values})
     except ValidationError as error:
-        raise UserError(f"{shown}: {'; '.join(_explain(problem) for problem in error.errors())}") from None
+        raise UserError(join_problems(shown, [_explain(problem) for problem in error.errors()])) from None
 
 
 def _explain(problem: Any) -> str:
     """One validation problem in plain words."""
-    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in problem["loc"]).lstrip(".")
+    parts = [f"[{part}]" if isinstance(part, int) else f".{one_line(part, 40)}" for part in problem["loc"]]
+    place = "".join(parts).lstrip(".")
     if problem["type"] == "value_error":
         return str(problem["ctx"]["error"])
     if problem["type"] == "extra_forbidden":
         leaf = str(problem["loc"][-1])
         known = {part for key in leaf_keys() for part in key.split(".")}
-        known |= GridEntry.model_fields.keys() | _PretrainedFields.model_fields.keys()
-        near = difflib.get_close_matches(leaf, sorted(known), n=1)
+        known |= GridEntry.model_fields.keys() | PretrainedFields.model_fields.keys()
+        near = difflib.get_close_matches(leaf[:100], sorted(known), n=1)
         return f"{place}: no such key{f'; did you mean {near[0]}?' if near else ''}"
     if problem["type"] == "missing":
         return f"{place}: is missing; add it"
     if problem["type"] == "model_type":
-        return f"{place}: should hold keys and values, not {problem['input']!r}"
+        return f"{place}: should hold keys and values, not {brief(problem['input'])}"
     if problem["type"] == "too_short":
         return f"{place}: is empty; give at least one value"
-    return f"{place}: {problem['msg'][0].lower()}{problem['msg'][1:]}, not {problem['input']!r}"
+    return f"{place}: {problem['msg'][0].lower()}{problem['msg'][1:]}, not {brief(problem['input'])}"

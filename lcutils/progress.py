@@ -10,6 +10,8 @@ from types import TracebackType
 
 from tqdm import tqdm
 
+from lcutils.text import one_line
+
 SECONDS_BETWEEN_LINES = 5.0
 
 
@@ -29,14 +31,14 @@ class Progress:
     """
 
     def __init__(self, title: str, total: int, unit: str = "tok", log: Path | None = None, start: int = 0) -> None:
-        self.title, self.total, self.unit, self.log = title, total, unit, log
+        self.title, self.total, self.unit, self.log = one_line(title), total, unit, log
         self.start = self.done = start
         self.began = self.last_line = time.monotonic()
         self.figures: dict[str, float] = {}
         interactive = sys.stderr.isatty() or "ipykernel" in sys.modules
         self.has_bar = interactive and not os.environ.get("TQDM_DISABLE")
         style = {"unit": unit, "unit_scale": True, "mininterval": 0.5, "disable": not self.has_bar}
-        self.bar = tqdm(total=total, initial=start, desc=title, **style)
+        self.bar = tqdm(total=total, initial=start, desc=self.title, **style)
 
     def __enter__(self) -> Progress:
         return self
@@ -67,7 +69,7 @@ class Progress:
         ]
         line = "  ".join(words)
         if self.log is not None:
-            with self.log.open("a") as file:
+            with self.log.open("a", encoding="utf-8") as file:
                 print(time.strftime("%Y-%m-%d %H:%M:%S"), line, file=file)
         if not self.has_bar:
             print(line, file=sys.stderr, flush=True)

@@ -23,6 +23,7 @@ from lcutils.collapse.measure import measure_by_count
 from lcutils.collapse.tokens import measure_tokens
 from lcutils.corpus import Data, open_data, prepare_corpus, source_digest
 from lcutils.corpus import load_tokenizer as load_tokenizer_of
+from lcutils.corpus.tokenization import token_labels
 from lcutils.errors import UserError
 from lcutils.features.evaluation import evaluate_model
 from lcutils.features.extracted import Extracted
@@ -43,12 +44,13 @@ from lcutils.pipeline.jobs import (
 from lcutils.pipeline.overrides import open_study, refuse_clash
 from lcutils.pipeline.paths import Workspace
 from lcutils.runs import PretrainedRun, Run, TrainedRun
+from lcutils.text import csv_text
 from lcutils.training import ranks
 from lcutils.training.loop import Trained, train
 
 if TYPE_CHECKING:
     import pandas as pd
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerFast
 
     from lcutils.analysis import Missing
     from lcutils.analysis.rows import Measured
@@ -72,7 +74,7 @@ def prepare_data(work: Workspace) -> Data:
     return open_data(job.folder)
 
 
-def load_tokenizer(work: Workspace) -> PreTrainedTokenizerBase:
+def load_tokenizer(work: Workspace) -> PreTrainedTokenizerFast:
     """The tokenizer that the study's blocks were made with."""
     return load_tokenizer_of(str(work.tokenizer))
 
@@ -158,7 +160,10 @@ def _extract(
     settings, log = work.study.extraction, work.log(f"{run.name}@{checkpoint}")
     precision = settings.precision if device.type == "cuda" else "fp32"
     model = _load_model(work, run, checkpoint, precision, device)
-    check_fit(model, run.name, work.study.corpus.block_size, data.summary["vocab_size"])
+    tokenizer = load_tokenizer(work)
+    splits = ("train", "validation", "ood") if work.study.corpus.ood else ("train", "validation")
+    blocks = [data.blocks(split) for split in splits]
+    check_fit(model, run.name, blocks, data.summary["vocab_size"], lambda token: token_labels(tokenizer, [token])[0])
     common: dict[str, Any] = {"batch_size": settings.blocks_per_batch, "device": device, "log": log}
     with explain_overflow(run.name, precision):
         statistics = extract_statistics(
@@ -171,8 +176,7 @@ def _extract(
         if work.study.corpus.ood:
             agreement["ood_mean"] = extract_mean(model, data.blocks("ood"), **common).cpu().numpy()
     record = {"model": run.name, "checkpoint": checkpoint} | _describe(work, run, checkpoint, model, data, device)
-    tokenizer = load_tokenizer(work)
-    texts = [str(tokenizer.decode([i])) for i in statistics.counts.nonzero()[:, 0].tolist()]
+    texts = token_labels(tokenizer, statistics.counts.nonzero()[:, 0].tolist())
     return Extracted(statistics, model.classifier, agreement, texts, record)
 
 
@@ -280,7 +284,7 @@ def analyze_study(work: Workspace, published: str | list[str] | None = None) -> 
         results = results_table(list(points.values()))
         sensitivity = pd.concat([point.sensitivity for point in points.values()], ignore_index=True)
         with atomic_path(work.results) as aside:
-            results.to_csv(aside, index=False)
+            aside.write_text(csv_text(results), encoding="utf-8")
     elif theirs is not None:
         results, sensitivity, theirs = theirs, None, None
     else:

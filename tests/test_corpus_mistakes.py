@@ -32,7 +32,7 @@ def broken_tokenizer(folder: Path, files: dict[str, str]) -> str:
         ("tales.txt", b"One story.", r"too few stories \(1\) to cut a validation split from; give more text \(its"),
         ("tales.txt", b"One.<|endoftext|>Two.", r"tales\.txt: the train split \(1 stories, .* fills no block of 8"),
         ("tales.jsonl", b'{"story": "a", "id": 1}', r"there is no column .text.; set text_column to one of story, id"),
-        ("tales.jsonl", b'{"text": 5}', r"tales\.jsonl: column 'text' holds int64, not text"),
+        ("tales.jsonl", b'{"text": 5}', r"tales\.jsonl: line 1: column 'text' holds a number, not text"),
         ("tales.jsonl", b'{"text": "a"}\n{"text": "b\n', r"tales\.jsonl: cannot be read \(line 2 is not JSON"),
         ("tales.jsonl", b'{"text": "a"}\n["b"]', r"tales\.jsonl: cannot be read \(line 2 is not a JSON object"),
         ("tales.jsonl", b'{"text": "caf\xe9 "}\n' * 2, r"column 'text' is not UTF-8 text; convert it"),
@@ -106,7 +106,7 @@ def test_bad_folders_and_splits_are_reported_in_one_line(tmp_path):
     with pytest.raises(UserError, match=r"saved: has no train split, only test; rename one of them to train"):
         prepare_corpus(settings(source=str(tmp_path / "saved")), tmp_path)
     (tmp_path / "saved" / "test" / "state.json").write_text("{}")
-    with pytest.raises(UserError, match=r"saved: cannot be read as a saved dataset \("):
+    with pytest.raises(UserError, match=r"saved/test: cannot be read as a saved dataset \("):
         prepare_corpus(settings(source=str(tmp_path / "saved")), tmp_path)
 
 

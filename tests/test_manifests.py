@@ -1,6 +1,5 @@
 """A manifest says what was made from what and whether it is whole; a note says whose unfinished work a folder holds."""
 
-import json
 import os
 import time
 from dataclasses import replace
@@ -9,7 +8,15 @@ from pathlib import Path
 import pytest
 
 from lcutils.errors import UserError
-from lcutils.manifests import check_artifact, claim_folder, damaged_files, git_commit, read_manifest, write_manifest
+from lcutils.manifests import (
+    check_artifact,
+    claim_folder,
+    damaged_files,
+    git_commit,
+    read_manifest,
+    read_note,
+    write_manifest,
+)
 from lcutils.pipeline.jobs import Job
 
 
@@ -47,7 +54,7 @@ def test_work_whose_note_is_lost_is_begun_anew_if_all_of_it_is_ours(tmp_path, no
     claim_folder(tmp_path / "f", {"a": 2}, discard=True, ours=["state-*"])
     assert (tmp_path / "f").is_symlink()
     assert [path.name for path in folder.iterdir()] == ["job.json"]
-    assert json.loads((folder / "job.json").read_text()) == {"a": 2}
+    assert read_note(folder) == {"a": 2}
 
 
 def test_files_that_no_job_claimed_are_never_deleted(tmp_path):

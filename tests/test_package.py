@@ -32,7 +32,9 @@ def test_every_public_name_is_there():
     assert dir(lcutils) == lcutils.__all__
 
 
-GROUND = {"artifacts", "devices", "errors", "manifests", "paper", "progress", "runs", "tensors"}
+GROUND = {
+    "artifacts", "devices", "errors", "manifests", "paper", "plain", "progress", "runs", "settings", "tensors", "text",
+}  # fmt: skip
 EVERYTHING = {"analysis", "charts", "collapse", "corpus", "features", "gptneo", "parameters", "pipeline", "report"}
 # What each room may import beside the ground: a whole room, or one file of it.
 MAY_IMPORT = {

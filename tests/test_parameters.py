@@ -1,5 +1,6 @@
 """Studies: what expands to what, and one clear line for every mistake."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -106,14 +107,26 @@ def test_other_names_are_refused(name):
         ({"pretrained": {"a b": "x"}}, ["pretrained.a b", "letters"]),
         ({"pretrained": {"theirs": "x"}}, ["corpus.tokenizer", "is not given", "pretrained model's own"]),
         ({"name": "other"}, ["name", "delete the key"]),
-        ({"pretrained": {"a": 5}}, ["pretrained.a: should hold keys and values, not 5"]),
+        ({"pretrained": {"a": [5]}}, ["pretrained.a: should hold keys and values, not ['5']"]),
         ({"pretrained": {"..": "x"}}, ["pretrained...", "begin with a letter"]),
         ({"pretrained": {"01x0032_02d": "x"}}, ["pretrained.01x0032_02d", "also a run of the grid", "another name"]),
         ({"training": {"batch_size": 4, "decay": {"d": 0.0, "dd": 0.1}}}, ["training.decay.dd", "not one letter"]),
         ({"grid": [SMALL["grid"][0] | {"checkpoints": []}]}, ["grid[0].checkpoints", "is empty", "at least one"]),
         ({"grid": [SMALL["grid"][0] | {"depth": []}]}, ["grid[0].depth", "is empty"]),
-        ({5: 1}, ["[5]", "keys should be strings"]),
-        ({"corpus": {5: 1}}, ["corpus[5]", "keys should be strings"]),
+        ({5: 1}, ["5: no such key"]),
+        ({"corpus": {5: 1}}, ["corpus.5: no such key"]),
+        ({"training": {"batch_size": 4, "learning_rate": float("inf")}}, ["training.learning_rate", "not '.inf'"]),
+        ({"training": {"batch_size": 4, "eps": 10**400}}, ["training.eps", "finite number"]),
+        ({"corpus": {"block_size": 2**40}}, ["corpus.block_size", "less than"]),
+        (
+            {"grid": [SMALL["grid"][0] | {"depth": list(range(1, 2000)), "seed": list(range(99))}]},
+            ["more than 100,000"],
+        ),
+        ({"corpus": {"tokenizer": "x"}, "pretrained": {"a" * 151: "x"}}, ["pretrained.aaa", "150 bytes"]),
+        (
+            {"corpus": {"tokenizer": "x"}, "pretrained": {"Neo": "x", "neo": "y"}},
+            ["pretrained.neo", "differs from Neo"],
+        ),
         ({"measurement": {"min_count": 0}}, ["measurement.min_count", "greater than or equal to 1"]),
     ],
 )
@@ -128,11 +141,104 @@ def test_no_file_no_yaml_no_mapping(tmp_path):
     assert "parameters/nowhere.yaml" in message
     assert "demo" in message
     assert "not valid YAML" in message_of(write(tmp_path, "grid: [1"))
-    assert "not valid YAML: month" in message_of(write(tmp_path, "title: 2024-13-01"))
     path = write(tmp_path, SMALL)
     path.write_bytes("title: café\n".encode("latin-1"))
     assert "not valid YAML: unacceptable character" in message_of(path)
     assert "should hold keys" in message_of(write(tmp_path, "- 1"))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("title: a\ngrid: []\ntitle: b\n", "the key title stands in line 1 and again in line 3"),
+        ("corpus: {seed: 1, source: x, seed: 2}\n", "the key seed stands in line 1"),
+        ("title: !!python/name:os.system x\n", "line 1: the tag tag:yaml.org,2002:python/name:os.system is not read"),
+        ("title: !!binary aGk=\n", "binary is not read"),
+        ("title: a\n---\ntitle: b\n", "line 2: a second document"),
+        ("a: &a [*a]\n", "there is no whole value *a"),
+        ("a: &a [1]\n? *a\n: 1\n", "a key should be text"),
+        ("title:\ta\n", "line 1: found character"),
+        ("title: a\0b\n", "special characters are not allowed"),
+        ('title: "\\ud83d"\n', "half a character"),
+        ('title: "\\0"\n', "NUL"),
+        ("[" * 5000, "nested more than 20 deep"),
+        ("x" * 300_000, "longer than 200,000 bytes"),
+        (
+            "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9) if i else 1}]\n" for i in range(12)),
+            "more than 20,000",
+        ),
+        (f"{'a' * 900}: 1\n{'b' * 900}: 1\n", "no such key"),
+        ("".join(f"key{i}: 1\n" for i in range(999)), "more"),
+        ('"a\\nb": 1\ngrid: [1]\n', "a\\nb: no such key"),
+    ],
+)
+def test_a_text_that_is_not_plain_is_one_short_line(tmp_path, text, words):
+    message = message_of(write(tmp_path, text))
+    assert words in message
+    assert "small.yaml: " in message
+    assert message.isprintable()
+    assert len(message) < 500
+
+
+def test_scalars_are_the_text_written_until_the_schema_says_otherwise(tmp_path):
+    for text in ("010", "no", "on", "2024-01-01", "1:30", "1e5", "1_000", "0x1F", "NA", ".inf", "true"):
+        study = load_study(write(tmp_path, yaml.safe_dump(SMALL) + f"title: {text}\nanalysis: {{names: [{text}]}}\n"))
+        assert (study.title, study.analysis.names) == (text, (text,))
+        assert load_study(tmp_path / "small.yaml", f"title={text}").title == text
+    numbers = "{learning_rate: 5e-5, eps: 1e-3, batch_size: 8, deterministic: true}"
+    grid = "grid: [{depth: 1, width: 32, epochs: 1, checkpoints: 0, seed: [null, 7]}]"
+    study = load_study(write(tmp_path, f"\ufefftraining: {numbers}\r\n{grid}\r\n"))
+    assert (study.training.learning_rate, study.training.eps, study.training.batch_size) == (5e-5, 1e-3, 8)
+    assert study.training.deterministic is True
+    assert list(study.runs) == ["01x0032_01d", "01x0032_01d07"]
+    names = ["NA", "125", "1e5", "007", "no", "null"]
+    text = "corpus: {tokenizer: x}\npretrained: {" + ", ".join(f"{name}: x" for name in names) + "}\n"
+    study = load_study(write(tmp_path, text))
+    assert [name for name, _ in study.points] == names
+    assert study.run(125).name == "125"  # as papermill hands it over
+
+
+@pytest.mark.parametrize("name", ["..", ".hidden", "-x", "a\nb", "x" * 151, " a", "a."])
+def test_a_study_s_name_becomes_a_folder(tmp_path, name):
+    path = tmp_path / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(SMALL))
+    with pytest.raises(UserError, match="becomes a folder"):
+        load_study(path)
+
+
+def test_a_study_is_text_and_a_folder_is_no_study(tmp_path, monkeypatch):
+    for study in (None, True, 1.5, [], "", "a\0b", "x" * 5000, "~nobody-here/x"):
+        assert len(message_of(study)) < 500  # type: ignore[arg-type]
+    assert "that is a folder" in message_of(tmp_path)
+    (tmp_path / "2024.yaml").write_text(yaml.safe_dump(SMALL))
+    monkeypatch.chdir(tmp_path)
+    assert f"write {tmp_path}/2024.yaml" in message_of("2024.yaml")  # relative paths start at the repository's root
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert load_study("~/2024.yaml").name == "2024"
+    assert "no file 2024" in message_of(2024)  # type: ignore[arg-type]
+
+
+def test_overrides_travel_as_they_are(tmp_path):
+    path = write(tmp_path, SMALL)
+    for text in ("a # b: {c}", "a: b", "- a", "&a", "*a", "!a", "%a", "#", "a\nb", "😀", "'a' \"b\"x", "$x `y`"):
+        assert parse_overrides([f"title={text}" if text[0] not in "'\"" else f"title=-{text}"])["title"].endswith(text)
+        assert parse_overrides(json.dumps({"title": text})) == {"title": text}
+        assert load_study(path, {"title": text}).title == text
+    assert parse_overrides("title='\"no\"' ood=null") == {"title": "no", "corpus.ood": None}
+    assert "given twice" in message_of(path, "learning_rate=1 training.learning_rate=2")
+    assert "the key seed stands" in message_of(path, '{"seed": 1, "seed": 2}')
+    for odd in (
+        5,
+        True,
+        [5],
+        [None],
+        b"x",
+        {"seed": {1}},
+        {"seed": 10**400},
+        {"title": "\ud83d"},
+        {"eps": float("nan")},
+    ):
+        assert len(message_of(path, odd)) < 500
 
 
 def test_overrides_take_last_parts_dotted_names_text_and_json(tmp_path):
@@ -155,12 +261,11 @@ def test_override_mistakes(tmp_path):
     assert "key=value" in message_of(path, "learning_rate")
     assert "training.learning_rate" in message_of(path, {"learning_rate": "fast"})
     assert message_of(path, "block_size=[1").startswith("block_size: '[1' is neither YAML nor JSON; close")
-    assert message_of(path, "title=2024-13-01").startswith("title: '2024-13-01' is neither")
     assert message_of(path, "{block_size").startswith("overrides: '{block_size' is neither YAML nor JSON; close")
     assert "No closing quotation" in message_of(path, "title='open")
     assert message_of(path, {5: 1}) == "5: no such parameter"
     path = write(tmp_path, SMALL | {"corpus": 5})
-    assert "corpus: should hold keys such as block_size, not 5" in message_of(path, "block_size=3")
+    assert "corpus: should hold keys such as block_size, not '5'" in message_of(path, "block_size=3")
 
 
 def test_blocks_are_held_to_the_positions_of_what_is_trained(tmp_path):

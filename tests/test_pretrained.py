@@ -1,5 +1,6 @@
 """Pretrained models through the stages: what is measured of them, and what is refused in one line."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 from lcutils import stages
+from lcutils.corpus.tokenization import token_labels, train_bpe
 from lcutils.errors import NotFiniteError, UserError
 from lcutils.features import evaluation
 from lcutils.features.evaluation import evaluate_model
@@ -170,12 +172,48 @@ def test_a_checkpoint_without_its_head_is_refused(tmp_path):
     assert "no checkpoint can be loaded" in refusal(study_of(tmp_path, tmp_path / "model"))
 
 
-def test_a_tokenizer_larger_than_the_vocabulary_is_refused(tmp_path, monkeypatch):
+def test_a_token_beyond_the_vocabulary_is_refused_where_it_occurs(tmp_path, monkeypatch):
     neo(tmp_path / "model")
     monkeypatch.setattr(stages, "extract_statistics", None)
-    assert refusal(study_of(tmp_path, tmp_path / "model", "tokenizer=bpe:310")) == (
-        "corpus.tokenizer: its 310 tokens exceed the vocabulary of theirs, 300; use the model's own tokenizer"
+    work = study_of(tmp_path, tmp_path / "model", "tokenizer=bpe:310")
+    assert prepare_data(work).train.max() == 309
+    label = token_labels(stages.load_tokenizer(work), [309])[0]
+    message = refusal(work)
+    assert message.startswith(
+        f"corpus.tokenizer: {label!r}, token 309, occurs in the text, but theirs has only 300 tokens; name the "
     )
+    assert len(message) < 500
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "ood", None])
+def test_a_token_beyond_the_vocabulary_does_no_harm_where_it_does_not_occur(tmp_path, split):
+    """A tokenizer with a token more than its model has rows; of three kinds of text, at most one has that token."""
+    model = own_logits("granite")
+    model.save_pretrained(tmp_path / "model")
+    tales = [f"Once there was a cat number {i}. It sat, and it sat!" for i in range(60)]
+    tokenizer = train_bpe([tales], VOCABULARY)
+    while len(tokenizer) <= VOCABULARY:
+        tokenizer.add_special_tokens({"pad_token": f"<pad {len(tokenizer)}>"})
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    texts = {}
+    for name in ("train", "validation", "ood"):
+        texts[name] = tmp_path / f"{name}.jsonl"
+        lines = [*tales, f"The cat {tokenizer.pad_token} sat."] if name == split else tales
+        texts[name].write_text("\n".join(json.dumps({"text": line}) for line in lines * 2))
+    path = tmp_path / "pretrained.yaml"
+    path.write_text(
+        f"corpus: {{source: {texts['train']}, validation: {texts['validation']}, ood: {texts['ood']}, block_size: 16, "
+        f"packing: lossless, tokenizer: {tmp_path / 'tokenizer'}}}\n"
+        f"pretrained: {{theirs: {tmp_path / 'model'}}}\ndevice: cpu\n"
+    )
+    work = open_study(path, tmp_path)
+    assert prepare_data(work).summary["vocab_size"] == VOCABULARY + 1
+    if split:
+        assert refusal(work).startswith(f"corpus.tokenizer: '{tokenizer.pad_token}', token {VOCABULARY}, occurs")
+    else:
+        extracted = extract_point(work, "theirs", 0)
+        assert len(extracted.statistics.counts) == VOCABULARY  # a class for each row of the head
+        assert " cat" in extracted.texts
 
 
 def test_a_min_count_that_no_two_classes_reach_is_refused(tmp_path, monkeypatch):

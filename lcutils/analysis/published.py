@@ -20,6 +20,7 @@ from lcutils import paper
 from lcutils.analysis.rows import POINT_COLUMNS, RUN_COLUMNS
 from lcutils.errors import UserError
 from lcutils.runs import RunName
+from lcutils.text import read_csv
 
 # Our column -> its formula in the columns of a published table.
 _SHARED = {"n_params": "n_params", "val_loss": "val_loss", "val_accuracy": "val_acc", "perplexity": "perplex"}
@@ -85,7 +86,7 @@ def load_published(path: str | Path) -> pd.DataFrame:
     """
     path = Path(path)
     try:
-        raw = pd.read_csv(path)
+        raw = read_csv(path)  # every name as it is written
     except OSError:
         raise UserError(f"{path}: cannot be read; give the path of a published table (CSV)") from None
     except (ValueError, pd.errors.ParserError):

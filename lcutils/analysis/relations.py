@@ -25,6 +25,7 @@ from lcutils.analysis.inference import (
     squared_interval,
 )
 from lcutils.analysis.rows import SETTING
+from lcutils.errors import UserError
 from lcutils.runs import RunName
 
 LABEL_COLUMNS = ["measurement", "property", "label"]
@@ -178,7 +179,10 @@ def seed_groups(results: pd.DataFrame) -> pd.DataFrame | Missing:
 
 
 def _without_seed(name: str) -> str:
-    run = RunName.parse(name)
+    try:
+        run = RunName.parse(name)
+    except UserError:  # a table from elsewhere: its names are its own
+        return name
     return str(RunName(run.depth, run.width, run.epochs, run.decay))
 
 

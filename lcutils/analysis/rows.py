@@ -14,6 +14,7 @@ import pandas as pd
 from lcutils.artifacts import write_json
 from lcutils.collapse.catalogue import COUNTS, MEASUREMENTS
 from lcutils.manifests import check_artifact
+from lcutils.text import csv_text, read_csv, storable
 
 SETTING = ["depth", "width", "epochs", "weight_decay"]  # what a run's name says, apart from its seed
 RUN_COLUMNS = ["model", *SETTING, "seed", "checkpoint", "steps", "tokens_seen"]
@@ -65,7 +66,7 @@ class Measured:
 
         table = pd.DataFrame({name: values for name, values in tokens.items() if name != "nearest"})
         ids = table["token_id"]
-        table.insert(1, "text", [texts[i] for i in ids])
+        table.insert(1, "text", [storable(texts[i]) for i in ids])
         table["hits"], table["total"] = hits[ids], totals[ids]
         table["agreement"] = table["hits"] / table["total"].where(table["total"] > 0)
         table["nearest_ids"] = list(tokens["nearest"])
@@ -75,14 +76,14 @@ class Measured:
         """Write `row.json`, `tokens.parquet` and `sensitivity.csv` into an existing folder."""
         write_json(folder / "row.json", self.row)
         self.tokens.to_parquet(folder / "tokens.parquet", index=False)
-        self.sensitivity.to_csv(folder / "sensitivity.csv", index=False)
+        (folder / "sensitivity.csv").write_text(csv_text(self.sensitivity), encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Read what `save` wrote; a `UserError` names a file that is damaged."""
         check_artifact(folder)
         row = json.loads((folder / "row.json").read_text())
-        return cls(row, pd.read_parquet(folder / "tokens.parquet"), pd.read_csv(folder / "sensitivity.csv"))
+        return cls(row, pd.read_parquet(folder / "tokens.parquet"), read_csv(folder / "sensitivity.csv"))
 
 
 def results_table(points: Sequence[Measured]) -> pd.DataFrame:

@@ -10,6 +10,7 @@ import pandas as pd
 from lcutils.analysis.definitions import MEASUREMENTS, Missing, in_display_order, measurements_in
 from lcutils.analysis.rows import OUTCOMES, SETTING
 from lcutils.paper import BATCH_SIZES, FIRST_NAMES
+from lcutils.text import storable
 
 # (setting, the paper's value, our parameter), from the paper's Appendix and the released code
 CONFIGURATION = (
@@ -60,7 +61,7 @@ def flat_settings(settings: Mapping[str, object]) -> dict[str, str]:
     flat: dict[str, str] = {}
     for name, section in settings.items():
         inner = section if isinstance(section, Mapping) else {"": section}
-        flat |= {f"{name}.{key}".rstrip("."): _in_words(value) for key, value in inner.items()}
+        flat |= {storable(f"{name}.{key}".rstrip(".")): storable(_in_words(value)) for key, value in inner.items()}
     return flat
 
 
@@ -92,7 +93,8 @@ def table_5(tokens: pd.DataFrame, names: Sequence[str] = FIRST_NAMES) -> pd.Data
     Args:
         tokens: table with one row per token and columns `token_id, text, count, cdnv, interference`; the last two
             are averages over the token's pairs.
-        names: words to look up; the token of a word may have white space around it.
+        names: words to look up; the token of a word may have white space around it. White space alone stands for
+            itself.
 
     Returns:
         Columns `token, token_id, count, cdnv, interference, cdnv_ratio, interference_ratio` (to the average token),
@@ -101,11 +103,13 @@ def table_5(tokens: pd.DataFrame, names: Sequence[str] = FIRST_NAMES) -> pd.Data
     if absent := {"token_id", "text", "count", "cdnv", "interference"} - set(tokens.columns):
         return Missing(f"Tokens cannot be compared: the table of tokens lacks {', '.join(sorted(absent))}.")
     average = {key: float(tokens[key].mean()) for key in ("count", "cdnv", "interference")}
-    stripped = tokens["text"].astype(str).str.strip()
+    texts = tokens["text"].astype(str)
+    stripped = texts.str.strip()
     note = f"of {len(tokens)} tokens"
     rows: list[dict[str, Any]] = [{"token": "average token", **average, "note": note}]
-    for name in names:
-        found = tokens[stripped == name.strip()].sort_values("count", ascending=False)
+    for name in map(storable, names):
+        same = stripped == name.strip() if name.strip() else texts == name  # a name of white space is no other's
+        found = tokens[same].sort_values("count", ascending=False)
         if found.empty:
             rows.append({"token": name, "note": "not one token, or not in the training text"})
         known = found[["token_id", "count", "cdnv", "interference"]].assign(token=found["text"], note="")

@@ -9,6 +9,7 @@ from lcutils.analysis.inference import FEWEST_ROWS
 from lcutils.analysis.relations import TABLE_1
 from lcutils.charts.scatter import IDENTITY, LOSS, filters, panel, usable
 from lcutils.charts.theme import Figure, sentence, slim, together
+from lcutils.text import one_line
 
 # Centred (October) beside un-centred (May) GNC2; CoV of norms beside CoV of log norms: they say different things.
 FIGURE_1 = ["nc1_cdnv", "gnc2_log_uncentred_cov", "gnc2_log_cov", "unc3_cosine_cov", "nc4_agreement"]
@@ -107,6 +108,6 @@ def seeds_scatter(results: pd.DataFrame) -> Figure:
     first = rows.iloc[0]
     caption = (
         f"{len(rows)} seeds of one architecture and recipe (such as "
-        f"{first['model']}@{first['checkpoint']}); the measurements of Table 1."
+        f"{one_line(str(first['model']), 120)}@{first['checkpoint']}); the measurements of Table 1."
     )
     return panels_figure(rows, keys, "seeds", title, caption)

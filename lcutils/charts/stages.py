@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from lcutils.charts.theme import OKABE_ITO, Figure, sample_rows, sentence, slim
+from lcutils.text import drawable
 
 POINTS = 400  # of a curve that has one value per class
 WIDE, TALL = 460, 260  # pixels
@@ -95,7 +96,7 @@ def spread_by_count(counts: np.ndarray, variances: np.ndarray, texts: list[str])
         variances: (K,) mean squared distance to the class mean.
         texts: K token texts.
     """
-    table = pd.DataFrame({"count": counts, "variance": variances, "text": texts})
+    table = pd.DataFrame({"count": counts, "variance": variances, "text": [drawable(text) for text in texts]})
     drawn, notice = sample_rows(table[table["count"] > 1])
     chart = (
         alt.Chart(slim(drawn, ["count", "variance", "text"]))

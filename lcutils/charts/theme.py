@@ -22,6 +22,8 @@ import pandas as pd
 import vl_convert
 from PIL import Image
 
+from lcutils.text import csv_text, drawable, markdown_text
+
 ROW_LIMIT = 5_000
 DIGITS = 7  # significant digits kept of every number in a figure
 PANEL = 240  # side of one panel, pixels
@@ -95,6 +97,11 @@ class Figure:
     rows: pd.DataFrame | None = field(default=None, repr=False)
 
     @cached_property
+    def data(self) -> str:
+        """The rows as a page or a notebook carries them: CSV; empty without rows."""
+        return "" if self.rows is None else csv_text(self.rows, for_spreadsheets=False)
+
+    @cached_property
     def spec(self) -> dict[str, Any]:
         """The Vega-Lite specification, the title above it and the shared sizes in it."""
         assert self.chart is not None, self.missing
@@ -102,7 +109,7 @@ class Figure:
         # Checking a specification against its schema takes as long as drawing it: the tests do it for every figure.
         spec = {**self.chart.properties(title=title).to_dict(validate=False), "config": _SIZES}
         if self.rows is not None:
-            spec["datasets"] = {**spec.get("datasets", {}), ROWS.name: self.rows.to_csv(index=False)}
+            spec["datasets"] = {**spec.get("datasets", {}), ROWS.name: self.data}
         return spec
 
     @cached_property
@@ -123,7 +130,8 @@ class Figure:
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
         """Show the figure in a notebook: live in JupyterLab, a picture where it is only read, else words."""
         if self.chart is None:
-            return {"text/markdown": f"**{self.title}.** {self.missing}", "text/plain": f"{self.title}. {self.missing}"}
+            words = f"**{markdown_text(self.title)}.** {markdown_text(self.missing)}"
+            return {"text/markdown": words, "text/plain": f"{self.title}. {self.missing}"}
         return {
             JUPYTER_MIMETYPE: {**self.spec, "$schema": JUPYTER_SCHEMA},
             "image/png": base64.b64encode(self.png(colours=256)).decode(),
@@ -144,11 +152,16 @@ def together(charts: list[Any], columns: int, controls: list[Any] | None = None,
 
 
 def slim(table: pd.DataFrame, columns: list[str], digits: int = DIGITS) -> pd.DataFrame:
-    """Return those of `columns` that `table` has, numbers cut to `digits`: a figure carries no more than it shows."""
+    """Return those of `columns` that `table` has, numbers cut to `digits`: a figure carries no more than it shows.
+
+    Texts become drawable: a control character in one would end the drawing of all.
+    """
     kept = table[[c for c in dict.fromkeys(columns) if c in table.columns]].copy()
     for name in kept.columns:
         if pd.api.types.is_float_dtype(kept[name]):
             kept[name] = [float(f"{v:.{digits}g}") if pd.notna(v) else math.nan for v in kept[name]]
+        elif pd.api.types.is_string_dtype(kept[name]) or pd.api.types.is_object_dtype(kept[name]):
+            kept[name] = [drawable(v) if isinstance(v, str) else v for v in kept[name]]
     return kept
 
 

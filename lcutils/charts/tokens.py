@@ -13,6 +13,7 @@ from lcutils import analysis
 from lcutils.analysis import TOKEN_KINDS, Missing
 from lcutils.charts import theme
 from lcutils.charts.theme import Figure
+from lcutils.text import one_line
 
 KIND_SCALE = alt.Scale(domain=list(TOKEN_KINDS), range=list(theme.OKABE_ITO[: len(TOKEN_KINDS)]))
 # What the explorer can put on its axes: column -> title, log axis.
@@ -28,8 +29,25 @@ TOKEN_COLUMNS = {
 NO_TOKENS = "No token table was given: the measure stage writes one per checkpoint."
 WIDE = 720  # pixels, of the explorer
 LISTED = 20  # tokens that the explorer lists of those found
-# A space is invisible at the start of a token, and a token of blanks alone would be invisible.
-VISIBLE = r"replace(replace('' + datum.text, / /g, '␣'), /\n/g, '⏎')"
+NAMED = 400  # pixels that the name of the chosen token may take
+# Vega cuts a text that is too wide, and may cut an emoji (two units of JavaScript's text) in half, of which vl-convert
+# dies. Texts with such characters are cut in `VISIBLE`, by whole characters, and have no limit in pixels.
+PAIRS = r"test(/[\ud800-\udfff]/, datum.{})"
+
+
+def _visible() -> str:
+    """Return the Vega expression of a token's text as it is drawn."""
+    text = "'' + datum.text"
+    # A space is invisible at the start of a token, and a token of blanks alone would be invisible.
+    for space, sign in ((" ", "␣"), (r"\n", "⏎"), (r"\r", "␍"), (r"\t", "⇥")):
+        text = f"replace({text}, /{space}/g, '{sign}')"
+    text = f"""datum.text == '' ? '""' : {text}"""
+    # Accents: without a letter they get a circle to stand on, and a tower of them would cover the lines above.
+    text = rf"replace(replace({text}, /^\p{{M}}/u, '◌$&'), /(\p{{M}}{{4}})\p{{M}}+/gu, '$1…')"
+    return rf"replace({text}, {PAIRS.format('text')} ? /^(.{{6}}).+/u : /^(.{{200}}).+/u, '$1…')"
+
+
+VISIBLE = _visible()
 
 
 def token_kinds(tokens: pd.DataFrame | None) -> Figure:
@@ -98,7 +116,7 @@ def token_explorer(tokens: pd.DataFrame | None, model: str = "") -> Figure:
         tokens: per-token table of the measure stage; None gives a figure that says so.
         model: what the title names.
     """
-    name, title = "token_explorer", "Token explorer" + (f", {model}" if model else "")
+    name, title = "token_explorer", "Token explorer" + (f", {one_line(model, 120)}" if model else "")
     if tokens is None or tokens.empty:
         return Figure(name, title, missing=NO_TOKENS)
     axes = [c for c in TOKEN_COLUMNS if c in tokens.columns and _drawable(tokens, c).any()]
@@ -113,7 +131,7 @@ def token_explorer(tokens: pd.DataFrame | None, model: str = "") -> Figure:
         nearest=[" ".join(map(str, nearest)) for nearest in ids],
     )
     listed = [c for c in ("token_id", *axes, "total") if c in tokens.columns]
-    data = theme.slim(rows, ["text", "drawn", *listed, "nearest"], digits=5)
+    data = theme.slim(rows, ["token_id", "text", "drawn", *listed, "nearest"], digits=5)
     words = [_axis_words(column) for column in axes]
     up = "cdnv" if "cdnv" in axes else axes[-1]
     controls = [
@@ -194,6 +212,11 @@ def _ranked() -> Any:
     )
 
 
+def _limit(pixels: int) -> Any:
+    """Return the width that a visible token may take; none where `VISIBLE` has cut it."""
+    return alt.expr(f"{PAIRS.format('visible')} ? 0 : {pixels}")
+
+
 def _cloud(ranked: Any, chosen: Any, columns: list[str], clicked: Any) -> Any:
     """Return the tokens as points over the chosen axes, the chosen one marked and named."""
 
@@ -214,7 +237,9 @@ def _cloud(ranked: Any, chosen: Any, columns: list[str], clicked: Any) -> Any:
     )
     marked = chosen.transform_filter("isValid(datum.x) && isValid(datum.y)").encode(x=x, y=y)
     ring = marked.mark_circle(size=130, color=theme.OKABE_ITO[5], stroke=theme.OUTLINE, opacity=1).encode(tooltip=tips)
-    name = marked.mark_text(dx=9, align="left", fontSize=13, color=theme.INK).encode(text="visible:N")
+    name = marked.mark_text(dx=9, align="left", fontSize=13, color=theme.INK, limit=_limit(NAMED)).encode(
+        text="visible:N"
+    )
     titles = {column: _axis_words(column) for column in TOKEN_COLUMNS}
     counted = (
         ranked.transform_calculate(hit="datum.match < 3 ? 1 : 0")
@@ -250,7 +275,9 @@ def _token_list(tokens: Any, columns: list[str], clicked: Any, title: str) -> An
         )
         .add_params(clicked)
     )
-    text = tokens.mark_text(align="left", color=theme.INK, limit=95).encode(y=y, x=alt.value(6), text="visible:N")
+    text = tokens.mark_text(align="left", color=theme.INK, limit=_limit(95)).encode(
+        y=y, x=alt.value(6), text="visible:N"
+    )
     number = "toNumber(datum.number)"
     words = f"{number} == round({number}) ? format({number}, ',') : format({number}, '.4~g')"
     x = alt.X(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,22 +17,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lcutils.artifacts import file_digest, write_json
-from lcutils.corpus.files import local_files
+from lcutils.corpus.cutting import LongEncoder, cut_long
+from lcutils.corpus.folders import local_files
+from lcutils.corpus.paths import reason
 from lcutils.corpus.sources import BUILT_IN, check_sources, open_stories, origin
 from lcutils.corpus.stories import fingerprint
 from lcutils.corpus.tokenization import (
-    TOKENIZER_FILES,
-    Encoder,
     bpe_size,
     check_tokenizer_name,
     end_of_text_id,
     load_tokenizer,
     train_bpe,
     vocabulary_size,
+    warn_of_beginning,
 )
+from lcutils.corpus.tokenizer_files import tokenizer_files
 from lcutils.errors import UserError
 from lcutils.manifests import check_artifact
 from lcutils.progress import Progress
+from lcutils.text import one_line
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -97,20 +101,23 @@ def prepare_corpus(settings: CorpusSettings, folder: Path, *, log: Path | None =
     size = bpe_size(settings.tokenizer)
     # A wrong tokenizer is reported before any slow work.
     tokenizer = load_tokenizer(settings.tokenizer) if size is None else None
-    with open_stories(settings, folder) as splits:
+    if tokenizer is not None:
+        warn_of_beginning(tokenizer)
+    with open_stories(settings, folder, log) as splits:
         if tokenizer is None:
             assert size is not None
             train = splits["train"]
             with Progress("train tokenizer", len(train), unit="story", log=log) as progress:
-                tokenizer = train_bpe(_texts(train, plain_batches(len(train)), progress), size)
+                texts = _texts(train, plain_batches(len(train)), progress)
+                tokenizer = train_bpe((part for batch in texts for part in cut_long(batch)), size)
         vocab_size = vocabulary_size(tokenizer)
         dtype = np.dtype("<u2" if vocab_size <= 65_535 else "<u4")
         ending = end_of_text_id(tokenizer, settings.tokenizer) if settings.end_of_text else None
-        encoder = Encoder(tokenizer, ending)
 
         counts = {split: np.zeros(vocab_size, dtype=np.int64) for split in splits}  # (V,)
         figures: dict[str, dict[str, int]] = {}
         with Progress("tokenize", sum(map(len, splits.values())), unit="story", log=log) as progress:
+            encoder = LongEncoder(tokenizer, ending, progress)
             for split, dataset in splits.items():
                 packing = "lossless" if split == "ood" else settings.packing
                 batches = (paper_batches if packing == "paper" else plain_batches)(len(dataset))
@@ -231,17 +238,25 @@ def source_digest(settings: CorpusSettings, digest_file: Callable[[Path], str] =
     digest = hashlib.sha256()
     if settings.source == BUILT_IN:
         digest.update(fingerprint().encode())
-    for name in (settings.source, settings.validation, settings.ood):
+    for key in ("source", "validation", "ood"):
+        name = getattr(settings, key)
         if name is not None and name != BUILT_IN:
-            _add(digest, name, local_files(name), digest_file)
-    files = [Path(settings.tokenizer).expanduser() / name for name in TOKENIZER_FILES]
-    _add(digest, settings.tokenizer, [file for file in files if file.is_file()], digest_file)
+            try:
+                _add(digest, name, local_files(name), digest_file)
+            except UserError as error:
+                raise UserError(f"{key}: {error}") from None
+    files = [(file.name, file) for file in tokenizer_files(settings.tokenizer)]
+    _add(digest, settings.tokenizer, files, digest_file)
     return digest.hexdigest()
 
 
-def _add(digest: Any, name: str, files: list[Path], digest_file: Callable[[Path], str]) -> None:
-    """Add the contents of `files`, or the name if there are none."""
+def _add(digest: Any, name: str, files: list[tuple[str, Path]], digest_file: Callable[[Path], str]) -> None:
+    """Add the names and contents of `files`, or the name if there are none."""
     if not files:
-        digest.update(name.encode() + b"\0")
-    for file in files:
-        digest.update(file.name.encode() + b"\0" + bytes.fromhex(digest_file(file)))
+        digest.update(os.fsencode(name) + b"\0")
+    for inside, file in files:
+        try:
+            content = digest_file(file)
+        except OSError as error:
+            raise UserError(f"{one_line(file)}: cannot be read ({reason(error)}); correct or replace it") from None
+        digest.update(os.fsencode(inside) + b"\0" + bytes.fromhex(content))

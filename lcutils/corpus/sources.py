@@ -13,9 +13,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lcutils.corpus.files import END_OF_TEXT, ENDINGS, VALIDATION_WORDS, load_file, load_folder, tabulate
+from lcutils.corpus.files import TableMaker, say, tabulate
+from lcutils.corpus.folders import KINDS, list_source
+from lcutils.corpus.paths import is_file, is_folder, local_path, reason, shown_list
+from lcutils.corpus.readers import END_OF_TEXT, pieces
+from lcutils.corpus.splits import canonical_split
 from lcutils.corpus.stories import stories
-from lcutils.errors import UserError, first_line
+from lcutils.errors import UserError
+from lcutils.text import one_line
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -27,19 +32,19 @@ BUILT_IN_STORIES = 10_000  # train stories of the built-in corpus if max_stories
 
 
 @contextmanager
-def open_stories(settings: CorpusSettings, scratch: Path) -> Iterator[dict[str, Dataset]]:
+def open_stories(settings: CorpusSettings, scratch: Path, log: Path | None = None) -> Iterator[dict[str, Dataset]]:
     """Yield the splits "train", "validation" and, if the settings name one, "ood", each with one column, "text".
 
     Without a validation split, the last `validation_share` of the train stories becomes one. Then the first
     `max_stories` and `max_validation_stories` of each are kept. Tables made from local files lie in a folder under
     `scratch`, which is removed when the context ends; hub datasets stay in the cache of `datasets`, as its users
-    expect.
+    expect. Progress of reading, and what was left out, go to standard error and to `log`.
 
     Raises:
         UserError: anything is wrong with a source.
     """
     with tempfile.TemporaryDirectory(dir=scratch, prefix=".tables-", ignore_cleanup_errors=True) as tables:
-        splits = _open_splits(settings, Path(tables))
+        splits = _open_splits(settings, Path(tables), log)
         yield splits
         splits.clear()
         gc.collect()  # network file systems do not remove a folder whose files are still mapped
@@ -57,15 +62,25 @@ def check_sources(settings: CorpusSettings) -> None:
         if not name.strip():
             raise UserError(f"{key}: the name is empty; {fix}")
         # No name on the hub has one of these forms.
-        looks_local = name.startswith((".", "/", "~")) or Path(name).suffix in (*ENDINGS, ".gz") or name.count("/") > 1
-        if looks_local and not Path(name).expanduser().exists():
-            raise UserError(f"{key}: {name}: no such file or folder; correct the path, {_alternative(key)}")
+        looks_local = (
+            name.startswith((".", "/", "~")) or Path(name).suffix.lower() in (*KINDS, ".gz") or name.count("/") > 1
+        )
+        try:
+            path = local_path(name)
+            if is_file(path) or is_folder(path):
+                continue
+            if path.exists():
+                raise UserError(f"{one_line(name)}: is neither a file nor a folder; {fix}")
+            if looks_local:
+                raise UserError(f"{one_line(name)}: no such file or folder; correct the path, {_alternative(key)}")
+        except UserError as error:
+            raise UserError(f"{key}: {error}") from None
 
 
 def origin(settings: CorpusSettings, split: str) -> str:
     """How a message begins: key and name of the source that a split was read from."""
     key = split if split != "train" and getattr(settings, split) is not None else "source"
-    return f"{key}: {getattr(settings, key)}"
+    return f"{key}: {one_line(getattr(settings, key))}"
 
 
 def _alternative(key: str) -> str:
@@ -73,14 +88,13 @@ def _alternative(key: str) -> str:
     return f"or use {BUILT_IN!r}" if key == "source" else "or leave it out"
 
 
-def _open_splits(settings: CorpusSettings, tables: Path) -> dict[str, Dataset]:
+def _open_splits(settings: CorpusSettings, tables: Path, log: Path | None) -> dict[str, Dataset]:
     check_sources(settings)
     built_in = settings.source == BUILT_IN
-    splits = _built_in(settings, tables) if built_in else _load("source", settings, tables)
+    splits = _built_in(settings, tables) if built_in else _load("source", settings, tables, log)
     if settings.validation is not None:
-        separate = _load("validation", settings, tables)
         # A folder may hold both splits; a single file is a "train" split to `datasets`.
-        splits["validation"] = separate["validation" if "validation" in separate else "train"]
+        (splits["validation"],) = _load("validation", settings, tables, log).values()
     if "validation" not in splits:
         splits |= _cut(splits["train"], settings)
     limits = {"train": settings.max_stories, "validation": settings.max_validation_stories}
@@ -88,7 +102,7 @@ def _open_splits(settings: CorpusSettings, tables: Path) -> dict[str, Dataset]:
         if limit is not None and limit < len(splits[split]):
             splits[split] = splits[split].select(range(limit))
     if settings.ood is not None:
-        splits["ood"] = _load("ood", settings, tables)["train"]
+        splits["ood"] = _load("ood", settings, tables, log)["train"]
     for split, dataset in splits.items():
         if not len(dataset):
             raise UserError(f"{origin(settings, split)}: no stories in the {split} split; name a source that has some")
@@ -103,12 +117,12 @@ def _built_in(settings: CorpusSettings, tables: Path) -> dict[str, Dataset]:
     train = settings.max_stories or BUILT_IN_STORIES
     validation = settings.max_validation_stories or max(1, round(settings.validation_share * train))
 
-    def part(start: int, stop: int) -> Iterator[dict[str, str]]:
-        return ({"text": story} for story in itertools.islice(stories(settings.seed), start, stop))
-
+    parts = {"train": (validation, validation + train), "validation": (0, validation)}
     return {
-        "train": tabulate(part, {"start": validation, "stop": validation + train}, tables / "train"),
-        "validation": tabulate(part, {"start": 0, "stop": validation}, tables / "validation"),
+        split: tabulate(
+            pieces(itertools.islice(stories(settings.seed), start, stop)), tables / BUILT_IN / f"{split}.arrow"
+        )
+        for split, (start, stop) in parts.items()
     }
 
 
@@ -118,7 +132,7 @@ def _cut(dataset: Dataset, settings: CorpusSettings) -> dict[str, Dataset]:
     if held_out >= n:
         fix = "lower validation_share" if n > 1 else f"give more text (its stories separated by {END_OF_TEXT})"
         raise UserError(
-            f"source: {settings.source}: too few stories ({n}) to cut a validation split from; "
+            f"source: {one_line(settings.source)}: too few stories ({n}) to cut a validation split from; "
             f"{fix}, or name a file in validation"
         )
     return {
@@ -127,41 +141,55 @@ def _cut(dataset: Dataset, settings: CorpusSettings) -> dict[str, Dataset]:
     }
 
 
-def _load(key: str, settings: CorpusSettings, tables: Path) -> dict[str, Dataset]:
+def _load(key: str, settings: CorpusSettings, tables: Path, log: Path | None) -> dict[str, Dataset]:
     """Splits of the file, folder or hub dataset that `key` names, each with one column, "text".
 
-    "train" is among them, unless `key` is "validation" and there is a split of that name.
+    For the source these are "train" and, if there is one and the settings name no other, "validation"; for the others
+    one split: "validation" for validation if there is one, else "train".
     """
     name, column = getattr(settings, key), settings.text_column
-    path = Path(name).expanduser()
+    path = local_path(name)
     try:
-        if path.is_file():
-            splits = load_file(path, column, tables / key)
-        elif path.is_dir():
-            splits = load_folder(path, column, tables / key)
-        else:
-            splits = _load_from_hub(key, name)
-        for split in VALIDATION_WORDS[1:]:
-            if split in splits:
-                splits.setdefault("validation", splits.pop(split))
-        if "train" not in splits and not (key == "validation" and key in splits):
-            raise UserError(f"{name}: has no train split, only {', '.join(splits)}; rename one of them to train")
-        return {split: _text_only(splits[split], name, column) for split in ("train", "validation") if split in splits}
+        if is_file(path) or is_folder(path):
+            listing = list_source(path)
+            if note := listing.note():
+                say(f"{key}: {one_line(path)}: {note}", log)
+            wanted = _wanted(key, settings, list(listing.splits))
+            maker = TableMaker(column, tables / key, f"read {key}", log)
+            return maker.read(path, listing.kind, {split: listing.splits[split] for split in wanted})
+        splits = {canonical_split(split): dataset for split, dataset in _load_from_hub(key, name).items()}
+        return {split: _text_only(splits[split], name, column) for split in _wanted(key, settings, list(splits))}
     except UserError as error:
         raise UserError(f"{key}: {error}") from None
 
 
+def _wanted(key: str, settings: CorpusSettings, present: list[str]) -> list[str]:
+    """Which of the splits that are present are read for a key."""
+    if key == "validation" and key in present:
+        return ["validation"]
+    if "train" not in present:
+        raise UserError(
+            f"{one_line(getattr(settings, key))}: has no train split, only {shown_list(present)}; "
+            "rename one of them to train"
+        )
+    return (
+        ["train", "validation"]
+        if key == "source" and not settings.validation and "validation" in present
+        else ["train"]
+    )
+
+
 def _load_from_hub(key: str, name: str) -> dict[str, Dataset]:
-    """Load a hub dataset into the cache of `datasets`."""
+    """Load a hub dataset into the cache of `datasets`, which runs no scripts."""
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError
 
     try:
         return dict(load_dataset(name))
-    except (DatasetsError, OSError, ValueError) as error:
+    except (DatasetsError, OSError, ValueError, RuntimeError) as error:  # a RuntimeError: it is a script
         raise UserError(
-            f"{name}: is not a file or folder here and cannot be loaded from the hub ({first_line(error)}); "
-            f"name a local path, {_alternative(key)}"
+            f"{one_line(name)}: is not a file or folder here and cannot be loaded from the hub "
+            f"({one_line(reason(error))}); name a local path, {_alternative(key)}"
         ) from None
 
 
@@ -169,16 +197,23 @@ def _text_only(dataset: Dataset, name: str, column: str) -> Dataset:
     """The column of that name alone, called "text"."""
     import pyarrow as pa
 
+    dataset = dataset.with_format(None)
     if column not in dataset.column_names:
         raise UserError(
-            f"{name}: there is no column {column!r}; set text_column to one of {', '.join(dataset.column_names)}"
+            f"{one_line(name)}: there is no column {one_line(column, 40)!r}; "
+            f"set text_column to one of {shown_list(dataset.column_names)}"
         )
     kind = getattr(dataset.features[column], "dtype", "nested data")
-    if kind not in ("string", "large_string"):
-        raise UserError(f"{name}: column {column!r} holds {kind}, not text; set text_column to a column of text")
+    if kind not in ("string", "large_string", "string_view"):
+        raise UserError(
+            f"{one_line(name)}: column {one_line(column, 40)!r} holds {kind}, not text; "
+            "set text_column to a column of text"
+        )
     dataset = dataset.select_columns([column])
-    try:  # the reader of JSON lines accepts any bytes as text
+    try:
         dataset.data.column(column).validate(full=True)
     except pa.ArrowInvalid:
-        raise UserError(f"{name}: column {column!r} is not UTF-8 text; convert it, for example with iconv") from None
+        raise UserError(
+            f"{one_line(name)}: column {one_line(column, 40)!r} is not UTF-8 text; convert it, for example with iconv"
+        ) from None
     return dataset if column == "text" else dataset.rename_column(column, "text")

@@ -2,38 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from pathlib import Path
+import json
+import re
+import warnings
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lcutils.corpus.files import END_OF_TEXT
-from lcutils.errors import UserError, first_line
+from lcutils.corpus.readers import END_OF_TEXT
+from lcutils.corpus.tokenizer_files import (
+    WHOLE,
+    fetched,
+    in_one_line,
+    rebuilt,
+    special_tokens,
+    tokenizer_folder,
+    wrapped,
+)
+from lcutils.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 SMALLEST_BPE = 257  # 256 bytes and the end of text
-TOKENIZER_FILES = (
-    "vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
-    "added_tokens.json",
-)  # fmt: skip
+LARGEST_VOCABULARY = 2**24  # counts of every id are held in memory; the largest vocabularies have some 2**18
 
 
 def bpe_size(name: str) -> int | None:
     """Vocabulary size that "bpe:4096" asks for; None if `name` is the name of a tokenizer.
 
     Raises:
-        UserError: the size is not a whole number, or is below 257.
+        UserError: the size is not a whole number, or is below 257 or above 16,777,216.
     """
     kind, colon, size = name.partition(":")
     if kind != "bpe" or not colon:
         return None
-    if not size.isdecimal() or int(size) < SMALLEST_BPE:
+    if not size.isdecimal() or len(size) > 8 or not SMALLEST_BPE <= int(size) <= LARGEST_VOCABULARY:
         raise UserError(
-            f"tokenizer: {name!r} has no vocabulary size of at least {SMALLEST_BPE} "
-            f"(256 bytes and {END_OF_TEXT}); write for example bpe:4096"
+            f"tokenizer: {name[:100]!r} has no vocabulary size of at least {SMALLEST_BPE} "
+            f"(256 bytes and {END_OF_TEXT}) and at most {LARGEST_VOCABULARY}; write for example bpe:4096"
         )
     return int(size)
 
@@ -56,74 +64,74 @@ def train_bpe(batches: Iterable[list[str]], size: int) -> PreTrainedTokenizerFas
         show_progress=False,
     )
     bpe.train_from_iterator(batches, trainer)
-    return PreTrainedTokenizerFast(
+    tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=bpe, eos_token=END_OF_TEXT, bos_token=END_OF_TEXT, clean_up_tokenization_spaces=False
     )
+    tokenizer.name_or_path = f"bpe:{size}"
+    return tokenizer
 
 
 def check_tokenizer_name(name: str) -> None:
     """Check what can be checked without loading the tokenizer; raise a `UserError` if it cannot be one."""
-    folder = Path(name).expanduser()
     if bpe_size(name) is not None:
         return
-    if not folder.exists() and name.startswith((".", "/", "~")):
-        raise UserError(f"tokenizer: there is no folder {name}; correct the path, or train one with bpe:4096")
-    pair = [folder / "vocab.json", folder / "merges.txt"]
-    if folder.exists() and not (folder / "tokenizer.json").is_file() and not all(file.is_file() for file in pair):
-        raise UserError(f"tokenizer: {name} holds neither tokenizer.json nor vocab.json with merges.txt; add them")
+    if (folder := tokenizer_folder(name)) is None:
+        if name.startswith((".", "/", "~")):
+            raise UserError(f"tokenizer: there is no folder {name}; correct the path, or train one with bpe:4096")
+        return
+    pair = ("vocab.json", "merges.txt")
+    if (folder / WHOLE).is_file() or (folder / "vocab.txt").is_file() or all((folder / p).is_file() for p in pair):
+        return
+    for file in sorted(folder.iterdir()):
+        if file.suffix in (".model", ".tiktoken") or file.name == "tekken.json":
+            raise UserError(
+                f"tokenizer: {name} holds {file.name} but no tokenizer.json; load it with transformers where "
+                "sentencepiece, tiktoken or mistral-common is installed, and save it as a fast tokenizer"
+            )
+    raise UserError(f"tokenizer: {name} holds neither tokenizer.json nor vocab.json with merges.txt; add them")
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
-    """Load a tokenizer from a folder (saved by transformers, or a vocab.json and merges.txt) or from the hub.
+    """Load a tokenizer from a folder (a tokenizer.json, or a vocab.json and merges.txt) or from the hub.
 
-    Where there is a `tokenizer.json`, texts get the ids that this file gives them, also once the tokenizer was saved.
+    `tokenizer.json` is the truth: texts get the ids that this file gives them, also once the tokenizer was saved. The
+    class that the configuration names (GPT2Tokenizer, LlamaTokenizer …) may read only vocabulary and merges from the
+    file, replace its normalizer and pre-tokenizer by those of one model, and add tokens of its own; it is not asked.
+    No code of the folder is run.
 
     Raises:
-        UserError: the folder lacks the files, the hub is out of reach, or the tokenizer is empty or has no fast
-            form.
+        UserError: the folder lacks the files or they are damaged, the hub is out of reach, or the tokenizer is empty
+            or has no fast form.
     """
-    from transformers import GPT2TokenizerFast, PreTrainedTokenizerFast  # type: ignore[attr-defined]
-
     check_tokenizer_name(name)
-    folder = Path(name).expanduser()
-    files = [folder / file for file in ("tokenizer.json", "vocab.json", "merges.txt")]
-    whole, vocabulary, merges = (file.is_file() for file in files)
-    try:
-        if vocabulary and merges and not whole:
-            # transformers 5 ignores the old names vocab_file and merges_file, and builds an empty tokenizer.
-            tokenizer = GPT2TokenizerFast(vocab=str(files[1]), merges=str(files[2]))
-        else:
-            tokenizer = _load_saved(str(folder) if folder.exists() else name)
-    except Exception as error:  # the libraries raise bare Exception for a broken file
-        where = "cannot be read" if folder.exists() else "is not a folder here and cannot be loaded from the hub"
+    folder = tokenizer_folder(name) or fetched(name)
+    if (folder / WHOLE).is_file():
+        from tokenizers import Tokenizer
+
+        roles = {role: str(token) for role, token in special_tokens(folder, name).items()}
+        with in_one_line(f"tokenizer: {folder / WHOLE} cannot be read"):
+            backend = Tokenizer.from_file(str(folder / WHOLE))
+    else:
+        backend, roles = rebuilt(folder, name)
+    vocabulary = backend.get_vocab()
+    if not vocabulary:
+        raise UserError(f"tokenizer: {name} is empty; name another tokenizer, or bpe:4096")
+    if (largest := max(vocabulary.values())) >= LARGEST_VOCABULARY:
+        raise UserError(f"tokenizer: {name} has a token of id {largest}; give ids below {LARGEST_VOCABULARY}")
+    ordinary = backend.get_vocab(with_added_tokens=False)
+    if len(owners := {number: token for token, number in ordinary.items()}) < len(ordinary):
+        twin = next(token for token, number in ordinary.items() if owners[number] != token)
         raise UserError(
-            f"tokenizer: {name} {where} ({first_line(error)}); name a folder with a tokenizer, or bpe:4096"
-        ) from None
-    if not isinstance(tokenizer, PreTrainedTokenizerFast) or not len(tokenizer):
-        raise UserError(f"tokenizer: {name} is empty or has no fast (Rust) form; name another tokenizer, or bpe:4096")
+            f"tokenizer: {name} gives one id, {ordinary[twin]}, to {twin[:50]!r} and "
+            f"{owners[ordinary[twin]][:50]!r}; give each token its own"
+        )
+    with in_one_line(f"tokenizer: {name} cannot be used"):
+        tokenizer = wrapped(backend, folder)
+    for role, token in roles.items():
+        if token in vocabulary:  # the constructor would add one that the file does not list as an added token
+            setattr(tokenizer, role, token)
+    tokenizer.name_or_path = name
     return tokenizer
-
-
-def _load_saved(source: str) -> Any:
-    """Load a tokenizer that was saved by transformers, with exactly the ids of its `tokenizer.json`.
-
-    The class that the configuration names (GPT2Tokenizer, GPTNeoXTokenizer …) may read only the vocabulary and the
-    merges from that file, and replace its normalizer and pre-tokenizer by those of one model. The general class takes
-    the file as it is. The names of special tokens, some of which only the other class knows, go with it.
-    """
-    from tokenizers import Tokenizer
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
-    from transformers.utils.hub import cached_file
-
-    tokenizer = AutoTokenizer.from_pretrained(source)
-    file = cached_file(source, "tokenizer.json", _raise_exceptions_for_missing_entries=False)
-    if file is None or type(tokenizer) is PreTrainedTokenizerFast:
-        return tokenizer
-    vocabulary = Tokenizer.from_file(file).get_vocab()
-    special: dict[str, Any] = {
-        role: token for role, token in tokenizer.special_tokens_map.items() if token in vocabulary
-    }
-    return PreTrainedTokenizerFast.from_pretrained(source, **special)
 
 
 def vocabulary_size(tokenizer: PreTrainedTokenizerFast) -> int:
@@ -132,17 +140,94 @@ def vocabulary_size(tokenizer: PreTrainedTokenizerFast) -> int:
 
 
 def end_of_text_id(tokenizer: PreTrainedTokenizerFast, name: str) -> int:
-    """Id of the token that ends a text.
+    """Id of the token that ends a text: the tokenizer's own, or `<|endoftext|>` if its vocabulary has that.
 
     Raises:
-        UserError: the tokenizer has no such token.
+        UserError: the vocabulary has no such token.
     """
     token_id = tokenizer.get_vocab().get(tokenizer.eos_token or END_OF_TEXT)
     if token_id is None:
+        folder = tokenizer_folder(name) if bpe_size(name) is None else None
+        named = special_tokens(folder, name).get("eos_token") if folder else None
+        which = f" in its vocabulary, which lacks {named!r:.50}" if named else ""
         raise UserError(
-            f"tokenizer: {name} has no end-of-text token; set end_of_text: false, or name another tokenizer"
+            f"tokenizer: {name} has no end-of-text token{which}; set end_of_text: false, or name another tokenizer"
         )
     return int(token_id)
+
+
+def warn_of_beginning(tokenizer: PreTrainedTokenizerFast) -> None:
+    """Say so if the tokenizer puts a token in front of every text when it is called: blocks are made without it."""
+    for part in _parts(tokenizer.backend_tokenizer.post_processor):
+        match part:
+            case {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": str(token)}}, *_]} | {
+                "type": "BertProcessing" | "RobertaProcessing",
+                "cls": [str(token), _],
+            }:
+                warnings.warn(
+                    f"tokenizer: {tokenizer.name_or_path} begins every text with {token} when it is called; the blocks "
+                    "hold no such token, without which some pretrained models predict badly",
+                    stacklevel=2,
+                )
+
+
+def _parts(component: Any) -> list[dict[str, Any]]:
+    """The settings of a decoder, pre-tokenizer or post-processor; of each in turn if it is a sequence of several."""
+    whole = [json.loads(component.__getstate__())] if component is not None else []
+    parts: list[dict[str, Any]] = []
+    while whole:
+        part = whole.pop(0)
+        parts.append(part)
+        whole = [inner for key in ("decoders", "pretokenizers", "processors") for inner in part.get(key, [])] + whole
+    return parts
+
+
+def token_labels(tokenizer: PreTrainedTokenizerFast, ids: Iterable[int]) -> list[str]:
+    """What each token is called in tables: its text, with the space that begins a word; no two tokens share a label.
+
+    Special tokens show their names. A byte that is no UTF-8 by itself reads `<0xF0>`, as in SentencePiece's names.
+    WordPiece's tokens keep their `##`.
+    """
+    backend = tokenizer.backend_tokenizer
+    added = backend.get_added_tokens_decoder()
+    label = _labeller(_parts(backend.decoder or backend.pre_tokenizer))
+    labels: dict[int, str] = {}
+    taken = set[str]()
+    # Over the whole vocabulary, so that a label does not depend on which tokens occur. An added token may repeat the
+    # text of another one (as runs of spaces do in GPT-NeoX), and then tells its id.
+    names = sorted(tokenizer.get_vocab().items(), key=lambda item: (item[1] in added, item[1], item[0]))
+    for name, number in names:
+        text = name if number in added else label(name)
+        if text in taken:
+            text += f" [{number}]"
+        taken.add(text)
+        labels.setdefault(number, text)
+    return [labels[number] for number in ids]
+
+
+def _labeller(parts: list[dict[str, Any]]) -> Callable[[str], str]:
+    """How a token's name in the vocabulary becomes its label, by the parts of the decoder."""
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    byte_of = {letter: byte for byte, letter in bytes_to_unicode().items()}
+
+    def of_bytes(name: str) -> str:
+        if not all(letter in byte_of for letter in name):
+            return name
+        text = bytes(byte_of[letter] for letter in name).decode("utf-8", errors="surrogateescape")
+        return re.sub("[\udc80-\udcff]", lambda byte: f"<0x{ord(byte[0]) - 0xDC00:02X}>", text)
+
+    for part in parts:
+        match part:
+            case {"type": "ByteLevel"}:
+                return of_bytes
+            case {"type": "Metaspace", "replacement": str(mark)}:
+                return lambda name: name.replace(mark, " ")
+            case {"type": "Replace", "pattern": {"String": str(mark)}, "content": " "}:
+                return lambda name: name.replace(mark, " ")
+            case {"type": "BPEDecoder", "suffix": str(mark)} if mark:
+                return lambda name: f"{name.removesuffix(mark)} " if name.endswith(mark) else name
+    return lambda name: name
 
 
 class Encoder:
@@ -155,13 +240,19 @@ class Encoder:
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, end_of_text: int | None = None) -> None:
         self.backend = tokenizer.backend_tokenizer  # it does not warn about long texts as transformers does
+        self.name = tokenizer.name_or_path
         self.backend.no_truncation()
         self.backend.no_padding()
         self.end_of_text = end_of_text
 
     def __call__(self, texts: list[str]) -> np.ndarray:  # (tokens,) uint32
-        """Concatenate the tokens of `texts`."""
-        encoded = self.backend.encode_batch_fast(texts, add_special_tokens=False)
+        """Concatenate the tokens of `texts`.
+
+        Raises:
+            UserError: a text cannot be encoded, as where a word is unknown and there is no token for that.
+        """
+        with in_one_line(f"tokenizer: {self.name} cannot encode the text"):
+            encoded = self.backend.encode_batch_fast(texts, add_special_tokens=False)
         ends = [] if self.end_of_text is None else [self.end_of_text]
         parts = [np.array(item.ids + ends, dtype=np.uint32) for item in encoded]
         return np.concatenate(parts) if parts else np.empty(0, dtype=np.uint32)

@@ -5,18 +5,21 @@ Shapes: B blocks in a batch, S tokens per block, D features, V classes.
 
 from __future__ import annotations
 
+import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
+import numpy as np
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from lcutils.errors import UserError
+from lcutils.features.model_folder import check_model_folder, no_checkpoint
 from lcutils.gptneo.checkpoint import OtherLayoutError, from_transformers
 from lcutils.gptneo.model import PRECISIONS, tf32
 
@@ -88,35 +91,74 @@ def load_feature_model(
 
 
 def _load(name: str, revision: str | None) -> Any:
-    """The model as transformers loads it, all of its weights from the checkpoint."""
-    from huggingface_hub.errors import StrictDataclassError
+    """The model as transformers loads it, all of its weights from the checkpoint. No code of the checkpoint is run."""
     from transformers import AutoModelForCausalLM
 
-    local = Path(name).is_dir()
+    local = Path(name).exists()
     if name.startswith((".", "/", "~")) and not local:
         raise UserError(f"{name}: there is no such folder; train the model first, or give a name on the hub")
     if local and revision:
         raise UserError(f"{name}: is a folder, which has no revisions; leave {revision} out")
+    if local:
+        check_model_folder(name)
     try:
         with _no_bar() if local else nullcontext():
             loaded: Any = AutoModelForCausalLM.from_pretrained(
-                name, revision=revision, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
+                name,
+                revision=revision,
+                dtype=torch.float32,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                trust_remote_code=False,
+                weights_only=True,
             )
-    except (OSError, ValueError, KeyError, SafetensorError, StrictDataclassError) as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.endswith(":")]
-        reason = lines[0] if lines else type(error).__name__
-        raise UserError(
-            f"{name}: no checkpoint can be loaded from it ({reason}); give a folder of save_pretrained"
-        ) from error
+    except Exception as error:  # a value of config.json that a model cannot be built with fails in any way
+        raise _explained(name, error) from error
     model, info = loaded
     if wrong := sorted(mismatch[0] for mismatch in info["mismatched_keys"]):
         raise UserError(f"{name}: {wrong[0]} has another shape than config.json says; save the checkpoint again")
-    if absent := sorted(set(info["missing_keys"]) & {parameter for parameter, _ in model.named_parameters()}):
+    own = {parameter for parameter, _ in model.named_parameters()}
+    if absent := sorted(set(info["missing_keys"]) & own):
         raise UserError(
             f"{name}: the checkpoint lacks {absent[0]}, which would be drawn at random; give a whole causal language "
             "model, its head included"
         )
+    left = sorted(info["unexpected_keys"])
+    if any(key.startswith(("encoder.", "model.encoder.")) for key in left):
+        raise UserError(f"{name}: has an encoder, which its decoder cannot do without; give a causal language model")
+    layers = {_unnumbered(key) for key in own if _unnumbered(key) != key}
+    layers |= {key.removeprefix(f"{model.base_model_prefix}.") for key in layers}  # as a model without head has them
+    numbered = (key for key in left if _unnumbered(key) != key)
+    if more := next((key for key in numbered if not layers or _unnumbered(key) in layers), None):
+        raise UserError(f"{name}: config.json says fewer layers than the weights have ({more}); correct it")
     return model
+
+
+def _unnumbered(parameter: str) -> str:
+    """A parameter's name without the number of its layer."""
+    return re.sub(r"(^|\.)\d+\.", r"\1*.", parameter)
+
+
+def _explained(name: str, error: Exception) -> UserError:
+    """Why transformers could not load a model, and what can be done."""
+    message = str(error)
+    lines = [line.strip() for line in message.splitlines() if line.strip() and not line.endswith(":")]
+    reason, fix = lines[0] if lines else "", "give a folder of save_pretrained"
+    if isinstance(error, UnpicklingError):
+        reason = "its pytorch_model.bin holds more than tensors, or is damaged, and code in it is not run"
+        fix = "save its weights as safetensors"
+    elif "trust_remote_code" in message:
+        reason = "it comes with code of its own (auto_map in config.json), which is not run"
+        fix = "convert it to a model class of transformers, and save that"
+    elif "does not recognize this architecture" in message:
+        reason, fix = "this version of transformers does not know its model_type", "correct it, or upgrade transformers"
+    elif message.startswith("Unrecognized configuration class"):
+        reason, fix = "transformers has no causal language model of its model_type", "give a causal language model"
+    elif isinstance(error, ImportError):
+        fix = "install that, or give a checkpoint that does without"
+    elif not isinstance(error, (OSError, ValueError)):
+        reason = f"{type(error).__name__} {reason}".strip()
+    return no_checkpoint(name, reason, fix)
 
 
 @contextmanager
@@ -173,20 +215,30 @@ def _cut(
     return features, head.weight.detach(), logits
 
 
-def check_fit(model: FeatureModel, name: str, block_size: int, vocab_size: int) -> None:
-    """Raise a `UserError` if the text has more positions or token ids than the model called `name` was made for.
+def check_fit(
+    model: FeatureModel, name: str, blocks: Sequence[np.ndarray], vocab_size: int, label: Callable[[int], str]
+) -> None:
+    """Raise a `UserError` if blocks have more positions or larger token ids than the model was made for.
 
     Raise one too if a feature depends on the tokens after it; otherwise a feature could see its own label.
+
+    Args:
+        name: of the model.
+        blocks: (n_blocks, S) token ids of each split.
+        vocab_size: the largest id of the tokenizer + 1; one that the model lacks does no harm where it never occurs.
+        label: what a message calls a token.
     """
+    block_size, rows = blocks[0].shape[1], len(model.classifier)
     if model.positions is not None and 0 < model.positions < block_size:  # XLNet says -1 for no limit
         raise UserError(
             f"corpus.block_size: {block_size} tokens exceed the {model.positions} positions of {name}; "
             f"use at most {model.positions}"
         )
-    if vocab_size > len(model.classifier):
+    if vocab_size > rows and (largest := max(int(split.max()) for split in blocks)) >= rows:
         raise UserError(
-            f"corpus.tokenizer: its {vocab_size} tokens exceed the vocabulary of {name}, {len(model.classifier)}; "
-            "use the model's own tokenizer"
+            f"corpus.tokenizer: {label(largest)[:50]!r}, token {largest}, occurs in the text, but {name} has only "
+            f"{rows} tokens; name the tokenizer that it was trained with, take that token out of the text "
+            "(end_of_text: false, if it is the end), or give the model more rows (resize_token_embeddings)"
         )
     if model.logits is not None:  # our own GPT-Neo is causal
         tokens = torch.zeros(2, min(block_size, 8), dtype=torch.int32, device=model.classifier.device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -10,8 +11,10 @@ from typing import Any
 
 from lcutils.errors import UserError
 from lcutils.manifests import read_manifest
-from lcutils.parameters import ROOT, load_study, parse_overrides
+from lcutils.parameters import load_study, parse_overrides, resolve_path
+from lcutils.pipeline.locks import join_sweep
 from lcutils.pipeline.paths import Workspace
+from lcutils.plain import brief, text_of
 
 NOTEBOOK_PARAMETERS = ("study", "model", "checkpoint", "outputs", "overrides", "published")
 
@@ -26,10 +29,12 @@ def open_study(
 
     Args:
         study: a name in `parameters/`, or the path of a YAML file.
-        outputs: folder below which the study's own folder lies; a relative path starts at the repository's root.
+        outputs: folder below which the study's own folder lies.
         overrides: values that replace the YAML's, as a mapping or as text (`learning_rate=1e-3 max_stories=500`).
         namespace: a notebook's `globals()`. Parameters that papermill added beyond the notebook's own become further
             overrides, so that `papermill … -p learning_rate 1e-3` works and a misspelt name is an error.
+
+    In every path, `~` is the home folder, and a relative one starts at the repository's root (`resolve_path`).
 
     Raises:
         UserError: one line that names the file or key, and the fix.
@@ -38,7 +43,11 @@ def open_study(
         warnings.filterwarnings("ignore", message="IProgress not found")
     pairs = parse_overrides(overrides) | parse_overrides(injected_parameters(namespace or {}))
     loaded = load_study(study, pairs)
-    return Workspace(loaded, (ROOT / outputs / loaded.name).resolve(), pairs)
+    folder = resolve_path(text_of("outputs", outputs)) / loaded.name
+    work = Workspace(loaded, Path(os.path.realpath(folder)), pairs)  # Path.resolve raises where links form a circle
+    if namespace is not None:  # a notebook: if a sweep runs it, it ends with the sweep
+        join_sweep(work.folder)
+    return work
 
 
 def injected_parameters(namespace: Mapping[str, Any]) -> dict[str, Any]:
@@ -46,16 +55,23 @@ def injected_parameters(namespace: Mapping[str, Any]) -> dict[str, Any]:
 
     papermill only logs a parameter that the notebook does not have, so unknown ones must be found here.
     """
+    cells = [source for source in namespace.get("In", []) if source.startswith("# Parameters\n")]
     names = [
         target.id
-        for source in namespace.get("In", [])
-        if source.startswith("# Parameters\n")
-        for statement in ast.parse(source).body
+        for source in cells
+        for statement in _statements(source)
         if isinstance(statement, ast.Assign)
         for target in statement.targets
         if isinstance(target, ast.Name)
     ]
     return {name: namespace[name] for name in names if name not in NOTEBOOK_PARAMETERS}
+
+
+def _statements(cell: str) -> list[ast.stmt]:
+    try:
+        return ast.parse(cell).body
+    except SyntaxError:  # a person's cell with a magic, under the same first line; papermill writes assignments alone
+        return []
 
 
 def refuse_clash(work: Workspace, folder: Path, parameters: Mapping[str, Any]) -> None:
@@ -70,6 +86,6 @@ def refuse_clash(work: Workspace, folder: Path, parameters: Mapping[str, Any]) -
     for key in sorted(keys & made_with.keys()):
         if made_with[key] != parameters.get(key):
             raise UserError(
-                f"{work.display(folder)}: was made with {key} = {made_with[key]}, the override says "
-                f"{parameters.get(key)}; name another outputs folder or study for it"
+                f"{work.display(folder)}: was made with {key} = {brief(made_with[key])}, the override says "
+                f"{brief(parameters.get(key))}; name another outputs folder or study for it"
             )

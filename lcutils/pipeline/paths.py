@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from lcutils.errors import UserError
-from lcutils.parameters import ROOT, CorpusSettings, Study
+from lcutils.parameters import ROOT, CorpusSettings, Study, is_there, resolve_path
+from lcutils.plain import brief, text_of
 from lcutils.runs import PretrainedRun
+from lcutils.text import one_line
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class Workspace:
 
     def run_folder(self, model: str) -> Path:
         """Folder of a trained run."""
-        return self.folder / "runs" / model
+        return self.folder / "runs" / str(model)  # papermill makes a number of a name such as 125
 
     def checkpoint(self, model: str, checkpoint: int) -> Path:
         """Folder of one checkpoint of a trained run."""
@@ -68,8 +70,7 @@ class Workspace:
         run = self.study.run(model)
         if not isinstance(run, PretrainedRun):
             return str(self.checkpoint(model, checkpoint))
-        local = ROOT / Path(run.source).expanduser()
-        return str(local) if local.exists() else run.source
+        return _local(f"pretrained.{run.name}", run.source)
 
     def statistics(self, model: str, checkpoint: int) -> Path:
         """Folder of what stage 3 extracts from a point."""
@@ -87,31 +88,46 @@ class Workspace:
 
     def point(self, model: str, checkpoint: int) -> tuple[str, int]:
         """The point, if the study measures it; otherwise a `UserError` that names those it does."""
-        kept = self.study.run(model).checkpoints
-        if checkpoint not in kept:
+        run = self.study.run(model)
+        # As text, so that True and 1.0 are not taken for 1.
+        if str(checkpoint) not in map(str, run.checkpoints):
+            kept = one_line(", ".join(map(str, run.checkpoints)))
             raise UserError(
-                f"checkpoint: {model} keeps {', '.join(map(str, kept))}, not {checkpoint}; add it in the study's grid"
+                f"checkpoint: {one_line(run.name)} keeps {kept}, not {brief(checkpoint)}; add it in the study's grid"
             )
-        return model, checkpoint
+        return run.name, int(checkpoint)
 
     @property
     def corpus(self) -> CorpusSettings:
-        """The corpus settings, with local paths that start at the repository's root made absolute."""
+        """The corpus settings, with local paths made absolute."""
         settings = self.study.corpus
-        found = {
-            key: str(ROOT / value)
-            for key in ("source", "validation", "tokenizer", "ood")
-            if (value := getattr(settings, key)) and value != "built-in" and (ROOT / value).exists()
-        }
+        given = {key: getattr(settings, key) for key in ("source", "validation", "tokenizer", "ood")}
+        found = {key: _local(f"corpus.{key}", name) for key, name in given.items() if name and name != "built-in"}
         return settings.model_copy(update=found)
 
     def published_table(self, path: str) -> Path:
-        """The file of a published table; a relative path starts at the repository's root, or else here."""
-        found = ROOT / path if (ROOT / path).is_file() else Path(path)
+        """The file of a published table."""
+        found = Path(_local("published", text_of("published", path)))
         if not found.is_file():
-            raise UserError(f"published: there is no file {path}; correct the path")
+            raise UserError(f"published: there is no file {one_line(path, 200)}; correct the path")
         return found
 
     def display(self, path: Path) -> str:
-        """A path as messages show it: relative to the repository's root if it lies below."""
-        return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
+        """A path as messages show it: in one line, relative to the repository's root if it lies below."""
+        return one_line(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path, 200)
+
+
+def _local(key: str, name: str) -> str:
+    """The path that a name leads to, if there is a file or folder; otherwise the name, which may be the hub's.
+
+    Libraries look for a name in the current folder too; what would be found only there is refused.
+    """
+    path = resolve_path(name)
+    if is_there(path) or name.startswith("~"):
+        return str(path)
+    if is_there(Path(name)):
+        raise UserError(
+            f"{key}: there is no {one_line(name)} at the repository's root, where relative paths start; write "
+            f"{one_line(Path(name).absolute(), 200)}"
+        )
+    return name

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
-import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -12,13 +12,20 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import yaml
+
+from lcutils.artifacts import write_json
 from lcutils.corpus import source_digest
 from lcutils.devices import choose_device
 from lcutils.errors import UserError
 from lcutils.parameters import ROOT
 from lcutils.pipeline.jobs import all_jobs, analyze_job, check_overrides
+from lcutils.pipeline.locks import TOKEN, end_sweep, one_sweep, token_of
 from lcutils.pipeline.paths import Workspace
+from lcutils.pipeline.run_job import REQUEST
+from lcutils.text import one_line
 
 PROFILES = ROOT / "parameters" / "profiles"
 STAMPS = ".current"  # folder of empty files: an artifact with a stamp needs no work
@@ -31,29 +38,63 @@ def snakemake_command(
     profile: str | None = None,
     cores: int | None = None,
     dry_run: bool = False,
+    only_analyze: bool = False,
 ) -> list[str]:
-    """The Snakemake call that brings a study, or one model of it, up to date."""
+    """The Snakemake call that brings a study, or one model of it, up to date; writes the request that it reads.
+
+    Args:
+        work: the study.
+        model: only this one, to its measurements.
+        profile: a folder of `parameters/profiles`.
+        cores: that it may use; all by default.
+        dry_run: only count the jobs.
+        only_analyze: analyse what is measured, and make nothing else.
+    """
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
     command += ["--directory", str(work.folder), "--rerun-incomplete", "--keep-going"]
-    # `stamp_current` decides what is out of date. Snakemake runs what has no stamp, and what depends on it.
-    command += ["--rerun-triggers", "mtime"]
-    if profile:
-        if not (PROFILES / profile).is_dir():
-            known = ", ".join(sorted(path.name for path in PROFILES.iterdir() if path.is_dir()))
-            raise UserError(f"PROFILE: parameters/profiles/{profile} does not exist; choose one of {known}")
-        command += ["--workflow-profile", str(PROFILES / profile)]
+    # `stamp_current` decides what is out of date. Snakemake runs what has no stamp, and what depends on it; its own
+    # records are of no use.
+    command += ["--rerun-triggers", "mtime", "--drop-metadata"]
+    if profile is not None:
+        command += ["--workflow-profile", str(_profile_folder(profile))]
     else:
         command += ["--quiet", "rules", "host"]
-    if cores or not profile:
+    if cores is not None and cores < 1:
+        raise UserError(f"CORES: should be at least 1, not {cores}")
+    if cores or profile is None:
         command += ["--cores", str(cores or os.cpu_count())]
     if dry_run:
         command += ["--dry-run"]
-    command += ["--config", f"study={work.study.source}", f"outputs={work.folder.parent}"]
-    command += [f"overrides={json.dumps(work.overrides)}"] if work.overrides else []
-    if model:
-        stamps = [f"measure/{model}@{k}" for k in work.study.run(model).checkpoints]
-        command += ["--", *(f"{STAMPS}/{stamp}" for stamp in stamps)]
-    return command
+    targets = [f"{STAMPS}/analyze"] if only_analyze else []
+    if model is not None:
+        run = work.study.run(model)
+        targets = [f"{STAMPS}/measure/{run.name}@{k}" for k in run.checkpoints]
+    # As JSON, every value arrives as it is: Snakemake's --config and papermill's -p read YAML and numbers.
+    request = {"study": work.study.source, "outputs": str(work.folder.parent), "overrides": dict(work.overrides)}
+    write_json(work.folder / REQUEST, {"parameters": request, "only_analyze": only_analyze})
+    command += ["--configfile", str(work.folder / REQUEST)]
+    return [*command, "--", *targets] if targets else command
+
+
+def _profile_folder(profile: str) -> Path:
+    known = sorted(path.name for path in PROFILES.iterdir() if path.is_dir())
+    if profile not in known:
+        raise UserError(
+            f"PROFILE: parameters/profiles/{one_line(profile)} does not exist; choose one of {', '.join(known)}"
+        )
+    folder = PROFILES / profile
+    files = sorted(folder.glob("config*.yaml"))
+    if not files:
+        raise UserError(f"PROFILE: parameters/profiles/{profile} holds no config.yaml; add one")
+    for path in files:
+        try:
+            values = yaml.safe_load(path.read_bytes())  # as Snakemake reads it
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            why = one_line(" ".join(str(error).split()), 200)
+            raise UserError(f"parameters/profiles/{profile}/{path.name}: cannot be read: {why}") from None
+        if not isinstance(values, dict):
+            raise UserError(f"parameters/profiles/{profile}/{path.name}: should hold keys such as jobs and executor")
+    return folder
 
 
 def stamp_current(work: Workspace) -> None:
@@ -62,6 +103,7 @@ def stamp_current(work: Workspace) -> None:
     Snakemake deletes a job's outputs before it runs the job. Its outputs are therefore stamps: the artifact itself
     stays, and the job finds out whether it needs work.
     """
+    _remove(work.folder / STAMPS)
     now = time.time()
     jobs = all_jobs(work)
     for name, job in (jobs | {"analyze": analyze_job(work, jobs=jobs)}).items():
@@ -70,10 +112,33 @@ def stamp_current(work: Workspace) -> None:
         if job.current:
             stamp.touch()
             os.utime(stamp, (now, now))  # all of one age, so that none is newer than what depends on it
+        elif damaged := job.damaged:
+            print(f"{work.display(job.folder)}: {damaged[0]} is damaged or missing; made again", file=sys.stderr)
+
+
+def forget_snakemake(folder: Path) -> None:
+    """Delete what Snakemake remembers of earlier sweeps, whole or damaged, but its logs: stamps say all that it needs.
+
+    Only for the holder of the sweep's lock: the locks among it are those of a killed Snakemake.
+    """
+    state = folder / ".snakemake"
+    if state.is_dir() and not state.is_symlink():
+        for path in state.iterdir():
+            if path.name not in ("log", "slurm_logs") or not path.is_dir():
+                _remove(path)
+    else:
+        _remove(state)
+
+
+def _remove(path: Path) -> None:
+    """Delete a file, a link or a folder, or nothing."""
+    try:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
         else:
-            stamp.unlink(missing_ok=True)
-            if damaged := job.damaged:
-                print(f"{work.display(job.folder)}: {damaged[0]} is damaged or missing; made again", file=sys.stderr)
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"{one_line(path, 200)}: cannot be deleted ({error.strerror}); make it yours") from None
 
 
 def check_pretrained(work: Workspace) -> None:
@@ -109,7 +174,10 @@ def run_sweep(
     analyze_job(work)  # or a published table
     if profile is None:  # a cluster's login node need not have the device
         choose_device(work.study.device)
-    command = snakemake_command(work, model=model, profile=profile, cores=cores, dry_run=dry_run)
+    if model is not None:
+        work.study.run(model)
+    if profile is not None:
+        _profile_folder(profile)
     try:
         for name in ("notebooks", "logs"):  # papermill does not create the folder that it writes to
             (work.folder / name).mkdir(parents=True, exist_ok=True)
@@ -117,28 +185,51 @@ def run_sweep(
         raise UserError(
             f"outputs: {work.display(work.folder)} cannot be created ({error.strerror}); name another folder"
         ) from None
-    with (work.folder / ".sweep.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"{work.display(work.folder)}: a sweep is running there; wait for it, or name another outputs folder"
-            ) from None
-        # We hold the lock, so no other sweep is alive: a Snakemake lock here was left by a killed one.
-        locks = work.folder / ".snakemake" / "locks"
-        if locks.is_dir() and any(locks.iterdir()):
-            unlock = [*snakemake_command(work, profile=profile, cores=cores), "--unlock"]
-            subprocess.run(unlock, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    with one_sweep(work.folder, dry_run=dry_run) as lock:
+        forget_snakemake(work.folder)
         stamp_current(work)
-        began = time.time()
-        with following_logs(work.folder / "logs"):
+        began, status = time.time(), 0
+
+        def snakemake(**options: Any) -> int:
+            command = snakemake_command(work, profile=profile, cores=cores, **options)
+            environment = os.environ | ({} if dry_run else {TOKEN: token_of(work.folder)})
             # Snakemake holds the lock too, and keeps it if only this process is killed.
-            status = subprocess.run(command, cwd=ROOT, pass_fds=[lock.fileno()]).returncode
+            return subprocess.run(command, cwd=ROOT, env=environment, pass_fds=[lock.fileno()]).returncode
+
+        with following_logs(work.folder / "logs"):
+            status = snakemake(model=model, dry_run=dry_run)
+            if status < 0:
+                end_sweep(work.folder, lock)
+            elif status and model is None and not dry_run and _is_worth_analysing(work):
+                snakemake(only_analyze=True)
+    if status < 0:
+        name = signal.Signals(-status).name
+        print(f"Snakemake was ended by {name}; the same command goes on from here", file=sys.stderr)
+        return 1
     if status == 0 and not dry_run:
         print(describe_outcome(work, model))
-    elif status:
-        print(describe_failures(work.folder / "logs", began), end="", file=sys.stderr)
+    elif status and not dry_run:
+        print(describe_failures(work, began), end="", file=sys.stderr)
     return status
+
+
+def _is_worth_analysing(work: Workspace) -> bool:
+    """True if something is measured that the analysis does not hold; says what is missing."""
+    job = analyze_job(work)
+    missing = [
+        f"{model}@{k}"
+        for (model, k), measured in zip(work.study.points, job.upstream, strict=True)
+        if not measured.current
+    ]
+    if job.current or len(missing) == len(job.upstream):
+        return False
+    print(
+        f"{len(missing)} of {len(job.upstream)} points will be missing in the results table and the report: "
+        f"{one_line(', '.join(missing), 200)}",
+        file=sys.stderr,
+        flush=True,
+    )
+    return True
 
 
 @contextmanager
@@ -152,10 +243,11 @@ def following_logs(folder: Path) -> Iterator[None]:
         while not over:
             over = done.wait(1.0)  # then once more, for what came in the last second
             for path in sorted(folder.glob("*.log")):
-                with path.open(errors="replace") as file:
-                    file.seek(read.get(path, 0))
-                    print(file.read(), end="", flush=True)
-                    read[path] = file.tell()
+                if path.is_file() and os.access(path, os.R_OK):
+                    with path.open(errors="replace") as file:
+                        file.seek(read.get(path, 0))
+                        print(file.read(), end="", flush=True)
+                        read[path] = file.tell()
 
     thread = threading.Thread(target=follow, daemon=True)
     thread.start()
@@ -166,15 +258,14 @@ def following_logs(folder: Path) -> Iterator[None]:
         thread.join()
 
 
-def describe_failures(logs: Path, began: float) -> str:
-    """The last line of each papermill log that was written since `began` and reports an error."""
+def describe_failures(work: Workspace, began: float) -> str:
+    """The last line of each job that began since then and left no stamp."""
     text = ""
-    for log in sorted(logs.glob("*.papermill")):
-        lines = log.read_text(errors="replace").strip().splitlines()
-        if log.stat().st_mtime >= began and any(
-            "Exception encountered" in line or "Traceback" in line for line in lines
-        ):
-            text += f"{log.stem} failed: {lines[-1]}\n"
+    for log in sorted((work.folder / "logs").glob("*.papermill")):
+        stage, _, name = log.stem.partition("_")[2].partition("_")
+        if log.stat().st_mtime >= began and not (work.folder / STAMPS / stage / name).exists():
+            lines = log.read_text(errors="replace").strip().splitlines() or ["it ended without a word"]
+            text += f"{one_line(log.stem)} failed: {one_line(lines[-1], 300)}\n"
     return text
 
 

@@ -16,6 +16,7 @@ from lcutils.charts.grid import NO_SENSITIVITY
 from lcutils.charts.tokens import NO_TOKENS
 from lcutils.report.body import BY_WIDTH, Report, Table, report_page
 from lcutils.report.parts import figures_page
+from lcutils.text import csv_text
 
 
 def write_analysis(
@@ -60,7 +61,7 @@ def write_analysis(
     write("figures/by_width.html", figures_page(title, "Measurements against width", *report.by_width))
     for name, table in report.tables.items():
         if isinstance(table, pd.DataFrame):
-            write(f"tables/{name}.csv", table.to_csv(index=False))
+            write(f"tables/{name}.csv", csv_text(table))
     write("report.html", report_page(report, title=title, settings=settings, tokens=tokens))
     return report
 

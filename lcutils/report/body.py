@@ -19,6 +19,7 @@ from lcutils.analysis.tables import flat_settings
 from lcutils.charts import FIGURE_1, Figure
 from lcutils.manifests import git_commit
 from lcutils.report.parts import TEMPLATES, table_html
+from lcutils.text import csv_text
 
 VERSIONS = [
     "lcutils", "torch", "transformers", "numpy", "scipy", "pandas", "statsmodels", "altair", "vl-convert-python",
@@ -108,7 +109,7 @@ def report_page(report: Report, *, title: str, settings: dict[str, Any], tokens:
     facts = {
         "written": today,
         "commit": git_commit() or "not known",
-        "sha256 of the results": hashlib.sha256(results.to_csv(index=False).encode()).hexdigest(),
+        "sha256 of the results": hashlib.sha256(csv_text(results).encode()).hexdigest(),
         "Python": platform.python_version(),
         **{name: version(name) for name in VERSIONS},
     }
@@ -132,7 +133,7 @@ def explorers(tokens: dict[str, pd.DataFrame]) -> list[Figure]:
     size = 0
     for place, (label, table) in enumerate(tokens.items()):
         figure = charts.token_explorer(table, label)
-        size += 0 if figure.rows is None else len(figure.rows.to_csv(index=False))
+        size += len(figure.data)
         if made and size > TOKEN_BUDGET:
             break
         made.append(replace(figure, name=f"{figure.name}_{place}") if place else figure)

@@ -9,27 +9,42 @@ import base64
 import gzip
 import json
 import math
-from collections.abc import Hashable
+import string
+from collections.abc import Callable, Hashable
 from functools import cache
 from importlib.resources import files
 from typing import Any
+from urllib.parse import quote
 
 import pandas as pd
 import vl_convert
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from pandas.io.formats.style import Styler
 
 from lcutils.analysis import Missing
 from lcutils.charts.theme import DARK, LIGHT, VEGALITE_VERSION, Figure
+from lcutils.text import drawable, markdown_text, one_line, storable
 
+LONGEST = 2_000  # characters that a table shows of a text
 LONG_TEXTS = {"note", "definition", "axis", "limit", "dropped", "ours", "paper", "setting"}
 
 
 def data_json(value: Any) -> str:
     """Return `value` as a page carries it: JSON, gzipped and in base64, a third of its size; the page unpacks it."""
     text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
+    # Half a character becomes its escape, which JSON reads as that half again.
+    return base64.b64encode(gzip.compress(storable(text).encode(), mtime=0)).decode()
+
+
+def html_text(value: Any) -> Any:
+    """What an expression of a template becomes, in text and in attributes: markup is escaped, `Markup` stays.
+
+    A carriage return is written as a reference, because a browser would make a newline of it.
+    """
+    if not isinstance(value, str) or isinstance(value, Markup):
+        return value
+    return Markup(str(escape(drawable(value))).replace("\r", "&#13;"))
 
 
 def _source(name: str) -> Markup:
@@ -48,11 +63,14 @@ def _bundle() -> Markup:
 TEMPLATES = Environment(
     loader=PackageLoader("lcutils.report", "page"),
     autoescape=True,
+    finalize=html_text,
     trim_blocks=True,
     undefined=StrictUndefined,
 )
 TEMPLATES.globals |= {"source": _source, "bundle": _bundle, "grounds": {"light": LIGHT, "dark": DARK}}
 TEMPLATES.filters["packed"] = lambda figure: data_json(figure.spec)
+# The address of an element by its id, in which a browser takes % for the start of a code and drops newlines.
+TEMPLATES.filters["address"] = lambda name: quote(drawable(name), safe=string.punctuation.replace("%", ""))
 TEMPLATES.tests["missing"] = lambda table: isinstance(table, Missing)
 
 
@@ -68,11 +86,11 @@ class _PageStyler(Styler):
     template_html_table = TEMPLATES.get_template("table.html")
 
 
-def _formatted(styler: Styler, table: pd.DataFrame) -> Styler:
-    """Show the table's numbers as people read them, truth as yes or no, nothing for a missing value; hide the index."""
+def _formatted(styler: Styler, table: pd.DataFrame, words_of: Callable[[Any], str]) -> Styler:
+    """Show the table's numbers as people read them, words by `words_of`, nothing for a missing value; no index."""
     words = _word_columns(table)
     numbers: list[Hashable] = [column for column in table.columns if column not in words]
-    return styler.format(_words, subset=words, na_rep="").format(number_words, subset=numbers, na_rep="").hide()
+    return styler.format(words_of, subset=words, na_rep="").format(number_words, subset=numbers, na_rep="").hide()
 
 
 def _word_columns(table: pd.DataFrame) -> list[Hashable]:
@@ -81,7 +99,8 @@ def _word_columns(table: pd.DataFrame) -> list[Hashable]:
 
 
 def _words(value: Any) -> str:
-    return ("yes" if value else "no") if isinstance(value, bool) else str(value)
+    """A cell that is no number: truth as yes or no, text in one visible line."""
+    return ("yes" if value else "no") if isinstance(value, bool) else one_line(str(value), LONGEST)
 
 
 def number_words(value: Any) -> str:
@@ -107,7 +126,7 @@ def table_html(
     shown = table.head(most).reset_index(drop=True)
     words = _word_columns(shown)
     shown = shown.astype({column: float for column in shown.columns if column not in words})
-    styler = _formatted(_PageStyler(shown, cell_ids=False), shown)
+    styler = _formatted(_PageStyler(shown, cell_ids=False), shown, _words)
     about: dict[str, Any] = {"caption": caption, "total": len(table), "anchors": anchors, "csv": csv}
     about |= {"columns": [*shown.columns], "words": words, "long_texts": LONG_TEXTS}
     return Markup(styler.to_html(exclude_styles=True, records=table.head(most).to_dict("records"), **about))
@@ -118,7 +137,9 @@ def shown_table(table: pd.DataFrame | Missing, columns: list[str] | None = None,
     if isinstance(table, Missing):
         from IPython.display import Markdown
 
-        return Markdown(table.reason)
+        return Markdown(markdown_text(table.reason))
     kept = table[[c for c in columns if c in table.columns]] if columns else table
     kept = kept.head(most).reset_index(drop=True)
-    return _formatted(kept.style, kept)
+    # pandas' own template escapes nothing, and MathJax would typeset what stands between two $.
+    styler = kept.style.set_table_attributes('class="tex2jax_ignore mathjax_ignore"').format_index(html_text, axis=1)
+    return _formatted(styler, kept, lambda value: html_text(_words(value)))

@@ -1,0 +1,181 @@
+"""One sweep at a time in a study's folder, until the last of its jobs has ended.
+
+Two files are locked with `flock`; a lock ends with the processes that hold it, however they end.
+
+- `.sweep.lock`, by the sweep and its Snakemake. Its text is the sweep's token, a word that no other sweep has.
+- `.jobs.lock`, by every job, which is papermill's process and the notebook's kernel, together. Its lines name them.
+
+If Snakemake alone is killed, its jobs live on. Each looks every second whether its sweep still runs and ends itself if
+not: nothing is lost, as all work goes on from its last save. A sweep begins when no job of an earlier one is left.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+from lcutils.errors import UserError
+from lcutils.text import one_line
+
+SWEEP, JOBS = ".sweep.lock", ".jobs.lock"
+TOKEN, JOB = "LCUTILS_SWEEP", "LCUTILS_JOB"  # in the environment of a job; Slurm hands them on
+SECONDS_TO_END = 120.0  # that the jobs of an earlier sweep may take to notice that it is over
+_held: list[TextIO] = []  # locks that last as long as this process
+
+
+@contextmanager
+def one_sweep(folder: Path, *, dry_run: bool = False) -> Iterator[TextIO]:
+    """Hold a study's folder for one sweep, no job of an earlier one being left; yields the file with the lock.
+
+    Its descriptor may be handed to another process, which then holds the lock too.
+
+    Raises:
+        UserError: another sweep is running, or a job that does not end; the file system has no locks; or the folder
+            cannot be written.
+    """
+    with _open(folder / SWEEP) as lock:
+        _lock_sweep(folder, lock)
+        if not dry_run:
+            _write(lock, f"{uuid.uuid4().hex} {socket.gethostname()}\n")
+            _wait_for_jobs(folder)
+        try:
+            yield lock
+        finally:
+            if not dry_run:
+                end_sweep(folder, lock)
+
+
+def end_sweep(folder: Path, lock: TextIO) -> None:
+    """Tell the jobs that their sweep is over, and wait until none is left. Most often there is none."""
+    _write(lock, "")
+    _wait_for_jobs(folder)
+
+
+def token_of(folder: Path) -> str:
+    """The token of the sweep that runs in a folder, or of the last one; empty while one ends."""
+    words = _text(folder / SWEEP).split()
+    return words[0] if words else ""
+
+
+def join_sweep(folder: Path) -> None:
+    """Called in each process of a job: hold the jobs' lock until the process ends, and end it with its sweep.
+
+    Does nothing in a process that no sweep started.
+
+    Raises:
+        UserError: the sweep is over already.
+    """
+    token = os.environ.get(TOKEN)
+    if not token:
+        return
+    lock = _open(folder / JOBS)
+    _flock(lock, fcntl.LOCK_SH)
+    if token_of(folder) != token:
+        lock.close()
+        raise UserError("the sweep that this job belongs to is over; nothing is done")
+    _held.append(lock)
+    lock.write(f"{one_line(os.environ.get(JOB, 'job'))} (process {os.getpid()} on {socket.gethostname()})\n")
+    lock.flush()
+    threading.Thread(target=_end_with_sweep, args=(folder, token), daemon=True).start()
+
+
+def _end_with_sweep(folder: Path, token: str) -> None:
+    """Kill this process once its sweep is over: killing at any time is what all work is made for."""
+    while _is_alive(folder, token):
+        time.sleep(1.0)
+    print("error: the sweep that this job belongs to is over; the next one goes on from here", file=sys.stderr)
+    sys.stderr.flush()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _is_alive(folder: Path, token: str) -> bool:
+    words = _text(folder / SWEEP).split()
+    if words[:1] != [token]:
+        return False
+    if words[1:] != [socket.gethostname()]:  # a cluster's job outlives its sweep, until another one begins
+        return True
+    with (folder / SWEEP).open() as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def _lock_sweep(folder: Path, lock: TextIO) -> None:
+    began = time.monotonic()
+    while True:
+        try:
+            _flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            # A job that looks holds the lock for an instant; and a sweep that ends waits for its jobs.
+            if time.monotonic() - began > (SECONDS_TO_END if not token_of(folder) else 2.0):
+                raise UserError(
+                    f"{one_line(folder, 200)}: a sweep is running there; wait for it, or name another outputs folder"
+                ) from None
+            time.sleep(0.05)
+
+
+def _wait_for_jobs(folder: Path) -> None:
+    """Wait until no process of a job is left."""
+    began, said = time.monotonic(), False
+    with _open(folder / JOBS) as lock:
+        while True:
+            try:
+                _flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock.truncate(0)
+                return
+            except BlockingIOError:
+                waited = time.monotonic() - began
+                left = one_line("; ".join(_text(folder / JOBS).splitlines()), 200)
+            if waited > SECONDS_TO_END:
+                raise UserError(
+                    f"{one_line(folder, 150)}: jobs of an earlier sweep do not end: {left}; end what is left of them, "
+                    "and start again"
+                )
+            if waited > 2.0 and not said:
+                print(f"waiting for jobs of an earlier sweep to end: {left}", file=sys.stderr, flush=True)
+                said = True
+            time.sleep(0.1)
+
+
+def _open(path: Path) -> TextIO:
+    try:
+        return path.open("a+", encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise UserError(
+            f"{one_line(path, 200)}: cannot be written ({error.strerror}); make it yours, or name other outputs"
+        ) from None
+
+
+def _flock(file: TextIO, kind: int) -> None:
+    try:
+        fcntl.flock(file, kind)
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        raise UserError(
+            f"{one_line(file.name, 200)}: this file system has no locks ({error.strerror}); name another outputs folder"
+        ) from None
+
+
+def _write(file: TextIO, text: str) -> None:
+    file.truncate(0)
+    file.write(text)  # at the end, as the file is open for appending
+    file.flush()
+
+
+def _text(path: Path) -> str:
+    """A lock file's text; none where somebody deleted it."""
+    return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""

@@ -1,0 +1,133 @@
+"""The sections of a study: which keys there are, of which type, and what they are if not given."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from itertools import product
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from lcutils import paper
+from lcutils.runs import Architecture, Recipe, RunName
+
+
+class Section(BaseModel):
+    """A part of a study: nothing but the keys named here, with finite numbers."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+Count = Annotated[int, Field(gt=0, lt=2**31)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+class CorpusSettings(Section):
+    """Where the text comes from and how it becomes blocks of tokens."""
+
+    source: str = "built-in"  # "built-in", a file or folder, or the name of a hub dataset
+    validation: str | None = None  # path of the validation text, if the source has no split of that name
+    validation_share: float = Field(0.05, gt=0, lt=1)  # otherwise: share of stories taken from the end
+    text_column: str = "text"
+    max_stories: Count | None = None
+    max_validation_stories: Count | None = None
+    tokenizer: str = "bpe:4096"  # "bpe:SIZE" trained on the text, a folder with vocab.json and merges.txt, a hub name
+    block_size: int = Field(2048, ge=2, lt=2**31)
+    packing: Literal["paper", "lossless"] = "paper"
+    end_of_text: bool = False  # put the end-of-text token after each story
+    ood: str | None = None  # out-of-distribution text for NC5: a file, folder or hub dataset
+    seed: Seed = 0  # of the built-in generator
+
+
+class ArchitectureSettings(Section):
+    """What all models of a study share."""
+
+    heads: Count = Architecture.heads
+    window: Count = Architecture.window  # keys that a local layer's query sees, its own included
+    positions: Count = Architecture.positions
+
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
+class TrainingSettings(Section):
+    """The recipe; the defaults are those of `Recipe`, the paper's."""
+
+    learning_rate: float = Field(Recipe.learning_rate, gt=0)
+    batch_size: Literal["paper"] | Count = "paper"  # sequences; "paper": by architecture
+    decay: dict[str, Annotated[float, Field(ge=0)]] = paper.DECAY  # weight decay by the letter of a run's name
+    betas: tuple[Beta, Beta] = Recipe.betas  # of AdamW
+    eps: float = Field(Recipe.eps, gt=0)  # of AdamW
+    clip_norm: float = Field(Recipe.clip_norm, gt=0)
+    init_seed: Seed = Recipe.init_seed  # of the initial weights; a run's own seed shuffles the data
+    autocast: Literal["bf16", "fp32"] = "bf16"  # of matrix products on a GPU; the CPU always trains in fp32
+    deterministic: bool = False  # on a GPU: the same bits every time, killed or not; costs 1 to 8 % of the speed
+
+
+class ExtractionSettings(Section):
+    """How features become class statistics."""
+
+    precision: Literal["fp32", "tf32", "fp16", "bf16"] = "fp16"  # of matrix products on a GPU; the CPU always uses fp32
+    blocks_per_batch: Count = 16
+    covariance: bool = True  # the pooled within-class covariance, which nc1_pinv needs
+
+
+class MeasurementSettings(Section):
+    """What is measured, over which classes."""
+
+    min_count: int = Field(1, ge=1, lt=2**63)  # classes with fewer training samples are left out
+    riesz_s: float = Field(1.0, gt=0)  # exponent of the Riesz kernel
+    sensitivity: tuple[Annotated[int, Field(ge=1, lt=2**63)], ...] = (1, 2, 10, 100)  # min_counts of sensitivity.csv
+    neighbours: int = Field(5, ge=1, lt=2**31)  # nearest class means listed in the per-token table
+
+
+class AnalysisSettings(Section):
+    """What the analysis needs besides the rows."""
+
+    permutations: int = Field(10_000, ge=1, lt=2**31)
+    published: tuple[str, ...] = ()  # published tables (CSV) to compare with ours
+    names: tuple[str, ...] = paper.FIRST_NAMES  # Table 5
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list | tuple) else (value,)
+
+
+_Value = TypeVar("_Value")
+OneOrMore = Annotated[tuple[_Value, ...], Field(min_length=1), BeforeValidator(_as_tuple)]
+
+
+class GridEntry(Section):
+    """A product of values; each field takes one value or a list."""
+
+    depth: OneOrMore[Annotated[int, Field(gt=0, le=10_000)]]
+    width: OneOrMore[Annotated[int, Field(gt=0, le=2**20)]]
+    epochs: OneOrMore[Annotated[int, Field(gt=0, le=2**20)]]
+    decay: OneOrMore[str] = ("d",)
+    seed: OneOrMore[Seed | None] = (None,)
+    checkpoints: OneOrMore[Annotated[int, Field(ge=0, le=2**20)]]
+
+    @property
+    def size(self) -> int:
+        """Number of run names, those that occur twice counted twice."""
+        return math.prod(map(len, (self.depth, self.width, self.epochs, self.decay, self.seed)))
+
+    def run_names(self) -> Iterator[RunName]:
+        """The names of the product, in order."""
+        for values in product(self.depth, self.width, self.epochs, self.decay, self.seed):
+            yield RunName(*values)
+
+
+def _source_alone(value: Any) -> Any:
+    return {"source": value} if isinstance(value, str) else value
+
+
+class PretrainedFields(Section):
+    """Where a model lies that is measured as it is."""
+
+    source: str  # a checkpoint folder, or a name on the hub
+    revision: str | None = None  # branch, tag or commit on the hub
+
+
+PretrainedModel = Annotated[PretrainedFields, BeforeValidator(_source_alone)]  # a plain string is its source
