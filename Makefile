@@ -6,21 +6,21 @@ STUDY  ?= demo
 OUTPUTS ?= outputs
 READY  := $(VENV)/.ready
 # A variable's text as one word of the shell, whatever is in it.
-word = '$(subst ','\'',$(value $1))'
+quoted = '$(subst ','\'',$(value $1))'
 
 .DELETE_ON_ERROR:
 .PHONY: demo test lab sweep plan check notebooks notebook-filter
 
 demo: $(READY)
-	$(RUN) -m lcutils sweep demo --outputs=$(call word,OUTPUTS)
+	$(RUN) -m lcutils sweep demo --outputs=$(call quoted,OUTPUTS)
 
 sweep: $(READY)
-	$(RUN) -m lcutils sweep $(call word,STUDY) --outputs=$(call word,OUTPUTS) $(if $(value MODEL),--model=$(call word,MODEL)) \
-	  $(if $(value PROFILE),--profile=$(call word,PROFILE)) $(if $(value CORES),--cores=$(call word,CORES)) \
-	  $(if $(DRY),--dry-run) $(if $(value SET),--overrides=$(call word,SET))
+	$(RUN) -m lcutils sweep $(call quoted,STUDY) --outputs=$(call quoted,OUTPUTS) $(if $(value MODEL),--model=$(call quoted,MODEL)) \
+	  $(if $(value PROFILE),--profile=$(call quoted,PROFILE)) $(if $(value CORES),--cores=$(call quoted,CORES)) \
+	  $(if $(DRY),--dry-run) $(if $(value SET),--overrides=$(call quoted,SET))
 
 plan: $(READY)
-	$(RUN) -m lcutils plan $(call word,STUDY) --outputs=$(call word,OUTPUTS) $(if $(value SET),--overrides=$(call word,SET))
+	$(RUN) -m lcutils plan $(call quoted,STUDY) --outputs=$(call quoted,OUTPUTS) $(if $(value SET),--overrides=$(call quoted,SET))
 
 lab: $(READY)
 	$(VENV)/bin/jupyter lab --notebook-dir notebooks

@@ -10,7 +10,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +32,7 @@ from lcutils.features.models import FeatureModel, check_fit, load_feature_model
 from lcutils.manifests import read_manifest, write_manifest
 from lcutils.pipeline.jobs import (
     Job,
+    alone,
     analyze_job,
     data_job,
     extract_job,
@@ -43,7 +44,7 @@ from lcutils.pipeline.jobs import (
 )
 from lcutils.pipeline.overrides import open_study, refuse_clash
 from lcutils.pipeline.paths import Workspace
-from lcutils.runs import PretrainedRun, Run, TrainedRun
+from lcutils.runs import Architecture, PretrainedRun, Run, TrainedRun
 from lcutils.text import csv_text
 from lcutils.training import ranks
 from lcutils.training.loop import Trained, train
@@ -92,18 +93,22 @@ def train_run(work: Workspace, model: str) -> Trained:
     data = open_data(work.data)
     architecture = run.architecture(data.summary["vocab_size"])
     if missing:
-        if ranks.is_first():
-            for path in (job.folder / name for name in {MANIFEST, *job.damaged}):
-                # Training makes again what is missing, and nothing else. A checkpoint may have lost its weights only.
-                remove(path.parent if path.name == "model.safetensors" else path)
-        with explain_full_disk(job.folder), _device(work) as device:
-            recipe, log = run.recipe_on(device.type), work.log(model)
-            blocks = data.train, data.validation
-            records = train(architecture, recipe, *blocks, job.folder, device=device, log=log, job=job.identity)
+        with alone(job) if ranks.is_first() else nullcontext():
+            _train(work, run, job, architecture, data, began)
+    return Trained(job.folder, architecture, run.checkpoints)
+
+
+def _train(work: Workspace, run: TrainedRun, job: Job, architecture: Architecture, data: Data, began: float) -> None:
+    if ranks.is_first():
+        for path in (job.folder / name for name in {MANIFEST, *job.damaged}):
+            # Training makes again what is missing, and nothing else. A checkpoint may have lost its weights only.
+            remove(path.parent if path.name == "model.safetensors" else path)
+    with explain_full_disk(job.folder), _device(work) as device:
+        recipe, log, blocks = run.recipe_on(device.type), work.log(run.name), (data.train, data.validation)
+        records = train(architecture, recipe, *blocks, job.folder, device=device, log=log, job=job.identity)
         if ranks.is_first():
             facts = {"device": str(device), "tokens_per_second": records[-1]["tokens_per_second"]}
             _finish_run(work, run, job, began, facts)
-    return Trained(job.folder, architecture, run.checkpoints)
 
 
 def _finish_run(work: Workspace, run: TrainedRun, job: Job, began: float, facts: dict[str, Any]) -> None:

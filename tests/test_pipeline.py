@@ -83,6 +83,54 @@ def test_relative_paths_start_at_the_repository(tiny):
     assert work.corpus.ood == "no/such/file.txt"
 
 
+def test_home_and_relative_paths_are_the_same_everywhere(tiny, monkeypatch):
+    home = tiny.parent / "home"
+    home.mkdir()
+    (home / "text.txt").write_text("a story")
+    monkeypatch.setenv("HOME", str(home))
+    overrides = {"source": "~/text.txt", "ood": "~/missing.txt", "tokenizer": "~/x", "pretrained": {"a": "~/model"}}
+    work = open_study(tiny, "~/runs", overrides)
+    assert work.folder == home / "runs" / "tiny"
+    assert work.corpus.source == f"{home}/text.txt"
+    assert work.corpus.ood == f"{home}/missing.txt"
+    assert work.checkpoint_source("a", 0) == f"{home}/model"
+    assert work.published_table("~/text.txt") == home / "text.txt"
+    monkeypatch.chdir(home)  # what lies only here is not found by some and missed by others
+    for find in (lambda: open_study(tiny, "out", "source=text.txt").corpus, lambda: work.published_table("text.txt")):
+        with pytest.raises(
+            UserError, match=f"at the repository's root, where relative paths start; write {home}/text.txt"
+        ):
+            find()
+
+
+@pytest.mark.parametrize(
+    "odd", [None, True, 1.5, [], {}, "", "a\0b", "\udcff", "x" * 300, "a/" * 3000, "~nobody-here/x"]
+)
+def test_an_odd_argument_is_one_line(tiny, odd):
+    work = open_study(tiny, tiny.parent)
+    for use in (
+        lambda: open_study(odd, tiny.parent),
+        lambda: open_study(tiny, odd),
+        lambda: work.study.run(odd),
+        lambda: work.point("01x0016_01d", odd),
+        lambda: work.published_table(odd),
+    ):
+        with pytest.raises(UserError) as caught:
+            use()
+        assert str(caught.value).isprintable()
+        assert len(str(caught.value)) < 500
+
+
+def test_numbers_that_papermill_made_of_names_are_text(tiny):
+    work = open_study(tiny, 2024)
+    assert work.folder.parent.name == "2024"
+    assert work.point("01x0016_01d", "0") == ("01x0016_01d", 0)
+
+
+def test_a_cell_with_a_magic_is_no_parameter_cell(tiny):
+    assert injected_parameters({"In": ["# Parameters\n%matplotlib inline\nx = 1"]}) == {}
+
+
 def test_a_job_reads_only_what_it_uses(tiny):
     cases = {
         "learning_rate=1": {"train"},

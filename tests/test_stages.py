@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from lcutils.errors import UserError
 from lcutils.parameters import ROOT
-from lcutils.pipeline.jobs import analyze_job
+from lcutils.pipeline.jobs import alone, analyze_job, extract_job, train_job
 from lcutils.stages import (
     analyze_study,
     extract_point,
@@ -203,3 +203,14 @@ def test_two_processes_train_the_same_model(tiny):
     assert train_run(shared, MODEL).checkpoints[0]["val_loss"] == pytest.approx(
         train_run(alone, MODEL).checkpoints[0]["val_loss"], abs=1e-4
     )
+
+
+def test_two_processes_do_not_make_one_artifact(work):
+    prepare_data(work)
+    for job, make in (
+        (train_job(work, MODEL), lambda: train_run(work, MODEL)),
+        (extract_job(work, MODEL, 0), lambda: extract_point(work, MODEL, 0)),
+    ):
+        with alone(job), pytest.raises(UserError, match=f"{job.folder}: another process is making it; wait for that"):
+            make()
+        make()

@@ -1,8 +1,11 @@
 """Small sweeps through Snakemake and papermill: what runs, what does not, what is refused."""
 
 import json
+import os
 import re
+import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -15,9 +18,12 @@ import pytest
 from conftest import TINY, lcutils_command
 
 from lcutils.artifacts import write_json
+from lcutils.errors import UserError
 from lcutils.parameters import ROOT, load_study
+from lcutils.pipeline.locks import TOKEN, join_sweep, one_sweep, token_of
 from lcutils.pipeline.overrides import open_study
-from lcutils.pipeline.sweep import STAMPS, following_logs, snakemake_command, stamp_current
+from lcutils.pipeline.run_job import REQUEST
+from lcutils.pipeline.sweep import STAMPS, following_logs, run_sweep, snakemake_command, stamp_current
 from lcutils.stages import extract_point, measure_point, prepare_data, train_run
 
 
@@ -178,14 +184,146 @@ def test_a_killed_sweep_goes_on_to_the_same_numbers(tmp_path):
     assert json.loads((tmp_path / f"tiny/measurements/{model}@39/row.json").read_text()) == alone
 
 
-def test_a_failed_sweep_ends_with_what_failed(copy, tmp_path):
+def test_a_failed_model_keeps_no_other_from_the_table(copy, tmp_path):
     (tmp_path / "model").mkdir()
     (tmp_path / "model/config.json").write_text('{"model_type": "gpt2"}')
+    shutil.rmtree(copy.parent / "tiny/analysis")
+    (copy.parent / "tiny/results.csv").unlink()
     pretrained = f"pretrained={{empty: {tmp_path}/model}}"
     outcome = lcutils_command("sweep", copy, "--outputs", copy.parent, "--set", pretrained)
     assert outcome.returncode == 1
+    assert "1 of 3 points will be missing in the results table and the report: empty@0" in outcome.stderr
     last = outcome.stderr.splitlines()[-1]
     assert last.startswith(f"03_extract_empty@0 failed: error: {tmp_path}/model: ")
+    assert len(pd.read_csv(copy.parent / "tiny/results.csv")) == 2
+    assert (copy.parent / "tiny/analysis/report.html").is_file()
+    work = open_study(copy, copy.parent, pretrained)
+    stamp_current(work)
+    command = [*snakemake_command(work, dry_run=True), "--quiet", "all"]
+    assert (
+        subprocess.run(command, cwd=ROOT).returncode == 0
+    )  # the jobs are still asked for, and the analysis after them
+    assert "analyze" in planned(copy)  # without the model, it is another analysis
+
+
+def test_values_reach_every_job_as_they_are(tmp_path):
+    """The checkout, the study, the outputs and a value hold all that YAML, shells and Snakemake give a meaning."""
+    root, odd = tmp_path / "it's {a} #1", "null: {x} # 'y'\nz \U0001f600"
+    root.mkdir()
+    for name in ("lcutils", "notebooks", "parameters"):
+        shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "Snakefile", root)
+    (root / "my study {1} #2.yaml").write_text(TINY)
+    words = ["sweep", "my study {1} #2.yaml", "--outputs", odd, "--model", "01x0016_01d", "--set", f"title={odd}"]
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    outcome = subprocess.run(
+        [sys.executable, "-m", "lcutils", *words], cwd=root, env=environment, capture_output=True, text=True
+    )
+    assert outcome.returncode == 0, outcome.stderr[-3000:]
+    folder = root / odd / "my study {1} #2"
+    assert (folder / "measurements/01x0016_01d@0/row.json").is_file()
+    request = json.loads((folder / REQUEST).read_text())["parameters"]
+    assert request == {
+        "study": f"{root}/my study {{1}} #2.yaml",
+        "outputs": f"{root}/{odd}",
+        "overrides": {"title": odd},
+    }
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_sweep_after_a_killed_snakemake_fights_no_kernel(tmp_path, whole):
+    study, model = tmp_path / "tiny.yaml", "01x0016_40d"
+    study.write_text(TINY.replace("epochs: 1, decay: d, checkpoints: 0", "epochs: 40, decay: d, checkpoints: 39"))
+    words = ["sweep", study, "--outputs", tmp_path, "--model", model]
+    command = [sys.executable, "-m", "lcutils", *map(str, words)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    log = tmp_path / "tiny/runs" / model / "log.jsonl"
+    while not log.exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    ended = [pid for pid in children(process.pid) if b"snakemake" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    assert ended
+    for pid in [process.pid] * whole + ended:
+        os.kill(pid, signal.SIGKILL)
+    outcome = lcutils_command(*words)  # at once
+    assert outcome.returncode == 0, outcome.stderr[-3000:]
+    assert process.wait() == (-signal.SIGKILL if whole else 1)
+    assert (tmp_path / f"tiny/measurements/{model}@39/row.json").is_file()
+    steps = [json.loads(line)["step"] for line in log.read_text().splitlines()]
+    assert steps == sorted(set(steps))
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def test_a_job_without_its_sweep_does_nothing(tmp_path, monkeypatch):
+    join_sweep(tmp_path)  # no sweep's
+    assert not any(tmp_path.iterdir())
+    with one_sweep(tmp_path):
+        monkeypatch.setenv(TOKEN, token_of(tmp_path))
+    with pytest.raises(UserError, match="is over"):
+        join_sweep(tmp_path)
+
+
+def test_a_job_ends_with_its_sweep_and_the_next_one_waits_for_it(tmp_path):
+    code = "import sys, time; from pathlib import Path; from lcutils.pipeline.locks import join_sweep;"
+    code += "join_sweep(Path(sys.argv[1])); print('in', flush=True); time.sleep(600)"
+    with one_sweep(tmp_path):
+        environment = os.environ | {TOKEN: token_of(tmp_path), "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-c", code, str(tmp_path)]
+        job = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        assert job.stdout
+        assert job.stdout.readline() == b"in\n"
+        with pytest.raises(UserError, match="a sweep is running there"), one_sweep(tmp_path):
+            pass
+        assert job.poll() is None
+    with one_sweep(tmp_path):
+        assert job.wait() == -signal.SIGKILL
+
+
+def test_damaged_records_of_snakemake_and_odd_stamps_are_made_anew(copy):
+    folder = copy.parent / "tiny"
+    for path in (folder / STAMPS / "data", folder / ".snakemake/metadata/x", folder / ".snakemake/locks/0.input.lock"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        path.mkdir(parents=True)
+    shutil.rmtree(folder / ".snakemake/incomplete", ignore_errors=True)
+    (folder / ".snakemake/incomplete").write_text("no folder")
+    outcome = lcutils_command("sweep", copy, "--outputs", copy.parent)
+    assert outcome.returncode == 0, outcome.stderr
+    assert "Nothing to be done" in outcome.stdout + outcome.stderr
+    shutil.rmtree(folder / ".snakemake")
+    shutil.rmtree(folder / STAMPS)
+    for name in (".snakemake", STAMPS):
+        (folder / name).write_text("no folder")
+    assert lcutils_command("sweep", copy, "--outputs", copy.parent, "--dry-run").returncode == 0
+
+
+def test_a_broken_profile_and_an_unwritable_folder_are_one_line(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr("lcutils.pipeline.sweep.PROFILES", tmp_path)
+    work = open_study(tiny, tmp_path / "out")
+    for text, words in ((None, "holds no config.yaml"), ("a: [", "cannot be read"), ("- 1", "should hold keys")):
+        (tmp_path / "mine").mkdir(exist_ok=True)
+        if text:
+            (tmp_path / "mine/config.yaml").write_text(text)
+        with pytest.raises(UserError, match=words):
+            run_sweep(work, profile="mine")
+    with pytest.raises(UserError, match="CORES: should be at least 1, not 0"):
+        run_sweep(work, cores=0)
+    assert not work.folder.exists()
+    (work.folder / ".sweep.lock").mkdir(parents=True)
+    with pytest.raises(UserError, match="cannot be written"):
+        run_sweep(work)
+
+
+def test_make_passes_any_text(tmp_path):
+    odd = "a 'b' \"c\" $d `e` #f {g} \\ h"
+    words = [f"{name}={odd}" for name in ("STUDY", "OUTPUTS", "MODEL", "PROFILE", "CORES", "SET")]
+    command = ["make", "-n", "-o", ".venv/.ready", "sweep", *words]
+    line = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.replace("\\\n", " ")
+    line = line[line.index(" -m lcutils") :]
+    options = ("outputs", "model", "profile", "cores", "overrides")
+    assert shlex.split(line)[2:] == ["sweep", odd, *(f"--{option}={odd}" for option in options)]
 
 
 def test_the_last_lines_of_a_log_are_shown(tmp_path, capsys):

@@ -12,6 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from lcutils.artifacts import MANIFEST, DigestMemory, atomic_folder, content_digest, remove, remove_leftovers
 from lcutils.corpus import source_digest
 from lcutils.errors import UserError
@@ -155,7 +157,8 @@ def analyze_job(work: Workspace, published: Iterable[str] | None = None, jobs: M
     settings, jobs = work.study.analysis, jobs or all_jobs(work)
     tables = settings.published if published is None else published
     points = {f"{model}@{k}": jobs[f"measure/{model}@{k}"] for model, k in work.study.points}
-    inputs = {name: _content(job) for name, job in points.items()}
+    # A row that is out of date is left out now; once it is current, the analysis is made again.
+    inputs = {name: _content(job) if job.current else None for name, job in points.items()}
     inputs |= {f"published table {path}": _remembered(work)(work.published_table(path)) for path in tables}
     parameters = settings.model_dump(mode="json")
     return Job(work.analysis, "05_analyze", parameters, inputs, tuple(points.values()), (work.results,))
@@ -233,6 +236,25 @@ def check_overrides(work: Workspace, model: str | None = None) -> None:
 
 
 @contextmanager
+def alone(job: Job) -> Iterator[None]:
+    """Keep other processes, such as a notebook beside a sweep, from making the same artifact until the end.
+
+    Raises:
+        UserError: another process is making it.
+    """
+    lock = FileLock(job.folder.with_name(f".{job.folder.name}.lock"))
+    job.folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise UserError(f"{job.folder}: another process is making it; wait for that, or stop it") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
 def making(job: Job, facts: dict[str, Any]) -> Iterator[Path]:
     """Yield an empty folder for the artifact's files; on success it is declared complete, on error removed.
 
@@ -241,7 +263,7 @@ def making(job: Job, facts: dict[str, Any]) -> Iterator[Path]:
         facts: for its manifest (device, seed, tokens_per_second …); may be added to until the end.
     """
     began = time.monotonic()
-    with atomic_folder(job.folder) as aside:
+    with alone(job), atomic_folder(job.folder) as aside:
         yield aside
         extra = {os.path.relpath(path, job.folder): path for path in job.extra_files}
         write_manifest(aside, job.parameters, job.inputs, began, facts, extra)

@@ -7,12 +7,14 @@ Two files are locked with `flock`; a lock ends with the processes that hold it, 
 
 If Snakemake alone is killed, its jobs live on. Each looks every second whether its sweep still runs and ends itself if
 not: nothing is lost, as all work goes on from its last save. A sweep begins when no job of an earlier one is left.
+A job on another machine of a cluster looks only whether another sweep has begun: locks may not reach so far.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import re
 import signal
 import socket
 import sys
@@ -138,7 +140,7 @@ def _wait_for_jobs(folder: Path) -> None:
                 return
             except BlockingIOError:
                 waited = time.monotonic() - began
-                left = one_line("; ".join(_text(folder / JOBS).splitlines()), 200)
+                left = one_line("; ".join(filter(_may_run, _text(folder / JOBS).splitlines())), 200)
             if waited > SECONDS_TO_END:
                 raise UserError(
                     f"{one_line(folder, 150)}: jobs of an earlier sweep do not end: {left}; end what is left of them, "
@@ -148,6 +150,20 @@ def _wait_for_jobs(folder: Path) -> None:
                 print(f"waiting for jobs of an earlier sweep to end: {left}", file=sys.stderr, flush=True)
                 said = True
             time.sleep(0.1)
+
+
+def _may_run(line: str) -> bool:
+    """False for a process of this machine that has ended."""
+    found = re.search(r"\(process (\d+) on (.*)\)$", line)
+    if not found or found[2] != socket.gethostname():
+        return True
+    try:
+        os.kill(int(found[1]), 0)  # signal 0 only asks whether the process exists
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it exists, and is another user's
+        return True
+    return True
 
 
 def _open(path: Path) -> TextIO:

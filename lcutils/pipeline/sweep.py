@@ -60,8 +60,6 @@ def snakemake_command(
         command += ["--workflow-profile", str(_profile_folder(profile))]
     else:
         command += ["--quiet", "rules", "host"]
-    if cores is not None and cores < 1:
-        raise UserError(f"CORES: should be at least 1, not {cores}")
     if cores or profile is None:
         command += ["--cores", str(cores or os.cpu_count())]
     if dry_run:
@@ -179,6 +177,8 @@ def run_sweep(
         work.study.run(model)
     if profile is not None:
         _profile_folder(profile)
+    if cores is not None and cores < 1:
+        raise UserError(f"CORES: should be at least 1, not {cores}")
     try:
         for name in ("notebooks", "logs"):  # papermill does not create the folder that it writes to
             (work.folder / name).mkdir(parents=True, exist_ok=True)
