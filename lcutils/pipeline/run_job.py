@@ -44,7 +44,14 @@ def run_job(folder: Path, notebook: str, job: str, model: str | None = None, che
         for path in (ROOT / "notebooks" / f"{notebook}.ipynb", folder / "notebooks" / f"{job}.ipynb")
     ]
     try:
-        execute_notebook(*paths, parameters=parameters, kernel_name="python3", progress_bar=False, cwd=ROOT)
+        execute_notebook(
+            *paths,
+            parameters=parameters,
+            kernel_name="python3",
+            progress_bar=False,
+            cwd=ROOT,
+            start_timeout=600,  # a busy machine takes long to start a kernel
+        )
     except PapermillExecutionError as error:
         print(error, file=sys.stderr)
         return 1
