@@ -9,7 +9,8 @@
     short            a few of the first three, as `make test` does
 
 With `--write` the counts are appended to results.jsonl, so that several sittings add up; `--start` sets the number of
-the first trial, `--only NUMBER` repeats one. README.md tells what was tried, how often, and how it ended.
+the first trial, `--only NUMBER` repeats one; a sitting that is stopped counts what it has tried. README.md tells what
+was tried, how often, and how it ended.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -50,6 +52,7 @@ def main() -> int:
     parser.add_argument("--only", type=int, help="number of the one trial to repeat")
     parser.add_argument("--write", action="store_true", help="append the counts to results.jsonl")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # `kill` and Ctrl-C alike end a sitting, and count it
     failed = False
     with tempfile.TemporaryDirectory(prefix="faults-") as name:
         templates = trials.Templates.make(Path(name))
@@ -69,7 +72,10 @@ def several(kind: str, templates: trials.Templates, folder: Path, seed: int, sta
     """Run trials of one kind until they count for `count`; print those that fail, and count how all end."""
     ends, number, done = Counter[str](), start, 0
     while done < count:
-        end, worth = trial(kind, templates, folder, seed, number)
+        try:
+            end, worth = trial(kind, templates, folder, seed, number)
+        except KeyboardInterrupt:  # what was tried until now counts
+            break
         done += worth
         if end.startswith("FAILED"):
             print(f"{kind} {seed} {number}: {end}\n", flush=True)
