@@ -7,9 +7,11 @@
     two-sweeps       a second sweep begins while the first one works
     killed-snakemake Snakemake alone is killed while a kernel works, and a second sweep begins at once
     short            a few of the first three, as `make test` does
+    table            the sums of results.jsonl, for README.md
 
 With `--write` the counts are appended to results.jsonl, so that several sittings add up; `--start` sets the number of
-the first trial, `--only NUMBER` repeats one. README.md tells what was tried, how often, and how it ended.
+the first trial, `--only NUMBER` repeats one; a sitting that is stopped counts what it has tried. README.md tells what
+was tried, how often, and how it ended.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -43,13 +46,17 @@ SHORT = {"damages": 14, "kills": 10, "full-disk": 4}  # what `make test` runs
 def main() -> int:
     """Run trials of one kind; exit status 1 if any failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("kind", choices=[*KINDS, "kills", "short"])
+    parser.add_argument("kind", choices=[*KINDS, "kills", "short", "table"])
     parser.add_argument("--count", type=int, default=20, help="of trials; of kills, at least")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--start", type=int, default=0, help="number of the first trial")
     parser.add_argument("--only", type=int, help="number of the one trial to repeat")
     parser.add_argument("--write", action="store_true", help="append the counts to results.jsonl")
     options = parser.parse_args()
+    if options.kind == "table":
+        print(table())
+        return 0
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # `kill` and Ctrl-C alike end a sitting, and count it
     failed = False
     with tempfile.TemporaryDirectory(prefix="faults-") as name:
         templates = trials.Templates.make(Path(name))
@@ -65,11 +72,26 @@ def main() -> int:
     return int(failed)
 
 
+def table() -> str:
+    """How all recorded trials ended, as a table in Markdown."""
+    sums: dict[str, Counter[str]] = {}
+    for line in map(json.loads, RESULTS.read_text().splitlines()):
+        sums.setdefault(line["kind"], Counter()).update(line["ends"])
+    rows = [
+        f"| `{kind}` | {ends.total()} | {'; '.join(f'{n} {end}' for end, n in ends.most_common())} |"
+        for kind, ends in sums.items()
+    ]
+    return "\n".join(["| kind | number | how it ended |", "|---|---|---|", *rows])
+
+
 def several(kind: str, templates: trials.Templates, folder: Path, seed: int, start: int, count: int) -> dict[str, Any]:
     """Run trials of one kind until they count for `count`; print those that fail, and count how all end."""
     ends, number, done = Counter[str](), start, 0
     while done < count:
-        end, worth = trial(kind, templates, folder, seed, number)
+        try:
+            end, worth = trial(kind, templates, folder, seed, number)
+        except KeyboardInterrupt:  # what was tried until now counts
+            break
         done += worth
         if end.startswith("FAILED"):
             print(f"{kind} {seed} {number}: {end}\n", flush=True)
