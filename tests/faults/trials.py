@@ -122,6 +122,8 @@ def _allowed(path: Path, place: str, what: str, first: study.Jobs) -> str:
         return "measured weights deleted, needed by nobody: same numbers"
     if path.name == NOTE and (path.parent / MANIFEST).is_file():
         return "note of finished work, read by nobody: same numbers"
+    if path.name == MANIFEST and path.parent.name.startswith("checkpoint-") and (path.parents[1] / MANIFEST).is_file():
+        return "checkpoint's own manifest, read by nobody once the run's is written: same numbers"
     if place.endswith("log.jsonl") and f"{path}: is damaged" in first.said:
         return "log goes on after what was damaged, which is said: same numbers"
     return ""

@@ -20,7 +20,7 @@ import torch
 from damages import damage, files_by_class, names
 
 from lcutils.analysis.rows import Measured
-from lcutils.artifacts import NOTE
+from lcutils.artifacts import MANIFEST, NOTE
 from lcutils.corpus import open_data
 from lcutils.errors import UserError
 from lcutils.features.extracted import Extracted
@@ -65,7 +65,8 @@ def attempt(random: Random, folder: Path) -> str:
     assert not left, f"{place}: {what}: left {left}"
     if not lines:
         spare = what.startswith("deleted") and path.name == "model.safetensors"  # nothing needs it any more
-        note = path.name == NOTE  # of finished work, which nobody continues
+        # Of finished work, which nobody continues: its note, and the manifests of its checkpoints.
+        note = path.name == NOTE or (path.name == MANIFEST and path.parent.name.startswith("checkpoint-"))
         assert spare or note or study.NO_RESULT.search(place), f"{place}: {what}: nobody noticed"
         return "needed by nobody, read as it was"
     assert any(names(line, path) for line in [*lines, refusal, *said.getvalue().splitlines()]), (
