@@ -4,9 +4,9 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
-import hypothesis
 import pytest
 import torch
 from filelock import FileLock
@@ -21,9 +21,12 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # `pytest -n`: each worker, and what it
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
 
-# A busy machine may take as long as it likes.
-hypothesis.settings.register_profile("busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
-hypothesis.settings.load_profile("busy")
+if find_spec("hypothesis"):  # a machine with a GPU may lack it; its tests need none
+    import hypothesis
+
+    # A busy machine may take as long as it likes.
+    hypothesis.settings.register_profile("busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+    hypothesis.settings.load_profile("busy")
 
 FIRST = ["demo", "test_sweep"]  # groups of tests that take longest: begun first, so that none is left for the end
 SHARED = ROOT.parent / "shared"  # published tables, text samples, a tokenizer: tests that read them skip without
