@@ -214,3 +214,13 @@ def test_two_processes_do_not_make_one_artifact(work):
         with alone(job), pytest.raises(UserError, match=f"{job.folder}: another process is making it; wait for that"):
             make()
         make()
+
+
+def test_a_lock_that_cannot_be_taken_is_one_line(work):
+    lock = work.folder / ".data.lock"
+    work.folder.mkdir()
+    lock.symlink_to(work.folder / "no" / "where")
+    with pytest.raises(UserError, match=rf"{lock}: cannot be locked \(.*\); delete it"):
+        prepare_data(work)
+    lock.unlink()
+    prepare_data(work)

@@ -248,6 +248,8 @@ def alone(job: Job) -> Iterator[None]:
         lock.acquire(blocking=False)
     except Timeout:
         raise UserError(f"{job.folder}: another process is making it; wait for that, or stop it") from None
+    except OSError as error:  # a folder or a broken link in its place, or another user's
+        raise UserError(f"{lock.lock_file}: cannot be locked ({error.strerror}); delete it") from error
     try:
         yield
     finally:

@@ -64,7 +64,7 @@ NAME = "faults"
 SECONDS = 300.0  # that a whole study may take on a busy machine before it counts as hanging; it takes ten
 # What is no result: what was printed, the executed notebooks, notes of Snakemake's and of the sweep's own.
 NO_RESULT = re.compile(
-    r"(^|/)(logs|notebooks|\.snakemake|\.current|\.verified|\.inputs|\.(sweep|jobs)\.lock|\.request\.json)(/|$)"
+    r"(^|/)(logs|notebooks|\.snakemake|\.current|\.verified|\.inputs|\.[^/]+\.lock|\.request\.json)(/|$)"
 )
 NOWHERE = "nowhere"  # where a dangling link leads to: what is written through it is no result
 CLOCK = ("seconds", "tokens_per_second")  # differ from run to run
