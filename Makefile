@@ -26,7 +26,7 @@ lab: $(READY)
 	$(VENV)/bin/jupyter lab --notebook-dir notebooks
 
 test: $(READY) check
-	$(RUN) -m pytest -n logical --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
+	$(RUN) -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 check: $(READY)
 	$(VENV)/bin/ruff check .

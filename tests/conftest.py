@@ -28,7 +28,7 @@ if find_spec("hypothesis"):  # a machine with a GPU may lack it; its tests need 
     hypothesis.settings.register_profile("busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
     hypothesis.settings.load_profile("busy")
 
-FIRST = ["demo", "test_sweep"]  # groups of tests that take longest: begun first, so that none is left for the end
+FIRST = ["test_demo", "test_sweep"]  # begun first, so that no long file is left for the end
 SHARED = ROOT.parent / "shared"  # published tables, text samples, a tokenizer: tests that read them skip without
 
 # Two models of one layer, one epoch, on a few dozen stories: a whole study in seconds of computing.
@@ -47,13 +47,9 @@ threads: 1
 """
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Under `pytest -n` with `--dist loadgroup` a file's tests stay together, and so do all that use the demo."""
-    groups = {item: "demo" if "demo" in getattr(item, "fixturenames", ()) else item.path.stem for item in items}
-    for item, group in groups.items():
-        item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=lambda item: FIRST.index(groups[item]) if groups[item] in FIRST else len(FIRST))
+    """Begin with the files that take longest; those that use the demo come after the one that makes it."""
+    items.sort(key=lambda item: FIRST.index(item.path.stem) if item.path.stem in FIRST else len(FIRST))
 
 
 @pytest.fixture
