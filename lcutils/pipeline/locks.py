@@ -2,7 +2,8 @@
 
 Two files are locked with `flock`; a lock ends with the processes that hold it, however they end.
 
-- `.sweep.lock`, by the sweep and its Snakemake. Its text is the sweep's token, a word that no other sweep has.
+- `.sweep.lock`, by the sweep and its Snakemake. Its text is the sweep's token, a word that no other sweep has, the
+  machine, and the processes that hold it.
 - `.jobs.lock`, by every job, which is papermill's process and the notebook's kernel, together. Its lines name them.
 
 If Snakemake alone is killed, its jobs live on. Each looks every second whether its sweep still runs and ends itself if
@@ -48,7 +49,7 @@ def one_sweep(folder: Path, *, dry_run: bool = False) -> Iterator[TextIO]:
     with _open(folder / SWEEP) as lock:
         _lock_sweep(folder, lock)
         if not dry_run:
-            _write(lock, f"{uuid.uuid4().hex} {socket.gethostname()}\n")
+            _write(lock, f"{uuid.uuid4().hex} {socket.gethostname()} {os.getpid()}\n")
             _wait_for_jobs(folder)
         try:
             yield lock
@@ -104,7 +105,7 @@ def _is_alive(folder: Path, token: str) -> bool:
     words = _text(folder / SWEEP).split()
     if words[:1] != [token]:
         return False
-    if words[1:] != [socket.gethostname()]:  # a cluster's job outlives its sweep, until another one begins
+    if words[1:2] != [socket.gethostname()]:  # a cluster's job outlives its sweep, until another one begins
         return True
     with (folder / SWEEP).open() as lock:
         try:
@@ -124,9 +125,24 @@ def _lock_sweep(folder: Path, lock: TextIO) -> None:
             # A job that looks holds the lock for an instant; and a sweep that ends waits for its jobs.
             if time.monotonic() - began > (SECONDS_TO_END if not token_of(folder) else 2.0):
                 raise UserError(
-                    f"{one_line(folder, 200)}: a sweep is running there; wait for it, or name another outputs folder"
+                    f"{one_line(folder, 200)}: a sweep is running there{_holders(folder)}; wait for it, end it, or "
+                    "name another outputs folder"
                 ) from None
             time.sleep(0.05)
+
+
+def hand_on(lock: TextIO, process: int) -> None:
+    """Note that another process holds the lock too, so that a person can find it."""
+    lock.write(f"{process}\n")  # appended: readers find the token whole at any time
+    lock.flush()
+
+
+def _holders(folder: Path) -> str:
+    """The processes that hold the sweep's lock, for a message."""
+    match _text(folder / SWEEP).split():
+        case [_, host, *processes] if processes:
+            return f" (kill -9 {' '.join(processes)} on {one_line(host)} ends it, and loses nothing)"
+    return ""
 
 
 def _wait_for_jobs(folder: Path) -> None:

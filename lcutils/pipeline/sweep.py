@@ -23,7 +23,7 @@ from lcutils.errors import UserError
 from lcutils.features.model_folder import check_model_folder
 from lcutils.parameters import ROOT
 from lcutils.pipeline.jobs import all_jobs, analyze_job, check_overrides, remove_remains
-from lcutils.pipeline.locks import TOKEN, end_sweep, one_sweep, token_of
+from lcutils.pipeline.locks import TOKEN, end_sweep, hand_on, one_sweep, token_of
 from lcutils.pipeline.paths import Workspace
 from lcutils.pipeline.run_job import REQUEST
 from lcutils.text import one_line
@@ -197,7 +197,10 @@ def run_sweep(
             command = snakemake_command(work, profile=profile, cores=cores, **options)
             environment = os.environ | ({} if dry_run else {TOKEN: token_of(work.folder)})
             # Snakemake holds the lock too, and keeps it if only this process is killed.
-            return subprocess.run(command, cwd=ROOT, env=environment, pass_fds=[lock.fileno()]).returncode
+            with subprocess.Popen(command, cwd=ROOT, env=environment, pass_fds=[lock.fileno()]) as process:
+                if not dry_run:
+                    hand_on(lock, process.pid)
+                return process.wait()
 
         with following_logs(work.folder / "logs"):
             status = snakemake(model=model, dry_run=dry_run)
