@@ -86,8 +86,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def followed(path: Path) -> Path:
-    """The path that a symbolic link leads to, there or not; any other path as it is."""
-    return path.resolve() if path.is_symlink() else path
+    """The path that a symbolic link leads to, there or not; any other path, and links in a circle, as they are."""
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
 def _aside(path: Path, kind: str, suffix: str = "") -> Path:

@@ -97,6 +97,9 @@ def test_links_stay_links(tmp_path):
             (aside / "a").touch()
         assert (tmp_path / name).is_symlink()
         assert [p.name for p in (tmp_path / "disk" / name).iterdir()] == ["a"]
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    write_json(tmp_path / "circle", 1)
+    assert (tmp_path / "circle").read_text() == "1\n"
     write_json(tmp_path / "file.txt", 1)
     assert (tmp_path / "file.txt").is_symlink()
     assert (tmp_path / "disk/file.txt").read_text() == "1\n"

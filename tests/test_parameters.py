@@ -169,7 +169,7 @@ def test_no_file_no_yaml_no_mapping(tmp_path):
         ),
         (f"{'a' * 900}: 1\n{'b' * 900}: 1\n", "no such key"),
         ("".join(f"key{i}: 1\n" for i in range(999)), "more"),
-        ('"a\\nb": 1\ngrid: [1]\n', "a\\nb: no such key"),
+        ('"a\\nb": 1\ngrid: [1]\n', "a⏎b: no such key"),
     ],
 )
 def test_a_text_that_is_not_plain_is_one_short_line(tmp_path, text, words):

@@ -1,5 +1,6 @@
 """The five stages as plain functions: what they skip, what they refuse, how a run is shared by processes."""
 
+import copy
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import pytest
 from safetensors.torch import load_file
 
 from lcutils.errors import UserError
+from lcutils.manifests import claim_folder, read_note
 from lcutils.parameters import ROOT
 from lcutils.pipeline.jobs import alone, analyze_job, extract_job, train_job
 from lcutils.stages import (
@@ -146,12 +148,14 @@ def test_a_run_of_the_same_weights_is_evaluated_on_the_new_validation_text(tiny)
     assert records[0]["val_loss"] != records[1]["val_loss"]
 
 
-def test_a_run_begun_on_another_type_of_device_is_not_thrown_away(work):
+def test_a_run_begun_on_another_type_of_device_is_not_thrown_away(work, tiny):
     prepare_data(work)
     train_run(work, MODEL)
     (work.run_folder(MODEL) / "manifest.json").unlink()
-    note = work.run_folder(MODEL) / "job.json"
-    note.write_text(note.read_text().replace('"autocast": "fp32"', '"autocast": "bf16"', 1))  # as if on a GPU
+    note = copy.deepcopy(read_note(work.run_folder(MODEL)))
+    note["recipe"]["autocast"] = "bf16"  # as if on a GPU
+    claim_folder(tiny.parent / "gpu", note, discard=False)
+    shutil.copy(tiny.parent / "gpu/job.json", work.run_folder(MODEL))
     with pytest.raises(UserError, match=r"autocast = bf16, not fp32; choose another folder or delete this one"):
         train_run(work, MODEL)
     assert (work.run_folder(MODEL) / "checkpoint-0" / "model.safetensors").is_file()

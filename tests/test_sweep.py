@@ -15,7 +15,9 @@ import nbformat
 import pandas as pd
 import psutil
 import pytest
+import torch
 from conftest import TINY, lcutils_command
+from safetensors.torch import save_file
 
 from lcutils.artifacts import write_json
 from lcutils.errors import UserError
@@ -186,7 +188,8 @@ def test_a_killed_sweep_goes_on_to_the_same_numbers(tmp_path):
 
 def test_a_failed_model_keeps_no_other_from_the_table(copy, tmp_path):
     (tmp_path / "model").mkdir()
-    (tmp_path / "model/config.json").write_text('{"model_type": "gpt2"}')
+    (tmp_path / "model/config.json").write_text('{"model_type": "gpt2", "n_layer": 1, "n_embd": 8, "n_head": 1}')
+    save_file({"lacking": torch.zeros(1)}, tmp_path / "model/model.safetensors")
     shutil.rmtree(copy.parent / "tiny/analysis")
     (copy.parent / "tiny/results.csv").unlink()
     pretrained = f"pretrained={{empty: {tmp_path}/model}}"
@@ -319,7 +322,7 @@ def test_a_broken_profile_and_an_unwritable_folder_are_one_line(tiny, tmp_path, 
 def test_make_passes_any_text(tmp_path):
     odd = "a 'b' \"c\" $d `e` #f {g} \\ h"
     words = [f"{name}={odd}" for name in ("STUDY", "OUTPUTS", "MODEL", "PROFILE", "CORES", "SET")]
-    command = ["make", "-n", "-o", ".venv/.ready", "sweep", *words]
+    command = ["make", "--no-print-directory", "-n", "-o", ".venv/.ready", "sweep", *words]
     line = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.replace("\\\n", " ")
     line = line[line.index(" -m lcutils") :]
     options = ("outputs", "model", "profile", "cores", "overrides")
@@ -346,9 +349,9 @@ def test_mistakes_are_one_line_before_any_work(tmp_path, tiny, lcutils_here):
         (["sweep", tiny, "--set", "device=quantum"], "device: quantum"),
         (
             ["sweep", tiny, "--set", "pretrained={a: /no/such}"],
-            "pretrained.a: /no/such is no folder with a config.json",
+            "pretrained.a: /no/such: no checkpoint can be loaded from it (there is no config.json)",
         ),
-        (["sweep", tiny, "--set", f"pretrained={{a: {tiny}}}"], "is no folder with a config.json"),
+        (["sweep", tiny, "--set", f"pretrained={{a: {tiny}}}"], "loaded from it (it is a file); give the folder"),
         (
             ["sweep", tiny, "--set", f"pretrained={{a: {{source: {model}, revision: x}}}}"],
             "pretrained.a.revision: is for models on the hub",

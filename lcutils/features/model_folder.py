@@ -14,7 +14,7 @@ POINTER = b"version https://git-lfs"
 
 def no_checkpoint(name: str, reason: str, fix: str) -> UserError:
     """The error for a folder or hub name from which no model can be loaded."""
-    return UserError(f"{name[:200]}: no checkpoint can be loaded from it ({reason[:200]}); {fix}")
+    return UserError(f"{name[:200]}: no checkpoint can be loaded from it ({reason[:360]}); {fix}")
 
 
 def check_model_folder(name: str) -> None:

@@ -267,5 +267,5 @@ def making(job: Job, facts: dict[str, Any]) -> Iterator[Path]:
     began = time.monotonic()
     with alone(job), atomic_folder(job.folder) as aside:
         yield aside
-        extra = {os.path.relpath(path, job.folder): path for path in job.extra_files}
+        extra = {os.path.relpath(path, job.folder): path for path in job.extra_files if path.is_file()}
         write_manifest(aside, job.parameters, job.inputs, began, facts, extra)

@@ -53,6 +53,7 @@ def snakemake_command(
     """
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
     command += ["--directory", str(work.folder), "--rerun-incomplete", "--keep-going"]
+    command += ["--nolock"]  # the sweep holds a lock of its own, and Snakemake's fails where a path has braces
     # `stamp_current` decides what is out of date. Snakemake runs what has no stamp, and what depends on it; its own
     # records are of no use.
     command += ["--rerun-triggers", "mtime", "--drop-metadata"]
@@ -145,13 +146,13 @@ def check_pretrained(work: Workspace) -> None:
     for name, model in work.study.pretrained.items():
         source = Path(work.checkpoint_source(name, 0))
         looks_local = model.source.startswith((".", "/", "~")) or model.source.count("/") > 1
+        if model.revision and source.exists():
+            raise UserError(f"pretrained.{name}.revision: is for models on the hub, not for a folder; leave it out")
         if looks_local or source.exists():
             try:
                 check_model_folder(str(source))
             except UserError as error:
                 raise UserError(f"pretrained.{name}: {error}") from None
-        if model.revision and source.exists():
-            raise UserError(f"pretrained.{name}.revision: is for models on the hub, not for a folder; leave it out")
 
 
 def run_sweep(

@@ -8,6 +8,8 @@ plain files, for drawing takes longer than all else together.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import multiprocessing
@@ -260,14 +262,16 @@ def _train(work: Workspace, model: str) -> None:
 
 def run_again(yaml: Path, outputs: Path, *, forked: bool = True) -> Jobs:
     """Sweep the study in this process: best in a child. What it prints on standard error is kept."""
-    jobs, said = Jobs(yaml, outputs, forked), outputs / "said.txt"
-    with said.open("w") as file:
-        os.dup2(file.fileno(), 2)
-        os.dup2(file.fileno(), 1)
-        jobs.run_sweep()
-        sys.stdout.flush(), sys.stderr.flush()
-    jobs.said = said.read_text(errors="replace")
-    said.unlink()
+    jobs = Jobs(yaml, outputs, forked)
+    reading, writing = os.pipe()  # no file: there may be no room for one
+    fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 1 << 20)
+    os.dup2(writing, 2)
+    os.dup2(writing, 1)
+    jobs.run_sweep()
+    sys.stdout.flush(), sys.stderr.flush()
+    os.set_blocking(reading, False)
+    with contextlib.suppress(BlockingIOError):
+        jobs.said = os.read(reading, 1 << 20).decode(errors="replace")
     return jobs
 
 
