@@ -200,7 +200,7 @@ def test_a_failed_model_keeps_no_other_from_the_table(copy, tmp_path):
     assert last.startswith(f"03_extract_empty@0 failed: error: {tmp_path}/model: ")
     assert len(pd.read_csv(copy.parent / "tiny/results.csv")) == 2
     assert (copy.parent / "tiny/analysis/report.html").is_file()
-    work = open_study(copy, copy.parent, pretrained)
+    work = open_study(copy, copy.parent, [pretrained])
     stamp_current(work)
     command = [*snakemake_command(work, dry_run=True), "--quiet", "all"]
     assert (
