@@ -10,7 +10,7 @@ import platform
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
@@ -202,6 +202,35 @@ def write_json(path: Path, value: Any) -> None:
         aside.write_text(json.dumps(value, indent=1) + "\n")
 
 
+def write_sealed_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write a JSON object with a seal over its values, atomically."""
+    values = json.loads(json.dumps(values))  # as they will be read back: tuples are lists
+    write_json(path, {**values, "seal": _json_seal(values)})
+
+
+def _json_seal(values: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def read_sealed_json(path: Path) -> dict[str, Any] | None:
+    """The values of a JSON file that carries a seal over them; None if it is absent or not whole."""
+    try:
+        return _read_once(path, *file_state(path))
+    except OSError:
+        return None
+
+
+@lru_cache(maxsize=4096)
+def _read_once(path: Path, *state: int) -> dict[str, Any] | None:
+    """The values, which the caller does not change."""
+    try:
+        values = json.loads(path.read_bytes())
+        whole = isinstance(values, dict) and values.pop("seal", None) == _json_seal(values)
+    except (ValueError, RecursionError):
+        return None
+    return values if whole else None
+
+
 def content_files(folder: Path) -> dict[str, Path]:
     """The files of a folder by their relative paths, in order; manifests, notes and hidden files are left out."""
     found = {}
@@ -255,9 +284,7 @@ class DigestMemory:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.known: dict[str, Any] = {}
-        with suppress(OSError, ValueError):
-            self.known = dict(_read_memory(path, *file_state(path)))
+        self.known: dict[str, Any] = dict(read_sealed_json(path) or {})
         self.changed = False
 
     def digest(self, path: Path, name: str | None = None) -> str:
@@ -274,14 +301,8 @@ class DigestMemory:
         """Write what was learned."""
         if self.changed:
             with suppress(OSError, UserError):  # results that lie where nobody may write are still verified
-                write_json(self.path, self.known)
+                write_sealed_json(self.path, self.known)
             self.changed = False
-
-
-@lru_cache(maxsize=4096)
-def _read_memory(path: Path, *state: int) -> dict[str, Any]:
-    known = json.loads(path.read_bytes())
-    return known if isinstance(known, dict) else {}
 
 
 def write_sealed(folder: Path, name: str, write: Callable[[Path], None], *, job: str, replaces: str) -> None:

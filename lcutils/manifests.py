@@ -16,7 +16,6 @@ import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from fnmatch import fnmatch
-from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -27,11 +26,11 @@ from lcutils.artifacts import (
     DigestMemory,
     content_files,
     digest_of,
-    file_state,
     followed,
+    read_sealed_json,
     remove,
     remove_leftovers,
-    write_json,
+    write_sealed_json,
 )
 from lcutils.errors import UserError
 
@@ -73,40 +72,12 @@ def write_manifest(
         "commit": git_commit(),
         "versions": {"python": platform.python_version()} | dict(_installed_versions()),
     }
-    _write_sealed(folder / MANIFEST, manifest)
+    write_sealed_json(folder / MANIFEST, manifest)
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
     """The manifest of a complete artifact; None if the artifact is absent or unfinished, or the manifest damaged."""
-    return _read_sealed(folder / MANIFEST)
-
-
-def _write_sealed(path: Path, values: Mapping[str, Any]) -> None:
-    values = json.loads(json.dumps(values))  # as they will be read back: tuples are lists
-    write_json(path, {**values, "seal": _seal(values)})
-
-
-def _seal(values: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
-
-
-def _read_sealed(path: Path) -> dict[str, Any] | None:
-    """The values of a JSON file that carries a seal over them; None if it is absent or not whole."""
-    try:
-        return _read_once(path, *file_state(path))
-    except OSError:
-        return None
-
-
-@lru_cache(maxsize=4096)
-def _read_once(path: Path, *state: int) -> dict[str, Any] | None:
-    """The values, which the caller does not change."""
-    try:
-        values = json.loads(path.read_bytes())
-        whole = isinstance(values, dict) and values.pop("seal", None) == _seal(values)
-    except (ValueError, RecursionError):
-        return None
-    return values if whole else None
+    return read_sealed_json(folder / MANIFEST)
 
 
 def damaged_files(folder: Path, spare: Collection[str] = ()) -> list[str]:
@@ -148,7 +119,7 @@ def check_artifact(folder: Path) -> None:
 
 def read_note(folder: Path) -> dict[str, Any]:
     """Which job the unfinished work in a folder belongs to; empty without a whole note."""
-    return _read_sealed(folder / NOTE) or {}
+    return read_sealed_json(folder / NOTE) or {}
 
 
 def note_digest(folder: Path) -> str:
@@ -186,7 +157,7 @@ def claim_folder(folder: Path, job: Mapping[str, Any], *, discard: bool, ours: C
             print(f"{folder}: {NOTE} is damaged or missing; its work begins anew", file=sys.stderr, flush=True)
         remove(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    _write_sealed(folder / NOTE, job)
+    write_sealed_json(folder / NOTE, job)
 
 
 def _visible_names(folder: Path) -> list[str]:

@@ -24,6 +24,7 @@ from lcutils.artifacts import MANIFEST, NOTE
 from lcutils.corpus import open_data
 from lcutils.errors import UserError
 from lcutils.features.extracted import Extracted
+from lcutils.manifests import read_manifest
 from lcutils.pipeline.jobs import Job, all_jobs, analyze_job, needs_work
 from lcutils.pipeline.paths import Workspace
 from lcutils.stages import open_study
@@ -67,6 +68,7 @@ def attempt(random: Random, folder: Path) -> str:
         spare = what.startswith("deleted") and path.name == "model.safetensors"  # nothing needs it any more
         # Of finished work, which nobody continues: its note, and the manifests of its checkpoints.
         note = path.name == NOTE or (path.name == MANIFEST and path.parent.name.startswith("checkpoint-"))
+        note = note or (path.name == MANIFEST and read_manifest(path.parent) is not None)  # white space alone
         assert spare or note or study.NO_RESULT.search(place), f"{place}: {what}: nobody noticed"
         return "needed by nobody, read as it was"
     assert any(names(line, path) for line in [*lines, refusal, *said.getvalue().splitlines()]), (
