@@ -180,7 +180,7 @@ class Jobs:
 
     def run_sweep(self) -> None:
         """`python -m lcutils sweep`, with this in Snakemake's place."""
-        sweep.subprocess = SimpleNamespace(run=self._snakemake)  # type: ignore[assignment]
+        sweep.subprocess = SimpleNamespace(Popen=self._snakemake)  # type: ignore[assignment]
         self._catch("sweep", lambda: sweep.run_sweep(self._work()))
 
     def _work(self) -> Workspace:
@@ -194,7 +194,7 @@ class Jobs:
         except Exception:
             self.errors[name] = traceback.format_exc()[-2500:]
 
-    def _snakemake(self, command: list[str], **_: Any) -> SimpleNamespace:
+    def _snakemake(self, command: list[str], **_: Any) -> contextlib.nullcontext[SimpleNamespace]:
         """Run what has no stamp, and what depends on what was run; go on with other branches after a failure."""
         work = self._work()
         stamps = work.folder / sweep.STAMPS
@@ -216,7 +216,7 @@ class Jobs:
                     (stamps / name).parent.mkdir(parents=True, exist_ok=True)
                     (stamps / name).touch()
                     ran.add(name)
-        return SimpleNamespace(returncode=int(bool(failed)))
+        return contextlib.nullcontext(SimpleNamespace(pid=os.getpid(), wait=lambda: int(bool(failed))))
 
     def _run_job(self, name: str, function: Callable[[], Any]) -> None:
         if not self.forked:
