@@ -172,7 +172,7 @@ def test_a_killed_sweep_goes_on_to_the_same_numbers(tmp_path):
     process.wait()
     outcome = lcutils_command("sweep", study, "--outputs", tmp_path)
     assert outcome.returncode == 2, outcome.stderr
-    assert f"a sweep is running there (kill -9 {process.pid} {rest[0].pid} on" in outcome.stderr
+    assert f"a sweep is running there (kill -9 {process.pid} " in outcome.stderr
     for child in rest:  # Snakemake, its jobs, their kernels
         child.kill()
     assert list(run.glob("resume/state-*")), "training was over before it could be killed"
