@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import shlex
 import unicodedata
@@ -274,7 +275,11 @@ def resolve_path(path: str | Path) -> Path:
         found = ROOT / Path(path).expanduser()
     except RuntimeError:  # ~name of a user who is not known
         raise UserError(f"{one_line(path)}: there is no such home folder; write the path out") from None
-    if len(bytes(found)) > 3800 or any(len(part.encode()) > 255 for part in found.parts):
+    try:
+        parts = [os.fsencode(part) for part in found.parts]  # bytes that are not UTF-8 are a name too
+    except UnicodeEncodeError:
+        raise UserError(f"{one_line(path)}: holds half a character; correct the path") from None
+    if len(bytes(found)) > 3800 or any(len(part) > 255 for part in parts):
         raise UserError(f"{one_line(path)}: is longer than a path may be; shorten it")
     return found
 

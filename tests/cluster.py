@@ -11,6 +11,7 @@ from pathlib import Path
 
 # Jobs look here: Snakemake's plugin clears SLURM_CONF, with all of Slurm's variables, inside them.
 SYSTEM_CONFIGURATION = Path("/etc/slurm/slurm.conf")
+ATTEMPTS = 1500  # to reach a daemon
 PATIENCE = 300  # seconds for a daemon to answer, or to end: only so that a test cannot hang
 NEEDED = ("munged", "slurmctld", "slurmd", "sbatch", "squeue")
 
@@ -84,11 +85,13 @@ def one_node_slurm(folder: Path) -> Iterator[dict[str, str]]:
         for command, is_ready in daemons:
             quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
             running.append(subprocess.Popen(command, env=environment, **quiet))
-            deadline = time.monotonic() + PATIENCE
-            while not is_ready():
+            for _ in range(ATTEMPTS):
+                if is_ready():
+                    break
                 assert running[-1].poll() is None, f"{command[0]} has ended: see {folder}"
-                assert time.monotonic() < deadline, f"{command[0]} does not answer: see {folder}"
                 time.sleep(0.2)
+            else:
+                raise TimeoutError(f"{command[0]} does not answer: see {folder}")
         yield environment
     finally:
         for process in reversed(running):

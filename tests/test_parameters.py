@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from lcutils import paper
 from lcutils.errors import UserError
-from lcutils.parameters import leaf_keys, load_study, parse_overrides
+from lcutils.parameters import leaf_keys, load_study, parse_overrides, resolve_path
 from lcutils.runs import PretrainedRun, RunName
 
 SMALL = {
@@ -303,3 +303,9 @@ def test_unknown_model_names_those_near(tmp_path):
     study = load_study(write(tmp_path, SMALL))
     with pytest.raises(UserError, match="01x0032_02d"):
         study.run("01x0032_03d")
+
+
+def test_a_path_may_hold_bytes_that_are_no_text_but_not_half_a_character():
+    assert resolve_path("/a/\udcff").parts[-1] == "\udcff"  # the byte 0xff, as Python reads names
+    with pytest.raises(UserError, match="holds half a character; correct the path"):
+        resolve_path("/a/\ud83d")

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lcutils.corpus.paths import is_file, is_folder, local_path, reason, shown_list
+from lcutils.corpus.paths import is_file, is_folder, reason, shown_list
 from lcutils.corpus.splits import canonical_split, divide_by_card, divide_by_name
 from lcutils.errors import UserError
+from lcutils.parameters import resolve_path
 from lcutils.text import one_line
 
 KINDS = {
@@ -33,7 +34,7 @@ def local_files(name: str) -> list[tuple[str, Path]]:
     These are the file itself, or the files of a folder that may hold text or say how it is divided, under their
     paths inside the folder. Hidden files and other files of a folder do not count.
     """
-    path = local_path(name)
+    path = resolve_path(name)
     if is_file(path):
         return [(path.name, path)]
     if not is_folder(path):

@@ -1,4 +1,4 @@
-"""Local paths: what they stand for, how a message shows them, and their bytes."""
+"""Local paths: what lies there, how a message shows them, and their bytes."""
 
 from __future__ import annotations
 
@@ -19,14 +19,6 @@ def shown_list(names: Iterable[object], most: int = 6) -> str:
     names = list(names)
     rest = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(one_line(name, 30) for name in names[:most]) + rest
-
-
-def local_path(name: str) -> Path:
-    """The path that a setting names, with `~` as the home folder."""
-    try:
-        return Path(name).expanduser()
-    except RuntimeError:  # ~nobody/tales
-        raise UserError(f"{one_line(name)}: there is no such home folder; correct the path") from None
 
 
 def is_file(path: Path) -> bool:

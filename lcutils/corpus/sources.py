@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING
 
 from lcutils.corpus.files import TableMaker, say, tabulate
 from lcutils.corpus.folders import KINDS, list_source
-from lcutils.corpus.paths import is_file, is_folder, local_path, reason, shown_list
+from lcutils.corpus.paths import is_file, is_folder, reason, shown_list
 from lcutils.corpus.readers import END_OF_TEXT, pieces
 from lcutils.corpus.splits import canonical_split
 from lcutils.corpus.stories import stories
 from lcutils.errors import UserError
+from lcutils.parameters import resolve_path
 from lcutils.text import one_line
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def check_sources(settings: CorpusSettings) -> None:
             name.startswith((".", "/", "~")) or Path(name).suffix.lower() in (*KINDS, ".gz") or name.count("/") > 1
         )
         try:
-            path = local_path(name)
+            path = resolve_path(name)
             if is_file(path) or is_folder(path):
                 continue
             if path.exists():
@@ -148,7 +149,7 @@ def _load(key: str, settings: CorpusSettings, tables: Path, log: Path | None) ->
     one split: "validation" for validation if there is one, else "train".
     """
     name, column = getattr(settings, key), settings.text_column
-    path = local_path(name)
+    path = resolve_path(name)
     try:
         if is_file(path) or is_folder(path):
             listing = list_source(path)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lcutils.errors import UserError, first_line
+from lcutils.parameters import resolve_path
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -28,7 +29,7 @@ GENERAL_CLASSES = {"PreTrainedTokenizer", "PreTrainedTokenizerFast", "PythonBack
 def tokenizer_folder(name: str) -> Path | None:
     """The folder that a tokenizer's name stands for; None if there is none."""
     try:
-        folder = Path(name).expanduser()
+        folder = resolve_path(name)
         folder.stat()
     except (FileNotFoundError, NotADirectoryError):
         return None

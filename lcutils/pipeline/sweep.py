@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from lcutils.artifacts import write_json
+from lcutils.artifacts import remove, write_json
 from lcutils.corpus import source_digest
 from lcutils.devices import choose_device
 from lcutils.errors import UserError
@@ -131,12 +130,9 @@ def forget_snakemake(folder: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    """Delete a file, a link or a folder, or nothing."""
+    """Delete a file, a link or a folder, or nothing; a `UserError` if it is another user's."""
     try:
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+        remove(path)
     except OSError as error:
         raise UserError(f"{one_line(path, 200)}: cannot be deleted ({error.strerror}); make it yours") from None
 

@@ -32,7 +32,7 @@ from lcutils.features.statistics import ClassStatistics
 
 VOCABULARY = 50257
 SECTIONS = ("statistics", "pairs", "memory", "agreement", "growth", "extraction")
-# What a precision may change, relative (the first) or absolute: the table of issue 3's targets.
+# What a precision may change, relative (the first) or absolute: the targets of tests/benchmarks/README.md.
 RELATIVE = ("nc1_cdnv", "nc1_cdnv_log", "nc1_pinv", "nc2_norm_cov", "gnc2_log_mean", "gnc2_log_std", "nc3_cosine_mean")
 ABSOLUTE = ("nc2_cosine_mean", "nc4_agreement")
 

@@ -1,6 +1,7 @@
 """Time of a sweep that finds nothing to do: the paper's 230 points, as files that are small but whole.
 
-    python tests/benchmarks/noop_sweep.py [--rounds 5] [--folder DIR]
+    python tests/benchmarks/noop_sweep.py [--rounds 5]
+    PYTHONPATH=OTHER/CHECKOUT python tests/benchmarks/noop_sweep.py      # the same of another checkout
 
 Prints one JSON line: seconds of `lcutils sweep`, of the check of all artifacts alone, and of the first check, which
 reads every file because nothing is remembered yet.
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -18,7 +20,6 @@ import time
 from pathlib import Path
 
 from lcutils.artifacts import content_digest
-from lcutils.manifests import MEMORY
 from lcutils.parameters import ROOT
 from lcutils.pipeline.jobs import (
     all_jobs,
@@ -78,8 +79,7 @@ def make_study(work: Workspace) -> None:
 def check_all(work: Workspace) -> float:
     """Seconds that it takes to find all artifacts current."""
     began = time.perf_counter()
-    jobs = all_jobs(work)
-    assert all(job.current for job in (jobs | {"analyze": analyze_job(work, jobs=jobs)}).values())
+    assert all(job.current for job in [*all_jobs(work).values(), analyze_job(work)])
     return time.perf_counter() - began
 
 
@@ -87,26 +87,26 @@ def main() -> None:
     """Make the study, sweep it, print the times."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--folder", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        folder = options.folder or Path(scratch)
+        folder = Path(scratch)
         work = open_study("paper", folder, {"source": "built-in", "tokenizer": "bpe:300", "device": "cpu"})
         words = ["source=built-in", "tokenizer=bpe:300", "device=cpu"]
-        if not work.folder.exists():
-            make_study(work)
-        for memory in work.folder.rglob(MEMORY):
+        make_study(work)
+        for memory in work.folder.rglob(".verified"):  # digests that are remembered
             memory.unlink()
         first = check_all(work)
         checks = [check_all(work) for _ in range(options.rounds)]
         sweeps = []
         command = [sys.executable, "-m", "lcutils", "sweep", "paper", "--outputs", str(folder), "--set", *words]
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
         for _ in range(options.rounds + 1):
             began = time.perf_counter()
-            outcome = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+            outcome = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
             sweeps.append(time.perf_counter() - began)
             assert "Nothing to be done" in outcome.stdout + outcome.stderr, outcome.stderr
     line = {
+        "commit": subprocess.check_output(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, text=True).strip(),
         "points": len(work.study.points),
         "files": sum(len(FILES[kind]) for kind in ("data", "analysis"))
         + sum((1 + 6 * len(run.checkpoints)) for run in work.study.runs.values())
