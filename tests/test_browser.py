@@ -245,3 +245,15 @@ def test_a_figure_has_a_page_of_its_own(browser, report):
         page.wait_for_selector("#drawing-figure_3[data-drawn]")
         assert points(page, "figure_3").count() > 0
         assert errors == []
+
+
+@pytest.mark.parametrize("width", [420, 900, 1440])
+def test_nothing_is_wider_than_the_window(browser, report, width):
+    with new_page(browser, offline=True) as (page, errors):
+        page.set_viewport_size({"width": width, "height": 900})
+        page.goto(report.as_uri())
+        for name in ("figure_1", "figure_2", "losses", "token_explorer"):
+            page.evaluate("name => document.getElementById(name).scrollIntoView()", name)
+            page.wait_for_selector(f"#drawing-{name}[data-drawn]")
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert errors == []

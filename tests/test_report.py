@@ -304,3 +304,10 @@ def test_a_notebook_shows_a_table_or_the_sentence():
     assert styled.count("<tr>") == 4
     assert shown_table(FEW.iloc[[0, 0]]).to_html()  # the index may repeat
     assert shown_table(analysis.Missing("There is nothing.")).data == "There is nothing."
+
+
+def test_a_space_at_the_end_of_a_cell_is_seen():
+    table = pd.DataFrame({"token": [" Ben", "Ben", "a b "], "count": [1, 2, 3]})
+    for html in (table_html(table), shown_table(table).to_html()):
+        assert [html.count(f">{cell}<") for cell in ("␣Ben", "Ben", "a b␣")] == [1, 1, 1]
+    assert shown_table(table).to_html() == shown_table(table.copy()).to_html()  # no random ids

@@ -9,7 +9,9 @@ import base64
 import gzip
 import json
 import math
+import re
 import string
+import zlib
 from collections.abc import Callable, Hashable
 from functools import cache
 from importlib.resources import files
@@ -24,7 +26,7 @@ from pandas.io.formats.style import Styler
 
 from lcutils.analysis import Missing
 from lcutils.charts.theme import DARK, LIGHT, VEGALITE_VERSION, Figure
-from lcutils.text import drawable, markdown_text, one_line, storable
+from lcutils.text import csv_text, drawable, markdown_text, one_line, storable
 
 LONGEST = 2_000  # characters that a table shows of a text
 LONG_TEXTS = {"note", "definition", "axis", "limit", "dropped", "ours", "paper", "setting"}
@@ -99,8 +101,13 @@ def _word_columns(table: pd.DataFrame) -> list[Hashable]:
 
 
 def _words(value: Any) -> str:
-    """A cell that is no number: truth as yes or no, text in one visible line."""
-    return ("yes" if value else "no") if isinstance(value, bool) else one_line(str(value), LONGEST)
+    """A cell that is no number: truth as yes or no, text in one visible line.
+
+    HTML shows no space at the ends of a cell, and tokens may differ in it alone: there a sign stands for it.
+    """
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return re.sub("^ +| +$", lambda spaces: "␣" * len(spaces[0]), one_line(value, LONGEST))
 
 
 def number_words(value: Any) -> str:
@@ -141,5 +148,8 @@ def shown_table(table: pd.DataFrame | Missing, columns: list[str] | None = None,
     kept = table[[c for c in columns if c in table.columns]] if columns else table
     kept = kept.head(most).reset_index(drop=True)
     # pandas' own template escapes nothing, and MathJax would typeset what stands between two $.
-    styler = kept.style.set_table_attributes('class="tex2jax_ignore mathjax_ignore"').format_index(html_text, axis=1)
+    # Ids of cells, and pandas' own random one of the table, would change with every run of a notebook.
+    identity = f"{zlib.crc32(csv_text(kept).encode()):08x}"
+    styler = Styler(kept, uuid=identity, uuid_len=8, cell_ids=False)
+    styler.set_table_attributes('class="tex2jax_ignore mathjax_ignore"').format_index(html_text, axis=1)
     return _formatted(styler, kept, lambda value: html_text(_words(value)))
