@@ -93,4 +93,7 @@ def _read_html(page: str, names: list[str]) -> None:
     assert words.tags <= MARKUP, words.tags - MARKUP
     cells = [cell.strip() for cell in words.cells]
     assert len(cells) == 3 * len(names)
-    assert cells[::3] == [one_line(name, 2_000).strip() for name in names]
+    lines = [one_line(name, 2_000) for name in names]
+    insides = [line.strip(" ") for line in lines]
+    assert [cell.strip("␣") for cell in cells[::3]] == [inside.strip("␣ ") for inside in insides]
+    assert [len(cell) for cell in cells[::3]] == [len(line) for line in lines]  # no space at an end is lost
