@@ -4,31 +4,41 @@
 #
 # `lcutils.pipeline.sweep` leaves a stamp in `.current/` for every artifact that is complete and fits the study and its inputs'
 # content. Jobs without a stamp run, and those that follow from them; a job that finds nothing to do ends at once.
-import shlex
+import re
 import sys
+from pathlib import Path
 
 sys.path.insert(0, workflow.basedir)  # this checkout's package, on a cluster's nodes too
 
-from lcutils.parameters import ROOT
+from snakemake.exceptions import WorkflowError
+
+from lcutils.pipeline.lanes import lanes
 from lcutils.pipeline.overrides import open_study
-from lcutils.pipeline.sweep import STAMPS
+from lcutils.pipeline.paths import STAMPS
+from lcutils.pipeline.workers import JobError, Workers
 from lcutils.runs import TrainedRun
 
 work = open_study(**config["parameters"])
 study = work.study
 GPUS = 0 if study.device == "cpu" else 1  # that a job asks for; on a cluster Slurm assigns it
 
-
-def quoted(text):
-    """Text as one word of a shell command of Snakemake's, which reads braces as wildcards."""
-    return shlex.quote(str(text)).replace("{", "{{").replace("}", "}}")
+workers = Workers(work.folder)  # their kernels stay from one job of this process to the next
 
 
-RUN = f"(cd {quoted(ROOT)} && exec {quoted(sys.executable)} -m lcutils.pipeline.run_job {quoted(work.folder)}"
-RUN += " {params.notebook} {params.job}"
+def run_notebook(output, notebook, job, **options):
+    """Run a job's notebook, and leave its stamp."""
+    try:
+        workers.run(notebook, job, **options)
+    except JobError as error:
+        raise WorkflowError(str(error)) from None
+    Path(str(output)).touch()
 
-# papermill's own log is kept; if a job fails, the log's end is shown, which says what went wrong.
-END = ") 2> logs/{params.job}.papermill || {{ tail -n 3 logs/{params.job}.papermill >&2; exit 1; }}; touch {output}"
+
+def data(wildcards):
+    """The stamp of the data."""
+    # Jobs run in threads of this process. `--force-use-threads` says the same, but not to a group of jobs on a cluster.
+    workflow.execution_settings.use_threads = True
+    return f"{STAMPS}/data"
 
 
 def trained(wildcards):
@@ -55,41 +65,60 @@ rule all:
 rule analyze:
     input: [] if config["only_analyze"] else stamps("measure")
     output: f"{STAMPS}/analyze"
-    params: notebook="05_analyze", job="05_analyze"
     threads: study.threads
-    shell: RUN + END
+    run: run_notebook(output, "05_analyze", "05_analyze")
 
 
 rule data:
     output: f"{STAMPS}/data"
-    params: notebook="01_data", job="01_data"
     threads: study.threads
-    shell: RUN + END
+    run: run_notebook(output, "01_data", "01_data")
 
 
-rule train:
-    input: f"{STAMPS}/data"
-    output: STAMPS + "/train/{run}"
-    params: notebook="02_train", job="02_train_{run}"
-    priority: 1  # before the short jobs, so that no long one is left for the end
-    threads: study.threads
-    resources: gpu=GPUS
-    shell: RUN + " {wildcards.run}" + END
+# The jobs of one architecture follow one another, so that a kernel compiles it once: each takes one of the lane's
+# tickets, of which the sweep gives out one, or more where the lane is a large part of the work. Lanes with more work
+# come first. A cluster has no tickets; there, what is left of a run is one group, which is submitted as one job.
+for number, lane in enumerate(lanes(study)):
+    wildcard_constraints_of_lane = {"run": "|".join(map(re.escape, lane.runs)), "checkpoint": r"\d+"}
+    tickets = {"gpu": GPUS, lane.ticket: 1}
 
+    rule:
+        name: f"train_{lane.name}"
+        input: data
+        output: STAMPS + "/train/{run}"
+        wildcard_constraints: **wildcard_constraints_of_lane
+        params: task=lane.name
+        group: "run"
+        priority: 2 * (1000 - number)
+        threads: study.threads
+        resources: **tickets
+        run:
+            run_notebook(output, "02_train", f"02_train_{wildcards.run}", task=params.task, model=wildcards.run, story=False)
 
-rule extract:
-    input: f"{STAMPS}/data", trained
-    output: STAMPS + "/extract/{run}@{checkpoint}"
-    params: notebook="03_extract", job="03_extract_{run}@{checkpoint}"
-    threads: study.threads
-    resources: gpu=GPUS
-    shell: RUN + " {wildcards.run} {wildcards.checkpoint}" + END
+    rule:
+        name: f"extract_{lane.name}"
+        input: data, trained
+        output: STAMPS + "/extract/{run}@{checkpoint}"
+        wildcard_constraints: **wildcard_constraints_of_lane
+        params: task=lane.name
+        group: "run"
+        priority: 2 * (1000 - number) + 1
+        threads: study.threads
+        resources: **tickets
+        run:
+            point = {"model": wildcards.run, "checkpoint": int(wildcards.checkpoint), "by_hand": False}
+            run_notebook(output, "03_extract", f"03_extract_{wildcards.run}@{wildcards.checkpoint}", task=params.task, **point)
 
-
-rule measure:
-    input: STAMPS + "/extract/{run}@{checkpoint}"
-    output: STAMPS + "/measure/{run}@{checkpoint}"
-    params: notebook="04_measure", job="04_measure_{run}@{checkpoint}"
-    threads: study.threads
-    resources: gpu=GPUS
-    shell: RUN + " {wildcards.run} {wildcards.checkpoint}" + END
+    rule:
+        name: f"measure_{lane.name}"
+        input: STAMPS + "/extract/{run}@{checkpoint}"
+        output: STAMPS + "/measure/{run}@{checkpoint}"
+        wildcard_constraints: **wildcard_constraints_of_lane
+        params: task=lane.name
+        group: "run"
+        priority: 2 * (1000 - number) + 1
+        threads: study.threads
+        resources: **tickets
+        run:
+            point = {"model": wildcards.run, "checkpoint": int(wildcards.checkpoint), "by_hand": False}
+            run_notebook(output, "04_measure", f"04_measure_{wildcards.run}@{wildcards.checkpoint}", task=params.task, **point)

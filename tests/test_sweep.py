@@ -24,8 +24,8 @@ from lcutils.errors import UserError
 from lcutils.parameters import ROOT, load_study
 from lcutils.pipeline.locks import TOKEN, join_sweep, one_sweep, token_of
 from lcutils.pipeline.overrides import open_study
-from lcutils.pipeline.run_job import REQUEST
-from lcutils.pipeline.sweep import STAMPS, following_logs, run_sweep, snakemake_command, stamp_current
+from lcutils.pipeline.paths import REQUEST, STAMPS
+from lcutils.pipeline.sweep import following_logs, run_sweep, snakemake_command, stamp_current
 from lcutils.stages import extract_point, measure_point, prepare_data, train_run
 
 
@@ -78,6 +78,78 @@ def test_a_sweep_leaves_rows_figures_and_a_report(swept):
     assert manifest["seed"] == 42
     assert manifest["tokens_per_second"] > 0
     assert (folder / "logs" / "01x0016_01d.log").read_text()
+
+
+def test_kernels_that_stay_change_no_number(swept, tmp_path):
+    """Both models went through kernels that had done other jobs before; here each stage runs by itself."""
+    work = open_study(swept, tmp_path)
+    prepare_data(work)
+    for model in ("01x0016_01d", "01x0032_01d"):
+        train_run(work, model), extract_point(work, model, 0)
+        alone = measure_point(work, model, 0).row
+        assert json.loads((swept.parent / f"tiny/measurements/{model}@0/row.json").read_text()) == alone
+
+
+DIES = """
+import os, signal, sys
+from importlib.util import find_spec
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name != "lcutils.stages" or "ipykernel_launcher" not in sys.orig_argv:
+            return None
+        sys.meta_path.remove(self)
+        spec = find_spec(name)
+        load = spec.loader.exec_module
+        def exec_module(module):
+            load(module)
+            function = getattr(module, os.environ["DIES_IN"])
+            def once(*words):
+                if os.path.exists(os.environ["DIES_ONCE"]):
+                    os.remove(os.environ["DIES_ONCE"])
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return function(*words)
+            setattr(module, os.environ["DIES_IN"], once)
+        spec.loader.exec_module = exec_module
+        return spec
+
+sys.meta_path.insert(0, Finder())
+"""
+
+
+@pytest.mark.parametrize(
+    ("function", "job", "lost"),
+    [
+        ("prepare_data", "01_data", ["data"]),
+        ("train_run", "02_train_01x0016_01d", ["runs/01x0016_01d", "statistics/01x0016_01d@0"]),
+        ("extract_point", "03_extract_01x0016_01d@0", ["statistics/01x0016_01d@0"]),
+        ("measure_point", "04_measure_01x0016_01d@0", ["measurements/01x0016_01d@0"]),
+        ("analyze_study", "05_analyze", ["analysis"]),
+    ],
+)
+def test_a_killed_worker_loses_one_job(copy, tmp_path, monkeypatch, function, job, lost):
+    (tmp_path / "sitecustomize.py").write_text(DIES)
+    (tmp_path / "once").touch()
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv("DIES_IN", function)
+    monkeypatch.setenv("DIES_ONCE", str(tmp_path / "once"))
+    folder = copy.parent / "tiny"
+    before = (folder / "results.csv").read_bytes()
+    for place in [*lost, "statistics/01x0032_01d@0"]:  # of the other model too there is something to do
+        shutil.rmtree(folder / place)
+    outcome = lcutils_command("sweep", copy, "--outputs", copy.parent)
+    assert "error: the notebook's process was killed (signal 9), perhaps for lack of memory" in outcome.stderr
+    if function == "analyze_study":  # what is measured is analysed once more
+        assert outcome.returncode == 0
+        assert (folder / "analysis/report.html").is_file()
+    else:
+        assert outcome.returncode == 1
+        assert outcome.stderr.splitlines()[-1].startswith(f"{job} failed: error: the notebook's process was killed")
+    if function != "prepare_data":
+        assert (folder / "measurements/01x0032_01d@0/row.json").is_file()
+        assert (folder / "statistics/01x0032_01d@0/manifest.json").is_file()
+    assert lcutils_command("sweep", copy, "--outputs", copy.parent).returncode == 0
+    assert (folder / "results.csv").read_bytes() == before
 
 
 def test_a_finished_sweep_has_nothing_to_do(copy):

@@ -4,11 +4,11 @@ Two files are locked with `flock`; a lock ends with the processes that hold it, 
 
 - `.sweep.lock`, by the sweep and its Snakemake. Its text is the sweep's token, a word that no other sweep has, the
   machine, and the processes that hold it.
-- `.jobs.lock`, by every job, which is papermill's process and the notebook's kernel, together. Its lines name them.
+- `.jobs.lock`, by the kernels that jobs run in, together. Its lines name their processes.
 
-If Snakemake alone is killed, its jobs live on. Each looks every second whether its sweep still runs and ends itself if
-not: nothing is lost, as all work goes on from its last save. A sweep begins when no job of an earlier one is left.
-A job on another machine of a cluster looks only whether another sweep has begun: locks may not reach so far.
+If Snakemake alone is killed, kernels may live on. Each looks every second whether its sweep still runs and ends itself
+if not: nothing is lost, as all work goes on from its last save. A sweep begins when no kernel of an earlier one is
+left. A kernel on another machine of a cluster looks only whether another sweep has begun: locks may not reach so far.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from lcutils.errors import UserError
 from lcutils.text import one_line
 
 SWEEP, JOBS = ".sweep.lock", ".jobs.lock"
-TOKEN, JOB = "LCUTILS_SWEEP", "LCUTILS_JOB"  # in the environment of a job; Slurm hands them on
+TOKEN = "LCUTILS_SWEEP"  # in the environment of a job; Slurm hands it on
 SECONDS_TO_END = 120.0  # that the jobs of an earlier sweep may take to notice that it is over
-_held: list[TextIO] = []  # locks that last as long as this process
+_held: dict[tuple[Path, str], TextIO] = {}  # by folder and token: locks that last as long as this process
 
 
 @contextmanager
@@ -71,23 +71,23 @@ def token_of(folder: Path) -> str:
 
 
 def join_sweep(folder: Path) -> None:
-    """Called in each process of a job: hold the jobs' lock until the process ends, and end it with its sweep.
+    """Called in each process that runs jobs: hold the jobs' lock until the process ends, and end it with its sweep.
 
-    Does nothing in a process that no sweep started.
+    Does nothing in a process that no sweep started, or that has joined already.
 
     Raises:
         UserError: the sweep is over already.
     """
     token = os.environ.get(TOKEN)
-    if not token:
+    if not token or (folder, token) in _held:
         return
     lock = _open(folder / JOBS)
     _flock(lock, fcntl.LOCK_SH)
     if token_of(folder) != token:
         lock.close()
         raise UserError("the sweep that this job belongs to is over; nothing is done")
-    _held.append(lock)
-    lock.write(f"{one_line(os.environ.get(JOB, 'job'))} (process {os.getpid()} on {socket.gethostname()})\n")
+    _held[folder, token] = lock
+    lock.write(f"(process {os.getpid()} on {socket.gethostname()})\n")
     lock.flush()
     threading.Thread(target=_end_with_sweep, args=(folder, token), daemon=True).start()
 

@@ -16,7 +16,7 @@ from lcutils.pipeline.locks import join_sweep
 from lcutils.pipeline.paths import Workspace
 from lcutils.plain import brief, text_of
 
-NOTEBOOK_PARAMETERS = ("study", "model", "checkpoint", "outputs", "overrides", "published")
+NOTEBOOK_PARAMETERS = ("study", "model", "checkpoint", "outputs", "overrides", "published", "story", "by_hand")
 
 
 def open_study(

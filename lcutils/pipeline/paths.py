@@ -13,6 +13,10 @@ from lcutils.plain import brief, text_of
 from lcutils.runs import PretrainedRun
 from lcutils.text import one_line
 
+FAILED = ".failed"  # ending of the file in `logs/` that says why a job failed
+STAMPS = ".current"  # folder of empty files: an artifact with a stamp needs no work
+REQUEST = ".request.json"  # in the study's folder: what the present sweep is asked for
+
 
 @dataclass(frozen=True)
 class Workspace:

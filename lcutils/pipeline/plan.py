@@ -4,25 +4,17 @@ from __future__ import annotations
 
 import json
 
-import numpy as np
-
 from lcutils import paper
 from lcutils.artifacts import MANIFEST
 from lcutils.corpus.tokenization import bpe_size
-from lcutils.gptneo.model import count_parameters
 from lcutils.manifests import damaged_files
+from lcutils.pipeline.costs import epochs_trained, seconds_per_token
 from lcutils.pipeline.paths import Workspace
-from lcutils.runs import TrainedRun
+from lcutils.runs import TrainedRun, count_parameters
 
 # Blocks of the paper's packing (appendix A), known before the text is downloaded.
 KNOWN_BLOCKS = {(paper.DATASET, "paper", paper.BLOCK_SIZE): paper.TRAIN_BLOCKS}
 KNOWN_VOCABULARIES = {paper.TOKENIZER: paper.VOCABULARY}
-
-# Seconds per token on one H200 with blocks of 2048, 50,257 tokens and the paper's batch sizes: a sum of terms in
-# depth L and width D, 1, L, D, L D and L D² in training; 1 and L D in extracting (fp16, covariance). Fitted
-# to the measured speeds of tests/benchmarks/README.md.
-TRAINING_SECONDS = (1.55e-8, 3.83e-8, 5.18e-10, 4.44e-11, 1.127e-13)
-EXTRACTION_SECONDS = (8.63e-9, 6.38e-11)
 
 
 def describe_plan(work: Workspace) -> str:
@@ -51,28 +43,15 @@ def describe_plan(work: Workspace) -> str:
     if blocks is None:
         return "\n".join([*lines, "time: known once 01_data has run"])
     tokens = blocks * study.corpus.block_size
-    training = sum(tokens * _epochs(run) for run in trained)
+    training = sum(tokens * epochs_trained(run) for run in trained)
     extraction = sum(tokens * len(run.checkpoints) for run in trained)
     lines += [f"work: {_tokens(training)} of training, {_tokens(extraction)} of extraction"]
     if vocabulary == paper.VOCABULARY:
-        hours = [tokens * sum(seconds) / 3600 for seconds in zip(*map(_seconds_of_epochs, trained), strict=True)]
+        hours = [tokens * sum(seconds) / 3600 for seconds in zip(*map(seconds_per_token, trained), strict=True)]
         lines += [f"time on one H200, from measured speeds: {hours[0]:,.0f} h training, {hours[1]:,.1f} h extraction"]
     else:
         lines += ["time: see the tokens/s in the log of the first model"]
     return "\n".join(lines)
-
-
-def _epochs(run: TrainedRun) -> int:
-    """Epochs that are trained: none after the last kept checkpoint."""
-    return max(run.checkpoints) + 1
-
-
-def _seconds_of_epochs(run: TrainedRun) -> tuple[float, float]:
-    """Seconds of training and of extraction of a run, per token of an epoch."""
-    L, D = run.depth, run.width
-    training = np.dot(TRAINING_SECONDS, (1, L, D, L * D, L * D * D))
-    extraction = np.dot(EXTRACTION_SECONDS, (1, L * D))
-    return float(training) * _epochs(run), float(extraction) * len(run.checkpoints)
 
 
 def _blocks_and_vocabulary(work: Workspace) -> tuple[int | None, int | None]:

@@ -8,11 +8,13 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from lcutils.artifacts import remove, write_json
@@ -21,14 +23,14 @@ from lcutils.devices import choose_device
 from lcutils.errors import UserError
 from lcutils.features.model_folder import check_model_folder
 from lcutils.parameters import ROOT
-from lcutils.pipeline.jobs import all_jobs, analyze_job, check_overrides, remove_remains
+from lcutils.pipeline.jobs import all_jobs, analyze_job, check_overrides, data_job, remove_remains
+from lcutils.pipeline.lanes import lanes
 from lcutils.pipeline.locks import TOKEN, end_sweep, hand_on, one_sweep, token_of
-from lcutils.pipeline.paths import Workspace
-from lcutils.pipeline.run_job import REQUEST
+from lcutils.pipeline.paths import FAILED, REQUEST, STAMPS, Workspace
 from lcutils.text import one_line
 
 PROFILES = ROOT / "parameters" / "profiles"
-STAMPS = ".current"  # folder of empty files: an artifact with a stamp needs no work
+STAGES = ("data", "train", "extract", "measure", "analyze")
 
 
 def snakemake_command(
@@ -58,10 +60,10 @@ def snakemake_command(
     command += ["--rerun-triggers", "mtime", "--drop-metadata"]
     if profile is not None:
         command += ["--workflow-profile", str(_profile_folder(profile))]
+        command += ["--cores", str(cores)] if cores else []
     else:
-        command += ["--quiet", "rules", "host"]
-    if cores or profile is None:
-        command += ["--cores", str(cores or os.cpu_count())]
+        cores = cores or os.cpu_count() or 1
+        command += ["--quiet", "rules", "host", "--cores", str(cores), "--resources", *_resources(work, cores)]
     if dry_run:
         command += ["--dry-run"]
     targets = [f"{STAMPS}/analyze"] if only_analyze else []
@@ -73,6 +75,17 @@ def snakemake_command(
     write_json(work.folder / REQUEST, {"parameters": request, "only_analyze": only_analyze})
     command += ["--configfile", str(work.folder / REQUEST)]
     return [*command, "--", *targets] if targets else command
+
+
+def _resources(work: Workspace, cores: int) -> list[str]:
+    """What jobs on one machine share, as limits for Snakemake: places on GPUs, and the lanes' tickets."""
+    jobs, gpus = max(cores // work.study.threads, 1), 0
+    device = choose_device(work.study.device)
+    if device.type == "cuda":
+        gpus = work.study.jobs_per_gpu * (torch.cuda.device_count() if device.index is None else 1)
+        jobs = min(jobs, gpus)
+    tickets = {lane.ticket: lane.tickets(jobs) for lane in lanes(work.study)}
+    return [f"{name}={number}" for name, number in ({"gpu": gpus} | tickets).items()]
 
 
 def _profile_folder(profile: str) -> Path:
@@ -96,14 +109,14 @@ def _profile_folder(profile: str) -> Path:
     return folder
 
 
-def stamp_current(work: Workspace) -> None:
-    """Write a stamp for every artifact that is complete and up to date, and for no other.
+def stamp_current(work: Workspace) -> list[str]:
+    """Write a stamp for every artifact that is complete and up to date, and for no other; returns the others' names.
 
     Snakemake deletes a job's outputs before it runs the job. Its outputs are therefore stamps: the artifact itself
     stays, and the job finds out whether it needs work.
     """
     _remove(work.folder / STAMPS)
-    now = time.time()
+    now, missing = time.time(), []
     jobs = all_jobs(work)
     for name, job in (jobs | {"analyze": analyze_job(work, jobs=jobs)}).items():
         stamp = work.folder / STAMPS / name
@@ -111,8 +124,11 @@ def stamp_current(work: Workspace) -> None:
         if job.current:
             stamp.touch()
             os.utime(stamp, (now, now))  # all of one age, so that none is newer than what depends on it
-        elif damaged := job.damaged:
+            continue
+        missing.append(name)
+        if damaged := job.damaged:
             print(f"{work.display(job.folder)}: {damaged[0]} is damaged or missing; made again", file=sys.stderr)
+    return missing
 
 
 def forget_snakemake(folder: Path) -> None:
@@ -166,7 +182,8 @@ def run_sweep(
     """
     check_overrides(work, model)
     check_pretrained(work)
-    source_digest(work.corpus)  # fail early if the text is missing
+    if not data_job(work).current:
+        source_digest(work.corpus)  # fail early if the text is missing
     analyze_job(work)  # or a published table
     if profile is None:  # a cluster's login node need not have the device
         choose_device(work.study.device)
@@ -187,7 +204,7 @@ def run_sweep(
         if not dry_run:
             remove_remains(work)
         forget_snakemake(work.folder)
-        stamp_current(work)
+        missing = stamp_current(work)
         began, status = time.time(), 0
 
         def snakemake(**options: Any) -> int:
@@ -199,16 +216,24 @@ def run_sweep(
                     hand_on(lock, process.pid)
                 return process.wait()
 
+        wanted = missing if model is None else set(missing) & all_jobs(work, model).keys()
+        if not wanted:
+            print("Nothing to be done: all is complete and up to date.")
         with following_logs(work.folder / "logs"):
-            status = snakemake(model=model, dry_run=dry_run)
+            status = snakemake(model=model, dry_run=dry_run) if wanted else 0
             if status < 0:
                 end_sweep(work.folder, lock)
             elif status and model is None and not dry_run and _is_worth_analysing(work):
-                snakemake(only_analyze=True)
+                analysed = snakemake(only_analyze=True) == 0
+                if analysed and not describe_failures(work, began):  # it was all that had failed
+                    status = 0
     if status < 0:
         name = signal.Signals(-status).name
         print(f"Snakemake was ended by {name}; the same command goes on from here", file=sys.stderr)
         return 1
+    if dry_run and wanted:
+        stages = Counter(name.partition("/")[0] for name in wanted)
+        print("to do: " + ", ".join(f"{stage} {stages[stage]}" for stage in STAGES if stages[stage]))
     if status == 0 and not dry_run:
         print(describe_outcome(work, model))
     elif status and not dry_run:
@@ -262,12 +287,11 @@ def following_logs(folder: Path) -> Iterator[None]:
 
 
 def describe_failures(work: Workspace, began: float) -> str:
-    """The last line of each job that began since then and left no stamp."""
+    """Why each job failed that did since then: the last line of what it left."""
     text = ""
-    for log in sorted((work.folder / "logs").glob("*.papermill")):
-        stage, _, name = log.stem.partition("_")[2].partition("_")
-        if log.stat().st_mtime >= began and not (work.folder / STAMPS / stage / name).exists():
-            lines = log.read_text(errors="replace").strip().splitlines() or ["it ended without a word"]
+    for log in sorted((work.folder / "logs").glob(f"*{FAILED}")):
+        if log.stat().st_mtime >= began:
+            lines = log.read_text(errors="replace").strip().splitlines()
             text += f"{one_line(log.stem)} failed: {one_line(lines[-1], 300)}\n"
     return text
 

@@ -1,0 +1,62 @@
+"""Lanes: which jobs of a study follow one another in one warm process, and which lane comes first.
+
+A process that has trained an architecture has compiled it, so the runs of one architecture form a lane. How much work
+a lane is decides its place in the queue and how many of its jobs may run at a time.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from lcutils.parameters import Study
+from lcutils.pipeline.costs import seconds_per_token
+from lcutils.runs import Run, TrainedRun
+
+
+@dataclass(frozen=True)
+class Lane:
+    """The runs of one architecture, or one pretrained model.
+
+    Attributes:
+        name: such as 12x1024, for rules of the Snakefile.
+        runs: their names.
+        share: of the study's work, between 0 and 1, as far as it is known beforehand.
+    """
+
+    name: str
+    runs: tuple[str, ...]
+    share: float
+
+    @property
+    def ticket(self) -> str:
+        """The Snakemake resource that each of the lane's jobs takes one of."""
+        return f"lane_{self.name}"
+
+    def tickets(self, jobs: int) -> int:
+        """How many of the study's jobs at a time may be the lane's: as many as its share, at least one."""
+        return max(1, math.ceil(jobs * self.share))
+
+
+def lanes(study: Study) -> list[Lane]:
+    """The lanes of a study, the one with most work first."""
+    shapes: dict[tuple[int, ...] | str, list[Run]] = {}
+    for run in study.runs.values():
+        shape: tuple[int, ...] | str = run.name
+        if isinstance(run, TrainedRun):
+            shape = (run.depth, run.width, run.heads, run.positions, run.window)
+        shapes.setdefault(shape, []).append(run)
+    work = {shape: sum(map(_seconds, runs)) for shape, runs in shapes.items()}
+    most = max(work.values()) or 1.0
+    work = {shape: seconds or most for shape, seconds in work.items()}  # of a pretrained model nothing is known
+    found: list[Lane] = []
+    for shape in sorted(shapes, key=lambda shape: -work[shape]):
+        name = "pretrained" if isinstance(shape, str) else f"{shape[0]:02}x{shape[1]:04}"
+        number = sum(lane.name.startswith(name) for lane in found)  # of equal names
+        runs = tuple(run.name for run in shapes[shape])
+        found.append(Lane(f"{name}_{number}" if number else name, runs, work[shape] / sum(work.values())))
+    return found
+
+
+def _seconds(run: Run) -> float:
+    return sum(seconds_per_token(run)) if isinstance(run, TrainedRun) else 0.0
