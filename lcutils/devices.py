@@ -1,4 +1,4 @@
-"""Choice of a device, and GPUs that several jobs share by file locks."""
+"""Choice of a device, GPUs that several jobs share by file locks, and TF32."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ import torch
 from filelock import FileLock, Timeout
 
 from lcutils.errors import UserError, first_line
+
+_home: int | None = None  # the GPU that this process worked on last
 
 
 def choose_device(name: str) -> torch.device:
@@ -37,15 +39,17 @@ def reserved_device(name: str, jobs_per_gpu: int = 1) -> Iterator[torch.device]:
     """Yield a device; if it is a GPU, one with a free slot, which a file lock reserves until the job ends.
 
     A plain "cuda" waits until one of the visible GPUs has fewer than `jobs_per_gpu` jobs. The CPU and a GPU with a
-    number ("cuda:1") are used without a lock.
+    number ("cuda:1") are used without a lock. A process that had a GPU before tries that one first: what it has
+    compiled and allocated is there.
     """
+    global _home
     device = choose_device(name)
     if device.type != "cuda" or device.index is not None:
         yield device
         return
     while True:
         for slot in range(jobs_per_gpu):
-            for index in range(torch.cuda.device_count()):
+            for index in sorted(range(torch.cuda.device_count()), key=lambda index: index != _home):
                 # The UUID names the same chip whatever number CUDA_VISIBLE_DEVICES gives it.
                 uuid = torch.cuda.get_device_properties(index).uuid
                 path = Path(tempfile.gettempdir()) / f"lcutils-gpu-{uuid}-{slot}.lock"
@@ -60,9 +64,21 @@ def reserved_device(name: str, jobs_per_gpu: int = 1) -> Iterator[torch.device]:
                         "(device: cuda:0), which takes no lock"
                     ) from error
                 try:
+                    _home = index
                     torch.cuda.set_device(index)
                     yield torch.device("cuda", index)
                 finally:
                     lock.release()
                 return
         time.sleep(1.0)
+
+
+@contextmanager
+def tf32(allowed: bool) -> Iterator[None]:
+    """Allow, or forbid, TF32 in CUDA's fp32 matrix products for a while."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before

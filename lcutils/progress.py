@@ -33,7 +33,7 @@ class Progress:
     def __init__(self, title: str, total: int, unit: str = "tok", log: Path | None = None, start: int = 0) -> None:
         self.title, self.total, self.unit, self.log = one_line(title), total, unit, log
         self.start = self.done = start
-        self.began = self.last_line = time.monotonic()
+        self.began = self.updated = self.last_line = time.monotonic()
         self.figures: dict[str, float] = {}
         interactive = sys.stderr.isatty() or "ipykernel" in sys.modules
         self.has_bar = interactive and not os.environ.get("TQDM_DISABLE")
@@ -46,17 +46,32 @@ class Progress:
     def update(self, n: int, **figures: float) -> None:
         """Count `n` more units as done; `figures` (such as a loss) are shown until they change."""
         self.done += n
+        self.updated = time.monotonic()
         self.figures.update(figures)
         if figures:
             self.bar.set_postfix(self.figures, refresh=False)
         self.bar.update(n)
-        if time.monotonic() - self.last_line >= SECONDS_BETWEEN_LINES:
+        if self.updated - self.last_line >= SECONDS_BETWEEN_LINES:
             self._write_line()
+
+    def prepare(self, what: str) -> None:
+        """Say what comes before the work; `begin` ends it."""
+        self.bar.set_postfix_str(what)
+        self._print(f"{self.title}  {what}")
+
+    def begin(self, n: int) -> None:
+        """Start the clock again: the preparation, and `n` units done in it, do not count towards the speed."""
+        self.began = self.updated = time.monotonic()
+        self.done += n
+        self.start += n
+        self.bar.set_postfix_str("")
+        self.bar.update(n)
+        self.bar.unpause()
 
     @property
     def rate(self) -> float:
-        """Units per second since this process began the work."""
-        return (self.done - self.start) / max(time.monotonic() - self.began, 1e-9)
+        """Units per second from when this process began the work to the last of it."""
+        return (self.done - self.start) / max(self.updated - self.began, 1e-9)
 
     def _write_line(self) -> None:
         self.last_line = time.monotonic()
@@ -67,7 +82,9 @@ class Progress:
             f"{tqdm.format_interval(left)} left",
             *(f"{name} {value:.4g}" for name, value in self.figures.items()),
         ]
-        line = "  ".join(words)
+        self._print("  ".join(words))
+
+    def _print(self, line: str) -> None:
         if self.log is not None:
             with self.log.open("a", encoding="utf-8") as file:
                 print(time.strftime("%Y-%m-%d %H:%M:%S"), line, file=file)

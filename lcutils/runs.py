@@ -67,6 +67,12 @@ class Architecture:
                 raise UserError(f"{name}: {getattr(self, name)} is less than 1; give a positive number")
 
 
+def count_parameters(a: Architecture) -> int:
+    """Parameters, the tied embedding once: (V + positions) D + depth (12 D^2 + 10 D) + 2 D."""
+    D = a.width
+    return (a.vocab_size + a.positions) * D + a.depth * (12 * D * D + 10 * D) + 2 * D
+
+
 @dataclass(frozen=True)
 class Recipe:
     """How a model is trained; the defaults are the paper's (section 3.1 and appendix A).

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from tokenizers import Tokenizer
 
 from lcutils.artifacts import MANIFEST, atomic_path, content_digest, explain_full_disk, remove
 from lcutils.collapse.agreement import AgreementCounter
@@ -28,7 +29,7 @@ from lcutils.errors import UserError
 from lcutils.features.evaluation import evaluate_model
 from lcutils.features.extracted import Extracted
 from lcutils.features.extraction import explain_overflow, extract_agreement, extract_mean, extract_statistics
-from lcutils.features.models import FeatureModel, check_fit, load_feature_model
+from lcutils.features.models import FeatureModel, check_fit, load_feature_model, load_trained
 from lcutils.manifests import read_manifest, write_manifest
 from lcutils.pipeline.jobs import (
     Job,
@@ -107,7 +108,8 @@ def _train(work: Workspace, run: TrainedRun, job: Job, architecture: Architectur
         recipe, log, blocks = run.recipe_on(device.type), work.log(run.name), (data.train, data.validation)
         records = train(architecture, recipe, *blocks, job.folder, device=device, log=log, job=job.identity)
         if ranks.is_first():
-            facts = {"device": str(device), "tokens_per_second": records[-1]["tokens_per_second"]}
+            facts = {key: records[-1].get(key) for key in ("tokens_per_second", "compile_seconds")}
+            facts["device"] = str(device)
             _finish_run(work, run, job, began, facts)
 
 
@@ -164,8 +166,8 @@ def _extract(
 ) -> Extracted:
     settings, log = work.study.extraction, work.log(f"{run.name}@{checkpoint}")
     precision = settings.precision if device.type == "cuda" else "fp32"
-    model = _load_model(work, run, checkpoint, precision, device)
-    tokenizer = load_tokenizer(work)
+    model = _load_model(work, run, checkpoint, precision, device, data.train.size)
+    tokenizer = Tokenizer.from_file(str(work.tokenizer / "tokenizer.json"))
     splits = ("train", "validation", "ood") if work.study.corpus.ood else ("train", "validation")
     blocks = [data.blocks(split) for split in splits]
     check_fit(model, run.name, blocks, data.summary["vocab_size"], lambda token: token_labels(tokenizer, [token])[0])
@@ -175,7 +177,7 @@ def _extract(
             model, data.train, covariance=settings.covariance, resume=resume, job=job.identity, **common
         )
         keep = statistics.counts >= work.study.measurement.min_count
-        counter = AgreementCounter(model.classifier, statistics.means, keep, device)
+        counter = AgreementCounter(model.classifier, statistics.means, keep, device, data.validation.size)
         hits, totals = extract_agreement(model, data.validation, counter, **common)
         agreement = {"hits": hits.cpu().numpy(), "totals": totals.cpu().numpy()}
         if work.study.corpus.ood:
@@ -185,10 +187,13 @@ def _extract(
     return Extracted(statistics, model.classifier, agreement, texts, record)
 
 
-def _load_model(work: Workspace, run: Run, checkpoint: int, precision: str, device: torch.device) -> FeatureModel:
+def _load_model(
+    work: Workspace, run: Run, checkpoint: int, precision: str, device: torch.device, tokens: int
+) -> FeatureModel:
     source = work.checkpoint_source(run.name, checkpoint)
-    revision = run.revision if isinstance(run, PretrainedRun) else None
-    return load_feature_model(source, precision=precision, device=device, revision=revision)
+    if isinstance(run, PretrainedRun):
+        return load_feature_model(source, precision=precision, device=device, revision=run.revision, tokens=tokens)
+    return load_trained(Path(source), precision=precision, device=device, tokens=tokens)
 
 
 def _describe(
@@ -200,7 +205,7 @@ def _describe(
         scores = json.loads((work.checkpoint(run.name, checkpoint) / "evaluation.json").read_text())
         record |= {key: getattr(run.recipe, key) for key in ("epochs", "weight_decay", "seed")}
     else:  # nobody has evaluated it on this text
-        exact = _load_model(work, run, checkpoint, "fp32", device)
+        exact = _load_model(work, run, checkpoint, "fp32", device, data.validation.size)
         batch_size = work.study.extraction.blocks_per_batch
         scores = evaluate_model(exact, data.validation, batch_size=batch_size, device=device)
     columns = ("steps", "tokens_seen", "val_loss", "val_accuracy", "perplexity")

@@ -54,7 +54,10 @@ def test_logits_in_fp32(width, length):
     x = torch.randint(0, VOCABULARY, (2, length), generator=torch.Generator().manual_seed(length)).cuda()
     with torch.no_grad():
         expected = hugging_face(model).cuda()(x).logits
-        torch.testing.assert_close(logits(model.cuda(), x), expected, atol=1e-4, rtol=1e-5)
+        model.cuda()
+        torch.testing.assert_close(logits(model, x), expected, atol=1e-4, rtol=1e-5)
+        compiled = model.features(x, compile_blocks=True) @ model.head.T
+        torch.testing.assert_close(compiled, expected, atol=1e-4, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("width", "length"), [(64, 300), (64, 512), (256, 512), (512, 300), (768, 512), (1024, 300)])
@@ -179,5 +182,6 @@ def test_precisions_of_extraction():
         x = torch.from_numpy(blocks(2, 300, vocabulary=VOCABULARY).astype(np.int64)).cuda()
         exact = model.features(x)
         for precision, error in (("tf32", 2e-2), ("fp16", 2e-2), ("bf16", 1e-1)):
-            difference = (model.features(x, precision) - exact).abs().max()
-            assert 0 < difference < error, (width, precision)
+            for compile_blocks in (False, True):
+                difference = (model.features(x, precision, compile_blocks) - exact).abs().max()
+                assert 0 < difference < error, (width, precision, compile_blocks)

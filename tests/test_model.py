@@ -9,9 +9,9 @@ from toy_training import logits
 from transformers import AutoModelForCausalLM, GPTNeoConfig, GPTNeoForCausalLM
 
 from lcutils.errors import UserError
-from lcutils.gptneo.checkpoint import OtherLayoutError, from_transformers, write_checkpoint
-from lcutils.gptneo.model import INITIAL_STD, GPTNeo, count_parameters
-from lcutils.runs import Architecture
+from lcutils.gptneo.checkpoint import OtherLayoutError, from_transformers, read_checkpoint, write_checkpoint
+from lcutils.gptneo.model import INITIAL_STD, GPTNeo
+from lcutils.runs import Architecture, count_parameters
 
 sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
 
@@ -38,6 +38,27 @@ def theirs(model, folder):
 
 def tokens(length, batch=2, vocabulary=VOCABULARY):
     return torch.randint(0, vocabulary, (batch, length), generator=torch.Generator().manual_seed(length))
+
+
+@pytest.mark.parametrize("depth", [1, 2, 5])
+def test_a_checkpoint_says_what_transformers_would_say(tmp_path, depth):
+    a = Architecture(depth, 32, VOCABULARY, heads=4, positions=64, window=16)
+    model = stirred(a)
+    write_checkpoint(model, tmp_path / "ours")
+    read = GPTNeoConfig.from_pretrained(tmp_path / "ours")
+    kinds = [[["global", "local"], depth // 2], [["global"], depth % 2]]
+    made = GPTNeoConfig(
+        architectures=["GPTNeoForCausalLM"], dtype="float32", vocab_size=VOCABULARY, hidden_size=32, num_layers=depth,
+        num_heads=4, max_position_embeddings=64, window_size=16, attention_types=[kind for kind in kinds if kind[1]],
+        bos_token_id=None, eos_token_id=None,
+    )  # fmt: skip
+    assert read.to_dict() | {"transformers_version": ""} == made.to_dict() | {"transformers_version": ""}
+    made.save_pretrained(tmp_path / "ours")  # as earlier versions of this package did
+    again = read_checkpoint(tmp_path / "ours")
+    assert again.architecture == a
+    assert not any(parameter.requires_grad for parameter in again.parameters())
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor)
 
 
 @pytest.mark.parametrize("width", [64, 128, 256, 512, 768, 1024])

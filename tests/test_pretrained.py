@@ -177,7 +177,7 @@ def test_a_token_beyond_the_vocabulary_is_refused_where_it_occurs(tmp_path, monk
     monkeypatch.setattr(stages, "extract_statistics", None)
     work = study_of(tmp_path, tmp_path / "model", "tokenizer=bpe:310")
     assert prepare_data(work).train.max() == 309
-    label = token_labels(stages.load_tokenizer(work), [309])[0]
+    label = token_labels(stages.load_tokenizer(work).backend_tokenizer, [309])[0]
     message = refusal(work)
     assert message.startswith(
         f"corpus.tokenizer: {label!r}, token 309, occurs in the text, but theirs has only 300 tokens; name the "

@@ -19,3 +19,19 @@ def test_lines_say_speed_time_left_and_figures(tmp_path, capsys, monkeypatch):
     assert lines[-1].endswith("loss 4.25")
     assert "100% 1,000/1,000" in lines[-1]
     assert "02x0064_01d" in capsys.readouterr().err
+
+
+def test_preparation_is_said_and_does_not_count(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    log = tmp_path / "run.log"
+    with Progress("02x0064_01d", total=1000, log=log) as bar:
+        bar.prepare("compiling")
+        now[0] = 60.0
+        bar.begin(100)
+        now[0] = 61.0
+        bar.update(450)
+        assert (bar.done, bar.rate) == (550, 450.0)
+    first, last = log.read_text().splitlines()[:2]
+    assert first.endswith("02x0064_01d  compiling")
+    assert " 55% 550/1,000 tok  450 tok/s  00:01 left" in last

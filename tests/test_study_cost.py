@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lcutils.pipeline import plan
+from lcutils.pipeline import costs
 
 BENCHMARKS = Path(__file__).parent / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
@@ -41,7 +41,7 @@ def test_the_fit_finds_what_was_not_measured():
 def test_the_plan_counts_with_the_same_fit():
     lines = [json.loads(line) for line in (BENCHMARKS / "train-h200.jsonl").open()]
     shapes = list(itertools.product(DEPTHS, WIDTHS))
-    assert terms(shapes) @ plan.TRAINING_SECONDS == pytest.approx(
+    assert terms(shapes) @ costs.TRAINING_SECONDS == pytest.approx(
         fit(measured_seconds(lines, "ours"), shapes), rel=0.01
     )
 
@@ -52,7 +52,7 @@ def test_the_plan_counts_with_the_measured_extraction():
     assert {row["model"] for row in rows} == {"1x64", "2x768", "12x1024"}
     for row in rows:
         L, D = map(int, row["model"].split("x"))
-        assert plan.EXTRACTION_SECONDS @ np.array([1, L * D]) == pytest.approx(1 / row["with_covariance"], rel=0.02)
+        assert costs.EXTRACTION_SECONDS @ np.array([1, L * D]) == pytest.approx(1 / row["with_covariance"], rel=0.02)
 
 
 def test_the_readme_states_what_the_kept_results_give():

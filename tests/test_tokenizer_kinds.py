@@ -307,12 +307,12 @@ def test_no_two_tokens_share_a_label(tmp_path, kind):
     file.add_tokens([AddedToken("th"), AddedToken("  ")])  # text that other tokens may have
     tokenizer = load_tokenizer(str(folder_of(tmp_path / "t", {"tokenizer.json": file.to_str()})))
     vocabulary = tokenizer.get_vocab()
-    labels = dict(zip(vocabulary, token_labels(tokenizer, vocabulary.values()), strict=True))
+    labels = dict(zip(vocabulary, token_labels(tokenizer.backend_tokenizer, vocabulary.values()), strict=True))
     assert len(set(labels.values())) == len(labels)
     assert "\ufffd" not in "".join(labels.values())
     for token in file.get_added_tokens_decoder().values():
         assert labels[token.content].startswith(token.content)  # special tokens show their names
-    assert token_labels(tokenizer, [vocabulary[next(iter(labels))]]) == [next(iter(labels.values()))]
+    assert token_labels(tokenizer.backend_tokenizer, [vocabulary[next(iter(labels))]]) == [next(iter(labels.values()))]
 
 
 def test_labels_tell_the_beginning_of_a_word(tmp_path):
@@ -321,7 +321,7 @@ def test_labels_tell_the_beginning_of_a_word(tmp_path):
         if not folder.exists():
             folder_of(folder, {"tokenizer.json": sample(kind).to_str()})
         tokenizer = load_tokenizer(str(folder))
-        return token_labels(tokenizer, [tokenizer.get_vocab()[name] for name in names])
+        return token_labels(tokenizer.backend_tokenizer, [tokenizer.get_vocab()[name] for name in names])
 
     assert labels("byte_level", "ĠLily", "Lily", "ð", "Ġ", END) == [" Lily", "Lily", "<0xF0>", " ", END]
     assert labels("sentencepiece_bpe", "▁Lily", "Lily", "▁", *BYTES[9:11]) == [" Lily", "Lily", " ", "<0x09>", "<0x0A>"]
@@ -335,7 +335,7 @@ def test_labels_of_a_byte_level_bpe_are_its_decoded_texts(tmp_path):
     tokenizer = load_tokenizer(str(folder_of(tmp_path / "t", {"tokenizer.json": sample("byte_level").to_str()})))
     numbers = range(len(tokenizer))
     texts = [str(tokenizer.decode([number])) for number in numbers]
-    labels = token_labels(tokenizer, numbers)
+    labels = token_labels(tokenizer.backend_tokenizer, numbers)
     assert [label for label, text in zip(labels, texts, strict=True) if "\ufffd" not in text] == [
         text for text in texts if "\ufffd" not in text
     ]

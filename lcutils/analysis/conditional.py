@@ -9,9 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
-from statsmodels.regression.linear_model import OLS
-from statsmodels.tools import add_constant
+import scipy
 
 from lcutils.analysis.definitions import Missing, in_display_order
 from lcutils.analysis.inference import FEWEST_ROWS, Vector, holm, independent_columns, is_constant, partial_correlation
@@ -55,7 +53,7 @@ def partial_correlations(results: pd.DataFrame, target: str = "val_loss") -> pd.
             rows.append(row)
             if not len(x):
                 continue
-            row["r"] = stats.pearsonr(x, y).statistic
+            row["r"] = scipy.stats.pearsonr(x, y).statistic
             row["r2"] = row["r"] ** 2
             values = controls.loc[used.index[used], chosen].to_numpy(dtype=np.float64)
             kept = independent_columns(values)
@@ -86,6 +84,9 @@ def influence(results: pd.DataFrame, target: str = "val_loss") -> pd.DataFrame |
         rows), `r2_without` (without this row; nan if nothing varies then), `change` (`r2_without - r2`),
         `cooks_distance` (in the regression of `target` on the measurement).
     """
+    from statsmodels.regression.linear_model import OLS
+    from statsmodels.tools import add_constant
+
     if reason := no_relation(results, target):
         return Missing(reason)
     tables = []
@@ -98,7 +99,7 @@ def influence(results: pd.DataFrame, target: str = "val_loss") -> pd.DataFrame |
         sxx, syy, sxy = ((a * b).sum() - n / (n - 1) * a * b for a, b in ((dx, dx), (dy, dy), (dx, dy)))  # (n,) each
         varies = (sxx > 1e-12 * (dx * dx).sum()) & (syy > 1e-12 * (dy * dy).sum())
         without = np.divide(sxy**2, sxx * syy, out=np.full(n, np.nan), where=varies)
-        r2 = stats.pearsonr(x, y).statistic ** 2
+        r2 = scipy.stats.pearsonr(x, y).statistic ** 2
         with np.errstate(divide="ignore", invalid="ignore"):  # a perfect fit has no residuals
             cooks = OLS(y, add_constant(x)).fit().get_influence().cooks_distance[0]
         names = results.loc[used, [name for name in ("model", "checkpoint") if name in results]]
@@ -162,7 +163,7 @@ def _within(groups: list[pd.DataFrame], key: str, target: str) -> dict[str, Any]
             return row | {"note": "the same value in every row of an architecture"}
         r = float(np.clip(dx @ dy / np.sqrt((dx @ dx) * (dy @ dy)), -1, 1))
         t = r * np.sqrt(df / max(1 - r * r, 1e-300))
-        row |= {f"r{scale}": r, f"r2{scale}": r * r, f"p{scale}": 2 * float(stats.t.sf(abs(t), df))}
+        row |= {f"r{scale}": r, f"r2{scale}": r * r, f"p{scale}": 2 * float(scipy.stats.t.sf(abs(t), df))}
     return row | {"note": ""}
 
 
@@ -193,8 +194,8 @@ def sensitivity_correlations(
     for min_count, group in joined.groupby("min_count"):
         for key, x, y, _, _ in pairs_with(group, target):
             if len(x):
-                r = stats.pearsonr(x, y).statistic
-                log_r = stats.pearsonr(np.log(x), y).statistic if (x > 0).all() else np.nan
+                r = scipy.stats.pearsonr(x, y).statistic
+                log_r = scipy.stats.pearsonr(np.log(x), y).statistic if (x > 0).all() else np.nan
                 row = {**label_columns(key), "min_count": min_count, "n": len(x), "r": r, "r2": r * r}
                 rows.append(row | {"r2_log": log_r**2})
     if not rows:

@@ -10,9 +10,8 @@ from math import atanh, sqrt, tanh
 from typing import NamedTuple
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
-from statsmodels.regression.linear_model import OLS
 
 Vector = NDArray[np.float64]
 
@@ -100,7 +99,7 @@ def permutation_tests(xs: ArrayLike, y: ArrayLike, trials: int = 10_000, seed: i
             exceed[number] += np.count_nonzero(np.abs(shuffled @ unit_x) >= reach[number])
     results = []
     for count, r in zip(exceed.tolist(), observed.tolist(), strict=True):
-        interval = stats.binomtest(count, trials).proportion_ci(LEVEL, method="exact")
+        interval = scipy.stats.binomtest(count, trials).proportion_ci(LEVEL, method="exact")
         p = (1 + count) / (1 + trials)
         results.append(Permutation(p, float(interval.low), float(interval.high), r**2, count, trials))
     return results
@@ -139,8 +138,8 @@ def bootstrap_interval(x: ArrayLike, y: ArrayLike, resamples: int = 2_000, seed:
     if x.size < FEWEST_FOR_BOOTSTRAP:
         return np.nan, np.nan
     with warnings.catch_warnings(), np.errstate(invalid="ignore"):  # points on a line are handled below
-        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
-        result = stats.bootstrap(
+        warnings.simplefilter("ignore", scipy.stats.DegenerateDataWarning)
+        result = scipy.stats.bootstrap(
             (x, y),
             _correlation,
             n_resamples=resamples,
@@ -213,11 +212,13 @@ def partial_correlation(x: ArrayLike, y: ArrayLike, controls: Vector) -> Partial
         if count not in independent_columns(np.column_stack([unit_controls, values])):
             return f"the controls determine {name}"
     # Centred columns need no constant, but the constant costs a degree of freedom.
+    from statsmodels.regression.linear_model import OLS
+
     fit = OLS(unit_y, np.column_stack([unit_x, np.ones(n), unit_controls])).fit()
     t = float(fit.tvalues[0])
     r = t / sqrt(t * t + df)
     low, high = (np.nan, np.nan)
     if df > 1 and abs(r) < 1:  # Fisher's z with k controls has variance 1 / (n - k - 3)
-        half = stats.norm.ppf((1 + LEVEL) / 2) / sqrt(df - 1)
+        half = scipy.stats.norm.ppf((1 + LEVEL) / 2) / sqrt(df - 1)
         low, high = tanh(atanh(r) - half), tanh(atanh(r) + half)
     return Partial(r, float(fit.pvalues[0]), low, high, df)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+import scipy
 
 from lcutils.analysis.definitions import MEASUREMENTS, Missing, measurements_in
 from lcutils.analysis.inference import (
@@ -138,7 +138,7 @@ def correlations(
     for key, x, y, _, note in pairs:
         row: dict[str, Any] = {**label_columns(key), "n": len(x), "note": note}
         if key in plain:
-            pearson, spearman, test = stats.pearsonr(x, y), stats.spearmanr(x, y), permuted[key]
+            pearson, spearman, test = scipy.stats.pearsonr(x, y), scipy.stats.spearmanr(x, y), permuted[key]
             low, high = bootstrap_interval(x, y, resamples, seed)
             row |= {"r": pearson.statistic, "r2": pearson.statistic**2, "p_pearson": pearson.pvalue}
             row |= {"p": test.p, "p_low": test.low, "p_high": test.high, "r_low": low, "r_high": high}
@@ -146,7 +146,7 @@ def correlations(
             row["r2_low"], row["r2_high"] = squared_interval(low, high)
         if f"{key} log" in logged:
             log_x = logged[f"{key} log"][0]
-            r, interval = stats.pearsonr(log_x, y).statistic, bootstrap_interval(log_x, y, resamples, seed)
+            r, interval = scipy.stats.pearsonr(log_x, y).statistic, bootstrap_interval(log_x, y, resamples, seed)
             row |= {"r_log": r, "r2_log": r**2, "p_log": permuted[f"{key} log"].p}
             row["r2_log_low"], row["r2_log_high"] = squared_interval(*interval)
         rows.append(row)
@@ -226,7 +226,7 @@ def table_1(
             x, y, note = found.get(key, (np.empty(0), np.empty(0), "not in this table"))
             row |= {"group": group, "n": len(x), "trials": trials, "note": note}
             if test := tests.get(key):
-                r = float(stats.pearsonr(x, y).statistic)
+                r = float(scipy.stats.pearsonr(x, y).statistic)
                 row |= {"r": r, "r2": r**2, "p": test.p, "p_low": test.low, "p_high": test.high}
             rows.append(row)
     columns = ["row", "measurement", "label", "paper", "group", "n"]

@@ -20,11 +20,14 @@ import torch
 from torch import Tensor
 
 from lcutils.collapse.classes import SPLIT
+from lcutils.devices import tf32
 from lcutils.errors import NotFiniteError
 
 LOW_PRECISION = {"cuda": torch.float16}  # type of the product; float32 elsewhere; kernels multiply float16
 CPU_SCORES = 1 << 22  # scores held at a time: rows x K
-CUDA_ROWS = 1 << 17
+CUDA_SCORES = 1 << 28
+CUDA_ROWS = 1 << 17  # for the float16 kernels, which hold no scores
+FLOAT16_FROM = 5e13  # samples x K x D: float32's products of fewer are over sooner than the kernels are compiled
 GATHERED_NUMBERS = 1 << 22  # numbers gathered at a time for exact scores: pairs x D
 MANY_CANDIDATES = 32  # per row on average: from there on, one full float64 product is faster
 
@@ -80,13 +83,20 @@ class AgreementCounter:
         means: (C, D) class means.
         keep: (C,) bool, the classes that may be decided for and whose samples are counted.
         device: where the work is done (default: where the means are).
+        samples: about how many features there will be. On a GPU many are decided by float16 kernels, few by float32
+            products, to the same decisions.
 
     Raises:
         ValueError: shapes that do not fit, or no kept class.
     """
 
     def __init__(
-        self, classifier: Tensor, means: Tensor, keep: Tensor, device: str | torch.device | None = None
+        self,
+        classifier: Tensor,
+        means: Tensor,
+        keep: Tensor,
+        device: str | torch.device | None = None,
+        samples: float = math.inf,
     ) -> None:
         if classifier.shape != means.shape or means.ndim != 2 or keep.shape != means.shape[:1]:
             raise ValueError(
@@ -107,7 +117,8 @@ class AgreementCounter:
         rows = classifier.detach().to(self.device)[ids]  # (K, D)
         self.origin = kept_means.mean(0).float()  # (D,) g
         origin = self.origin.double()
-        fast = LOW_PRECISION.get(self.device.type, torch.float32)
+        many = samples * self.number * self.dim >= FLOAT16_FROM
+        fast = LOW_PRECISION.get(self.device.type, torch.float32) if many else torch.float32
         head_bias = torch.cat([part.double() @ origin for part in rows.split(SPLIT)])
         half_squares = torch.cat([(part - origin).square().sum(1) for part in kept_means.split(SPLIT)]) / 2
         self.linear = _Scores.of(rows, None, head_bias, fast)
@@ -129,7 +140,8 @@ class AgreementCounter:
             return
         labels = labels.to(self.device, torch.int64)
         torch.maximum(self.largest_label, labels.max(), out=self.largest_label)
-        rows = CUDA_ROWS if self.device.type == "cuda" else max(CPU_SCORES // self.number, 1)
+        scores = CUDA_SCORES if self.device.type == "cuda" else CPU_SCORES
+        rows = CUDA_ROWS if self.linear.fast_rows.dtype == torch.float16 else max(scores // self.number, 1)
         for some, y in zip(features.split(rows), labels.split(rows), strict=True):
             inside = (y >= 0) & (y < len(self.keep))
             y = y.clamp(0, len(self.keep) - 1)
@@ -184,7 +196,8 @@ def decide(x: _RoundedFeatures, scores: _Scores) -> Tensor:
     bound = (2.001 * (bound + 2.0**-22 * scores.bias_size)).float()  # (n,) that two scores may be wrong by together
     number = len(scores.bias)
     if x.fast.dtype != torch.float16:
-        values = x.fast @ scores.fast_rows.T  # (n, K)
+        with tf32(False):
+            values = x.fast @ scores.fast_rows.T  # (n, K)
         values += scores.fast_bias
         cut = values.amax(1) - bound
         everything = torch.arange(len(x.fast), device=x.fast.device)

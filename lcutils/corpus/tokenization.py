@@ -23,6 +23,7 @@ from lcutils.corpus.tokenizer_files import (
 from lcutils.errors import UserError
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
 SMALLEST_BPE = 257  # 256 bytes and the end of text
@@ -182,20 +183,19 @@ def _parts(component: Any) -> list[dict[str, Any]]:
     return parts
 
 
-def token_labels(tokenizer: PreTrainedTokenizerFast, ids: Iterable[int]) -> list[str]:
+def token_labels(backend: Tokenizer, ids: Iterable[int]) -> list[str]:
     """What each token is called in tables: its text, with the space that begins a word; no two tokens share a label.
 
     Special tokens show their names. A byte that is no UTF-8 by itself reads `<0xF0>`, as in SentencePiece's names.
     WordPiece's tokens keep their `##`.
     """
-    backend = tokenizer.backend_tokenizer
     added = backend.get_added_tokens_decoder()
     label = _labeller(_parts(backend.decoder or backend.pre_tokenizer))
     labels: dict[int, str] = {}
     taken = set[str]()
     # Over the whole vocabulary, so that a label does not depend on which tokens occur. An added token may repeat the
     # text of another one (as runs of spaces do in GPT-NeoX), and then tells its id.
-    names = sorted(tokenizer.get_vocab().items(), key=lambda item: (item[1] in added, item[1], item[0]))
+    names = sorted(backend.get_vocab().items(), key=lambda item: (item[1] in added, item[1], item[0]))
     for name, number in names:
         text = name if number in added else label(name)
         if text in taken:
@@ -207,9 +207,10 @@ def token_labels(tokenizer: PreTrainedTokenizerFast, ids: Iterable[int]) -> list
 
 def _labeller(parts: list[dict[str, Any]]) -> Callable[[str], str]:
     """How a token's name in the vocabulary becomes its label, by the parts of the decoder."""
-    from transformers.convert_slow_tokenizer import bytes_to_unicode
-
-    byte_of = {letter: byte for byte, letter in bytes_to_unicode().items()}
+    # Byte-level vocabularies write a byte as a letter that can be seen; the others as the letters from 256 on.
+    visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    hidden = (byte for byte in range(256) if byte not in visible)
+    byte_of = {chr(byte): byte for byte in visible} | {chr(256 + number): byte for number, byte in enumerate(hidden)}
 
     def of_bytes(name: str) -> str:
         if not all(letter in byte_of for letter in name):

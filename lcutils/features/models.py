@@ -18,10 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lcutils.devices import tf32
 from lcutils.errors import UserError
 from lcutils.features.model_folder import check_model_folder, no_checkpoint
-from lcutils.gptneo.checkpoint import OtherLayoutError, from_transformers
-from lcutils.gptneo.model import PRECISIONS, tf32
+from lcutils.gptneo.checkpoint import OtherLayoutError, from_transformers, read_checkpoint
+from lcutils.gptneo.model import PRECISIONS, GPTNeo
+from lcutils.gptneo.trunk import worth_compiling
 
 
 @dataclass
@@ -55,6 +57,7 @@ def load_feature_model(
     precision: str = "fp32",
     device: str | torch.device = "cpu",
     revision: str | None = None,
+    tokens: int = 0,
 ) -> FeatureModel:
     """Load a causal language model as transformers does; a GPT-Neo like the paper's is then computed by `GPTNeo`.
 
@@ -64,6 +67,7 @@ def load_feature_model(
             are float32 whatever it is.
         device: "cpu" or "cuda".
         revision: branch, tag or commit of a model on the hub.
+        tokens: that will be passed through the model; for many, a `GPTNeo` on a GPU is compiled.
 
     Raises:
         UserError: no such folder, no whole checkpoint in it, a revision of a folder, an unknown precision, or a model
@@ -73,21 +77,39 @@ def load_feature_model(
         raise UserError(f"precision: {precision!r} is unknown; choose one of {', '.join(PRECISIONS)}")
     name, device = str(name_or_folder), torch.device(device)
     theirs = _load(name, revision)
+    identity = f"{name} {revision} {precision}"
+    if type(theirs).__name__ == "GPTNeoForCausalLM":
+        try:
+            return _of_gptneo(from_transformers(theirs).to(device), identity, precision, tokens)
+        except OtherLayoutError as error:
+            warnings.warn(f"{name}: transformers computes this GPT-Neo, more slowly ({error})", stacklevel=2)
     text = theirs.config.get_text_config(decoder=True)  # models of pictures and text keep the layers there
     facts: dict[str, Any] = {
-        "identity": f"{name} {revision} {precision}",
+        "identity": identity,
         "n_params": theirs.num_parameters(),
         "positions": getattr(text, "max_position_embeddings", None),
         "depth": getattr(text, "num_hidden_layers", 0),
     }
-    if type(theirs).__name__ == "GPTNeoForCausalLM":
-        try:
-            ours = from_transformers(theirs).to(device)
-            return FeatureModel(lambda tokens: ours.features(tokens, precision), ours.head.detach(), **facts)
-        except OtherLayoutError as error:
-            warnings.warn(f"{name}: transformers computes this GPT-Neo, more slowly ({error})", stacklevel=2)
     features, classifier, logits = _cut(theirs, name, precision, device)
     return FeatureModel(features, classifier, logits=logits, **facts)
+
+
+def load_trained(folder: Path, *, precision: str, device: torch.device, tokens: int) -> FeatureModel:
+    """The same as `load_feature_model`, of a checkpoint that training here has written, in less time."""
+    return _of_gptneo(read_checkpoint(folder).to(device), f"{folder} None {precision}", precision, tokens)
+
+
+def _of_gptneo(ours: GPTNeo, identity: str, precision: str, tokens: int) -> FeatureModel:
+    a = ours.architecture
+    compiled = ours.head.is_cuda and worth_compiling(a.depth, tokens)
+    return FeatureModel(
+        lambda tokens: ours.features(tokens, precision, compile_blocks=compiled),
+        ours.head.detach(),
+        identity,
+        n_params=sum(parameter.numel() for parameter in ours.parameters()),
+        positions=a.positions,
+        depth=a.depth,
+    )
 
 
 def _load(name: str, revision: str | None) -> Any:

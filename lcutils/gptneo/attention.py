@@ -31,7 +31,7 @@ PIPELINE = {"num_warps": 4, "num_stages": 3}
 
 
 def flex_block(head_size: int, window: int | None, device: torch.device, dtype: torch.dtype) -> int | None:
-    """FlexAttention's block for a layer; None if another kernel computes it.
+    """FlexAttention's block for a layer of a compiled trunk; None if another kernel computes it.
 
     On the CPU FlexAttention would need torch.compile. On CUDA it is the only one that skips what a window hides, the
     faster one for small heads, and the only fast one that is deterministic; cuDNN wins for large global heads.
@@ -87,7 +87,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Any, windowed: bool) -> Ten
     `mask` is from `attention_mask`, of a layer that is `windowed` or not.
     """
     q, k, v = (t.transpose(1, 2) for t in (q, k, v))  # (B, H, S, E)
-    if mask is None and q.is_cuda:
+    if mask is None and q.is_cuda and q.dtype != torch.float32:
         # PyTorch's own choice would be its flash kernel, which is slower for large heads.
         out = torch.ops.aten._scaled_dot_product_cudnn_attention(q, k, v, None, True, 0.0, True, scale=1.0)[0]
     elif mask is None or isinstance(mask, Tensor):

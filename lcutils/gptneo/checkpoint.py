@@ -1,10 +1,18 @@
-"""GPT-Neo checkpoints in Hugging Face's format: transformers' own configuration, and its names of the weights."""
+"""GPT-Neo checkpoints in Hugging Face's format: the configuration and the names of the weights that transformers reads.
+
+Importing transformers' configuration of GPT-Neo imports all that generates text, some seconds. A run that is trained
+and measured here does without: it writes `config.json` itself, as tests hold against transformers.
+"""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from safetensors.torch import load_file
+
+from lcutils.artifacts import write_json
 from lcutils.gptneo.model import INITIAL_STD, GPTNeo
 from lcutils.gptneo.trunk import LAYER_NORM_EPS
 from lcutils.runs import Architecture
@@ -12,6 +20,16 @@ from lcutils.tensors import save_tensors
 
 if TYPE_CHECKING:
     from transformers import GPTNeoConfig, GPTNeoForCausalLM
+
+
+KEYS = {  # of config.json, by the architecture's fields
+    "depth": "num_layers",
+    "width": "hidden_size",
+    "vocab_size": "vocab_size",
+    "heads": "num_heads",
+    "positions": "max_position_embeddings",
+    "window": "window_size",
+}
 
 
 class OtherLayoutError(ValueError):
@@ -23,7 +41,15 @@ def write_checkpoint(model: GPTNeo, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: tensor.detach().to("cpu").contiguous() for name, tensor in model.state_dict().items()}
     save_tensors(state, folder / "model.safetensors", {"format": "pt"})
-    _configuration(model.architecture).save_pretrained(folder)
+    write_json(folder / "config.json", _configuration(model.architecture))
+
+
+def read_checkpoint(folder: Path) -> GPTNeo:
+    """A model that `write_checkpoint` wrote, on the CPU and frozen (no parameter requires a gradient)."""
+    config = json.loads((folder / "config.json").read_text())
+    model = GPTNeo(Architecture(**{field: config[key] for field, key in KEYS.items()}))
+    model.load_state_dict(load_file(folder / "model.safetensors"))
+    return model.requires_grad_(False)
 
 
 def from_transformers(theirs: GPTNeoForCausalLM) -> GPTNeo:
@@ -41,25 +67,22 @@ def from_transformers(theirs: GPTNeoForCausalLM) -> GPTNeo:
     return model.requires_grad_(False)
 
 
-def _configuration(a: Architecture) -> GPTNeoConfig:
-    from transformers import GPTNeoConfig
-
+def _configuration(a: Architecture) -> dict[str, Any]:
+    """What `config.json` says; keys that it leaves out have transformers' defaults."""
     attention_types = [[["global", "local"], a.depth // 2], [["global"], a.depth % 2]]
-    return GPTNeoConfig(
-        architectures=["GPTNeoForCausalLM"],
-        dtype="float32",
-        vocab_size=a.vocab_size,
-        hidden_size=a.width,
-        num_layers=a.depth,
-        num_heads=a.heads,
-        max_position_embeddings=a.positions,
-        window_size=a.window,
-        attention_types=[kind for kind in attention_types if kind[1]],
-        initializer_range=INITIAL_STD,
-        layer_norm_epsilon=LAYER_NORM_EPS,
-        bos_token_id=None,
-        eos_token_id=None,
-    )
+    return {
+        "architectures": ["GPTNeoForCausalLM"],
+        "model_type": "gpt_neo",
+        "dtype": "float32",
+        **{key: getattr(a, field) for field, key in KEYS.items()},
+        "attention_types": [kind for kind in attention_types if kind[1]],
+        "attention_layers": ["local" if layer % 2 else "global" for layer in range(a.depth)],
+        "activation_function": "gelu_new",
+        "initializer_range": INITIAL_STD,
+        "layer_norm_epsilon": LAYER_NORM_EPS,
+        "bos_token_id": None,
+        "eos_token_id": None,
+    }
 
 
 def _architecture(config: GPTNeoConfig) -> Architecture:
@@ -74,11 +97,4 @@ def _architecture(config: GPTNeoConfig) -> Architecture:
         value = getattr(config, key)
         if value not in allowed:
             raise OtherLayoutError(f"its {key} is {value!r}, where ours is {allowed[-1]!r}")
-    return Architecture(
-        depth=config.num_layers,
-        width=config.hidden_size,
-        vocab_size=config.vocab_size,
-        heads=config.num_heads,
-        positions=config.max_position_embeddings,
-        window=config.window_size,
-    )
+    return Architecture(**{field: getattr(config, key) for field, key in KEYS.items()})

@@ -8,25 +8,18 @@ Shapes: V tokens of the vocabulary, D width, B sequences, S positions.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from lcutils.devices import tf32
 from lcutils.errors import UserError
 from lcutils.gptneo.trunk import Transformer, TrunkWeights, run_trunk
 from lcutils.runs import Architecture
 
 INITIAL_STD = 0.02
 PRECISIONS = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-
-
-def count_parameters(a: Architecture) -> int:
-    """Parameters, the tied embedding once: (V + positions) D + depth (12 D^2 + 10 D) + 2 D."""
-    D = a.width
-    return (a.vocab_size + a.positions) * D + a.depth * (12 * D * D + 10 * D) + 2 * D
 
 
 class GPTNeo(nn.Module):
@@ -41,9 +34,7 @@ class GPTNeo(nn.Module):
     def __init__(self, architecture: Architecture, init_seed: int | None = None) -> None:
         super().__init__()
         self.architecture = a = architecture
-        with torch.device("meta"):  # no time is spent on torch's own initialisation
-            self.transformer = Transformer(a)
-        self.to_empty(device="cpu")
+        self.transformer = Transformer(a)
         if init_seed is not None:
             self._initialise(torch.Generator().manual_seed(init_seed))
         self._cast: dict[str, tuple[Any, TrunkWeights]] = {}
@@ -70,13 +61,14 @@ class GPTNeo(nn.Module):
             self._cast = {precision: (state, self.transformer.weights(PRECISIONS[precision]))}
         return self._cast[precision][1]
 
-    def features(self, tokens: Tensor, precision: str = "fp32") -> Tensor:
+    def features(self, tokens: Tensor, precision: str = "fp32", compile_blocks: bool = False) -> Tensor:
         """Output of the final LayerNorm: what the head multiplies.
 
         Args:
             tokens: (B, S) integers.
             precision: of the matrix products: "fp32", "tf32" (fp32 on the CPU), "fp16" or "bf16". The residual
                 stream, the LayerNorms and the result are fp32 whatever it is.
+            compile_blocks: by torch.compile, on CUDA only; for long work.
 
         Returns:
             (B, S, D) float32.
@@ -91,15 +83,4 @@ class GPTNeo(nn.Module):
             raise UserError(f"block_size: {S} tokens exceed the model's {a.positions} positions; use shorter blocks")
         x = nn.functional.embedding(tokens, self.head) + self.transformer.wpe.weight[:S]
         with tf32(precision == "tf32"):
-            return run_trunk(x, self._trunk_weights(precision), a.heads, a.window)
-
-
-@contextmanager
-def tf32(allowed: bool) -> Iterator[None]:
-    """Allow, or forbid, TF32 in CUDA's fp32 matrix products for a while."""
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = allowed
-    try:
-        yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
+            return run_trunk(x, self._trunk_weights(precision), a.heads, a.window, compile_blocks=compile_blocks)

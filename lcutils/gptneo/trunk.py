@@ -6,13 +6,14 @@ views of its flat tensors.
 Shapes: B sequences, S positions, D width, H heads, E = D/H head size. The residual stream and the LayerNorms are fp32
 at every precision; matrix products run in the dtype of the weights they are given, as under autocast.
 
-On CUDA each block is compiled once and used for every layer of its kind, which keeps the compile time of twelve layers
-near that of one. A block hands over `(x, update)` with `update` not yet added to the residual stream `x`, so that the
-addition is fused into the next block's LayerNorm and the stream is read once less.
+On CUDA a block can be compiled: once for each kind of layer, global and local, which keeps the compile time of twelve
+layers near that of one. A block hands over `(x, update)` with `update` not yet added to the residual stream `x`, so
+that the addition is fused into the next block's LayerNorm and the stream is read once less.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple, cast
@@ -25,6 +26,7 @@ from lcutils.gptneo.attention import FLEX_MIN_HEAD, FLEX_MIN_LENGTH, attention, 
 from lcutils.runs import Architecture
 
 LAYER_NORM_EPS = 1e-5
+COMPILE_FROM = 1.5e8  # tokens x layers: passes over fewer are over sooner than the blocks are compiled
 
 
 class BlockWeights(NamedTuple):
@@ -67,15 +69,28 @@ class TrunkWeights(NamedTuple):
     ln_f_bias: Tensor  # (D,)
 
 
+class Weights(nn.Module):
+    """A weight and perhaps a bias, not yet initialised, under the names that torch's own layers give them.
+
+    Those layers initialise themselves, which takes seconds for large ones, and 900 imports to leave it out.
+    """
+
+    def __init__(self, *shape: int, bias: bool = False) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(shape))
+        if bias:
+            self.bias = nn.Parameter(torch.empty(shape[0]))
+
+
 class SelfAttention(nn.Module):
     """The four projections of one attention layer; only the last has a bias."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.k_proj = nn.Linear(width, width, bias=False)
-        self.v_proj = nn.Linear(width, width, bias=False)
-        self.q_proj = nn.Linear(width, width, bias=False)
-        self.out_proj = nn.Linear(width, width)
+        self.k_proj = Weights(width, width)
+        self.v_proj = Weights(width, width)
+        self.q_proj = Weights(width, width)
+        self.out_proj = Weights(width, width, bias=True)
 
 
 class Attention(nn.Module):
@@ -91,8 +106,8 @@ class Perceptron(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.c_fc = nn.Linear(width, 4 * width)
-        self.c_proj = nn.Linear(4 * width, width)
+        self.c_fc = Weights(4 * width, width, bias=True)
+        self.c_proj = Weights(width, 4 * width, bias=True)
 
 
 class Block(nn.Module):
@@ -100,9 +115,9 @@ class Block(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.ln_1 = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
+        self.ln_1 = Weights(width, bias=True)
         self.attn = Attention(width)
-        self.ln_2 = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
+        self.ln_2 = Weights(width, bias=True)
         self.mlp = Perceptron(width)
 
     def weights(self, dtype: torch.dtype) -> BlockWeights:
@@ -147,10 +162,10 @@ class Transformer(nn.Module):
 
     def __init__(self, a: Architecture) -> None:
         super().__init__()
-        self.wte = nn.Embedding(a.vocab_size, a.width)
-        self.wpe = nn.Embedding(a.positions, a.width)
+        self.wte = Weights(a.vocab_size, a.width)
+        self.wpe = Weights(a.positions, a.width)
         self.h = nn.ModuleList(Block(a.width) for _ in range(a.depth))
-        self.ln_f = nn.LayerNorm(a.width, eps=LAYER_NORM_EPS)
+        self.ln_f = Weights(a.width, bias=True)
 
     def weights(self, dtype: torch.dtype) -> TrunkWeights:
         """The weights of all layers, as `run_trunk` takes them."""
@@ -164,10 +179,24 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     # A run that trains and evaluates needs more than the default of eight versions. Beyond the limit there is an error,
     # because FlexAttention without compilation would write out every score.
     torch._dynamo.config.recompile_limit = 256
+    # It advises TF32 for every fp32 product, of which training has none and the others want all digits.
+    warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores")
     return torch.compile(function, dynamic=False, fullgraph=True)
 
 
-def run_trunk(x: Tensor, weights: TrunkWeights, heads: int, window: int, dtype: torch.dtype = torch.float32) -> Tensor:
+def worth_compiling(depth: int, tokens: float) -> bool:
+    """True if so many tokens take so long, in passes through a trunk on a GPU, that compiling its blocks first pays."""
+    return tokens * depth >= COMPILE_FROM
+
+
+def run_trunk(
+    x: Tensor,
+    weights: TrunkWeights,
+    heads: int,
+    window: int,
+    dtype: torch.dtype = torch.float32,
+    compile_blocks: bool = False,
+) -> Tensor:
     """Features of embedded tokens.
 
     Args:
@@ -176,20 +205,23 @@ def run_trunk(x: Tensor, weights: TrunkWeights, heads: int, window: int, dtype: 
         heads: H.
         window: keys that a local layer's query sees; layers alternate global, local, global, ...
         dtype: of the result; the final LayerNorm is computed in fp32 whatever it is.
+        compile_blocks: by torch.compile, on CUDA only.
 
     Returns:
         (B, S, D): the output of the final LayerNorm.
     """
-    cuda, given, head_size = x.is_cuda, x.shape[1], x.shape[2] // heads
-    if cuda and given < FLEX_MIN_LENGTH:  # later positions change nothing before them
-        x = F.pad(x, (0, 0, 0, FLEX_MIN_LENGTH - given))
-    length = x.shape[1]
-    block, final_norm = (compiled(_block), compiled(_final_norm)) if cuda else (_block, _final_norm)
-    update: Tensor | None = None
+    given, head_size = x.shape[1], x.shape[2] // heads
+    block, final_norm, update = _block, _final_norm, None
+    if compile_blocks:
+        if given < FLEX_MIN_LENGTH:  # later positions change nothing before them
+            x = F.pad(x, (0, 0, 0, FLEX_MIN_LENGTH - given))
+        block, final_norm = compiled(_block), compiled(_final_norm)
+        # Without an update the first block would have to be compiled for itself.
+        update = torch.zeros_like(x, dtype=weights.blocks[0].kvq.dtype, requires_grad=x.requires_grad)
     for layer, w in enumerate(weights.blocks):
         seen = window if layer % 2 else None
-        tile = flex_block(head_size, seen, x.device, w.kvq.dtype)
-        mask = attention_mask(length, seen, x.device, tile)
+        tile = flex_block(head_size, seen, x.device, w.kvq.dtype) if compile_blocks else None
+        mask = attention_mask(x.shape[1], seen, x.device, tile)
         x, update = block(x, update, w, heads, mask, seen is not None)
     assert update is not None
     return final_norm(x, update, weights.ln_f_weight, weights.ln_f_bias, dtype)[:, :given]

@@ -24,10 +24,11 @@ from lcutils.features.evaluation import evaluate_model
 from lcutils.features.models import FeatureModel
 from lcutils.gptneo.checkpoint import write_checkpoint
 from lcutils.gptneo.determinism import deterministic
-from lcutils.gptneo.model import PRECISIONS, GPTNeo, count_parameters
+from lcutils.gptneo.model import PRECISIONS, GPTNeo
+from lcutils.gptneo.trunk import worth_compiling
 from lcutils.manifests import claim_folder, read_note, write_manifest
 from lcutils.progress import Progress
-from lcutils.runs import Architecture, Recipe
+from lcutils.runs import Architecture, Recipe, count_parameters
 from lcutils.training.optimizer import ClippedAdamW, FlatParameters
 from lcutils.training.ranks import barrier, process_group
 from lcutils.training.resume import LOG, OURS, check_state, is_kept, load_state, restore_log, run_identity, save_state
@@ -38,7 +39,9 @@ if TYPE_CHECKING:
 
 SECONDS_BETWEEN_SAVES = 180.0
 SAVE_SHARE = 0.01  # of the time, at most, goes into saves
-COUNTED = ("done", "seconds", "epoch_seconds", "epoch_loss")  # what the host counts, saved with the state
+# What the host counts, saved with the state.
+COUNTED = ("done", "seconds", "compile_seconds", "epoch_seconds", "epoch_tokens", "epoch_loss")
+CAPTURE_FROM = 200  # steps: fewer are over sooner than a CUDA graph of one is made
 LOG_EVERY_AT_LEAST = {"cpu": 8, "cuda": 32}  # steps between lines: each makes the host wait for the device
 LOG_LINES = 1000  # of a run, roughly; each is the mean of the steps since the last
 
@@ -72,7 +75,8 @@ def train(
 
     Returns:
         One dict for each kept checkpoint: checkpoint, steps, tokens_seen, val_loss (nats), val_accuracy, perplexity,
-        train_loss (mean over the steps of its epoch), seconds (of training so far), tokens_per_second.
+        train_loss (mean over the steps of its epoch), seconds (of training so far), compile_seconds (beside them, so
+        far) and tokens_per_second (in its epoch, compilation left out; 0 if nothing else was left).
 
     Raises:
         UserError: `folder` holds another run, or what is asked for cannot be trained.
@@ -130,6 +134,9 @@ class _Trainer:
         self.total_steps = recipe.epochs * self.steps_per_epoch  # of the schedule
         self.last_epoch = max(recipe.checkpoints)  # what follows would be trained for nothing
         self.log_every = max(LOG_EVERY_AT_LEAST[device.type], self.total_steps // LOG_LINES)
+        passed = 3 * (self.last_epoch + 1) * train_blocks.size  # tokens; a pass back takes as long as two
+        # Without compilation, attention's gradients are sums in any order.
+        compiles = recipe.deterministic or worth_compiling(architecture.depth, passed)
         self.model = GPTNeo(architecture, recipe.init_seed)
         self.parameters = FlatParameters(self.model, device, PRECISIONS[recipe.autocast])
         self.step = TrainingStep(
@@ -142,9 +149,13 @@ class _Trainer:
             history=self.log_every,
             rank=rank,
             world=world,
+            compile_step=device.type == "cuda" and compiles,
+            capture=compiles or self.total_steps >= CAPTURE_FROM,
         )
         self.done = 0  # steps
-        self.seconds = self.epoch_seconds = 0.0  # of training, saves and evaluations left out
+        self.seconds = self.epoch_seconds = 0.0  # of training; compilation, saves and evaluations left out
+        self.compile_seconds = 0.0  # of the steps that compile
+        self.epoch_tokens = 0  # that went by in epoch_seconds
         self.epoch_loss = 0.0  # sum over the epoch's steps so far
 
     def run(self, log: Path | None, seconds_between_saves: float) -> None:
@@ -154,14 +165,15 @@ class _Trainer:
         total, wait = (self.last_epoch + 1) * self.blocks * self.block_size, seconds_between_saves
         with Progress(self.folder.name, total, log=log, start=self._tokens()) as progress:
             saved = time.monotonic()
+            if not self.step.is_compiled:
+                progress.prepare("compiling")
             while self.done < last_step:
                 epoch, position = divmod(self.done, self.steps_per_epoch)
                 order = epoch_order(self.recipe.seed, epoch, self.blocks)
                 self.step.start_epoch(order, self.recipe.batch_size, position)
                 self.began = time.monotonic()
                 while self.done < (epoch + 1) * self.steps_per_epoch:
-                    self.step.run()
-                    self.done += 1
+                    self._step(progress)
                     if self.done % self.log_every == 0 or self.done % self.steps_per_epoch == 0:
                         self._record(epoch, progress)
                         if time.monotonic() - saved > wait and self.done % self.steps_per_epoch:
@@ -170,6 +182,7 @@ class _Trainer:
                 if epoch in self.recipe.checkpoints and self.rank == 0:
                     self._write_checkpoint(epoch)
                 self.epoch_loss = self.epoch_seconds = 0.0
+                self.epoch_tokens = 0
                 if self.done < last_step:
                     self._save()
                     saved = time.monotonic()
@@ -183,6 +196,18 @@ class _Trainer:
         epoch, position = divmod(self.done, self.steps_per_epoch)
         return (epoch * self.blocks + min(position * self.recipe.batch_size, self.blocks)) * self.block_size
 
+    def _step(self, progress: Progress) -> None:
+        """Make a step. The time of those that compile is counted apart."""
+        compiles = not self.step.is_compiled
+        self.step.run()
+        self.done += 1
+        if compiles:
+            torch.cuda.synchronize()
+            elapsed = time.monotonic() - self.began
+            self.began += elapsed
+            self.compile_seconds += elapsed
+            progress.begin(self._tokens() - progress.done)
+
     def _record(self, epoch: int, progress: Progress) -> None:
         """Fetch the losses since the last line, and write a line of their mean."""
         values = self.step.fetch()  # (k, 2); waits for the device, so the clock is right
@@ -195,19 +220,20 @@ class _Trainer:
             raise UserError(
                 f"learning_rate: the loss is no number after step {self.done}; lower {self.recipe.learning_rate}"
             )
-        seen = self._tokens()
+        tokens = self._tokens() - progress.done
+        self.epoch_tokens += tokens
         line = {
             "step": self.done,
             "epoch": epoch,
             "loss": float(values[:, 0].mean()),
             "lr": self.recipe.learning_rate * (1 - (self.done - 1) / self.total_steps),
             "grad_norm": float(values[-1, 1]),
-            "tokens_per_second": (seen - progress.done) / elapsed,
+            "tokens_per_second": tokens / elapsed,
         }
         if self.rank == 0:
             with (self.folder / LOG).open("a") as file:
                 file.write(json.dumps(line) + "\n")
-        progress.update(seen - progress.done, loss=line["loss"])
+        progress.update(tokens, loss=line["loss"])
 
     def _save(self) -> float:
         """Save the state to resume from; returns the seconds it took."""
@@ -237,7 +263,8 @@ class _Trainer:
             **scores,
             "train_loss": self.epoch_loss / self.steps_per_epoch,
             "seconds": self.seconds,
-            "tokens_per_second": self.blocks * self.block_size / self.epoch_seconds,
+            "compile_seconds": self.compile_seconds,
+            "tokens_per_second": self.epoch_tokens / self.epoch_seconds,
         }
         with atomic_folder(self.folder / f"checkpoint-{epoch}") as aside:
             write_checkpoint(self.model, aside)

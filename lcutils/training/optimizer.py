@@ -99,19 +99,22 @@ def _adamw(
     divisor: Tensor,
     learning_rate: Tensor,
     count: Tensor,
+    decayed: int,
     decay: float,
     betas: tuple[float, float],
     eps: float,
 ) -> None:
     """AdamW's update as torch.compile fuses it for CUDA: one kernel that reads and writes each tensor once.
 
-    Gradients are divided by `divisor`; `count` is this step's number, from 1; `compute` becomes a copy of `values`.
+    Gradients are divided by `divisor`; `count` is this step's number, from 1; the first `decayed` elements decay;
+    `compute` becomes a copy of `values`.
     """
+    decays = torch.where(torch.arange(len(values), device=values.device) < decayed, decay, 0.0)
     g = grads / divisor
     m = first.lerp(g, 1.0 - betas[0])
     v = second * betas[1] + (1.0 - betas[1]) * g * g
     size = learning_rate / (1.0 - betas[0] ** count)
-    new = values * (1.0 - learning_rate * decay) - size * m / ((v / (1.0 - betas[1] ** count)).sqrt() + eps)
+    new = values * (1.0 - learning_rate * decays) - size * m / ((v / (1.0 - betas[1] ** count)).sqrt() + eps)
     first.copy_(m)
     second.copy_(v)
     values.copy_(new)
@@ -137,12 +140,13 @@ class ClippedAdamW:
         self.weight_decay = weight_decay
 
     @torch.no_grad()
-    def step(self, learning_rate: Tensor, count: Tensor) -> Tensor:
+    def step(self, learning_rate: Tensor, count: Tensor, compile_update: bool = False) -> Tensor:
         """Update the parameters.
 
         Args:
             learning_rate: scalar fp64 tensor.
             count: scalar tensor, how many steps were made before.
+            compile_update: by torch.compile, on CUDA only.
 
         Returns:
             The gradient norm before clipping, a scalar fp32 tensor.
@@ -151,13 +155,14 @@ class ClippedAdamW:
         # What torch's clip_grad_norm_ multiplies by is 1 / divisor.
         divisor = ((norm + 1e-6) / self.clip_norm).clamp(min=1.0)
         flat = self.parameters
+        if compile_update:
+            tensors = (flat.values, flat.grads, flat.first, flat.second)
+            compute = flat.compute if flat.compute is not flat.values else None
+            scalars = (divisor, learning_rate.float(), (count + 1).double())
+            compiled(_adamw)(*tensors, compute, *scalars, flat.decayed, self.weight_decay, self.betas, self.eps)
+            return norm
         for decay, part in ((self.weight_decay, slice(None, flat.decayed)), (0.0, slice(flat.decayed, None))):
             values, grads, first, second = (t[part] for t in (flat.values, flat.grads, flat.first, flat.second))
-            compute = flat.compute[part] if flat.compute is not flat.values else None
-            if values.is_cuda:
-                scalars = (divisor, learning_rate.float(), (count + 1).double())
-                compiled(_adamw)(values, grads, first, second, compute, *scalars, decay, self.betas, self.eps)
-                continue
             # The fused kernel counts its steps itself, in fp32, and divides the gradients by their scale.
             adamw(
                 [values],
@@ -168,15 +173,15 @@ class ClippedAdamW:
                 [count.float()],
                 fused=True,
                 grad_scale=divisor,
-                found_inf=torch.zeros(()),
+                found_inf=torch.zeros_like(norm),
                 amsgrad=False,
                 maximize=False,
                 beta1=self.betas[0],
                 beta2=self.betas[1],
                 eps=self.eps,
-                lr=float(learning_rate),
+                lr=learning_rate.float() if norm.is_cuda else float(learning_rate),
                 weight_decay=decay,
             )
-            if compute is not None:
-                compute.copy_(values)
+            if flat.compute is not flat.values:
+                flat.compute[part].copy_(values)
         return norm

@@ -14,15 +14,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lcutils.devices import tf32
 from lcutils.features.batches import as_int32, next_tokens
 from lcutils.gptneo.determinism import add_rows
 from lcutils.gptneo.loss import head_loss
-from lcutils.gptneo.model import tf32
 from lcutils.gptneo.trunk import compiled, run_trunk
 from lcutils.training.optimizer import ClippedAdamW, FlatParameters
 from lcutils.training.ranks import sum_over_ranks
 
-WARM_UP_STEPS = 2  # eager steps before the capture: compilation, and the workspaces of libraries
+WARM_UP_STEPS = 2  # steps before the capture: compilation, and the workspaces of libraries
 
 
 def epoch_order(seed: int, epoch: int, blocks: int) -> np.ndarray:
@@ -54,6 +54,8 @@ class TrainingStep:
         total_steps: of the whole run.
         history: how many steps' losses and gradient norms are kept on the device until `fetch`.
         rank, world: this process and how many share the batch; gradients are summed over them.
+        compile_step: by torch.compile, on CUDA only.
+        capture: replay the step as graphs from its third run on; on CUDA only.
     """
 
     def __init__(
@@ -68,8 +70,11 @@ class TrainingStep:
         history: int,
         rank: int = 0,
         world: int = 1,
+        compile_step: bool = False,
+        capture: bool = True,
     ) -> None:
         device = blocks.device
+        self.compile_step, self.capture = compile_step, capture
         self.parameters, self.optimizer, self.blocks = parameters, optimizer, blocks
         self.learning_rate, self.total_steps, self.rank, self.world = learning_rate, total_steps, rank, world
         self.batch_size = -(-batch_size // world) * world  # filled up so that every rank has as many sequences
@@ -98,15 +103,22 @@ class TrainingStep:
         self.done = self.fetched = step
         self.step.fill_(step)
 
+    @property
+    def is_compiled(self) -> bool:
+        """True once steps run at their full speed: on CUDA the first ones compile, and are captured."""
+        warm = bool(self._graphs) if self.capture else self._warm >= WARM_UP_STEPS
+        return warm or not self.blocks.is_cuda
+
     def run(self) -> None:
         """Make one step; its loss waits on the device for `fetch`."""
         if self._graphs:
             self._graphs[0].replay()
             self._reduce()
             self._graphs[1].replay()
-        elif self.blocks.is_cuda:
+        elif self.blocks.is_cuda and self.capture:
             self._warm_up_or_capture()
         else:
+            self._warm += 1
             self._gradients()
             self._reduce()
             self._update()
@@ -142,7 +154,7 @@ class TrainingStep:
 
     def _gradients(self) -> None:
         flat = self.parameters
-        load = compiled(_load_batch) if self.blocks.is_cuda else _load_batch
+        load = compiled(_load_batch) if self.compile_step else _load_batch
         tokens, labels, scale, x = load(
             self.order,
             self.position,
@@ -155,7 +167,8 @@ class TrainingStep:
         x.requires_grad_()
         with tf32(False):
             architecture = flat.model.architecture
-            h = run_trunk(x, self.weights, architecture.heads, architecture.window, flat.compute.dtype)  # (b, S, D)
+            shape = architecture.heads, architecture.window
+            h = run_trunk(x, self.weights, *shape, flat.compute.dtype, compile_blocks=self.compile_step)  # (b, S, D)
             loss, grad_h = head_loss(
                 h.detach().flatten(0, 1),
                 flat.head(flat.compute),
@@ -181,7 +194,7 @@ class TrainingStep:
 
     def _update(self) -> None:
         fraction = self.step.double() / self.total_steps
-        norm = self.optimizer.step(self.learning_rate * (1.0 - fraction), self.step)
+        norm = self.optimizer.step(self.learning_rate * (1.0 - fraction), self.step, self.compile_step)
         self.history.index_copy_(0, (self.step % len(self.history)).view(1), torch.stack([self.loss, norm])[None])
         self.step += 1
         self.position += 1

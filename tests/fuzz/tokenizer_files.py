@@ -102,6 +102,6 @@ def attempt(random: Random, folder: Path) -> str:
     again = load_tokenizer(str(folder / "saved"))
     assert Encoder(again)(texts).tolist() == ids
     assert max(ids, default=0) < vocabulary_size(again) == vocabulary_size(loaded)
-    labels = token_labels(again, sorted(set(again.get_vocab().values())))
+    labels = token_labels(again.backend_tokenizer, sorted(set(again.get_vocab().values())))
     assert len(set(labels)) == len(labels)
     return "same ids"
