@@ -1,0 +1,125 @@
+"""A sweep from its command to its report, caches empty: six points, or the paper's grid, on a small text.
+
+    python tests/benchmarks/sweep.py six --prepared PREPARED [--before OTHER] [--jobs 3] [--out sweep.jsonl]
+    python tests/benchmarks/sweep.py paper --prepared PREPARED [--seconds 500]
+
+PREPARED is from `sample.py`. With `--seconds` the sweep is ended after so long, and a forecast is made from what it has
+finished: the rest takes as long, by the plan's measure, as what is done took.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import sample
+import yaml
+
+SIX = [
+    {"depth": 2, "width": [64, 256], "epochs": 1, "decay": "d", "checkpoints": 0},
+    {"depth": 2, "width": [64, 256], "epochs": 3, "decay": "d", "checkpoints": 2},
+    {"depth": 2, "width": 768, "epochs": 1, "decay": "d", "checkpoints": 0, "seed": [0, 1]},
+]
+
+
+def run(checkout: Path, grid: list[dict[str, Any]], options: argparse.Namespace) -> dict[str, Any]:
+    """Run a sweep in a checkout; what it made, and how long it took."""
+    gpu = options.device != "cpu"
+    content = sample.study(
+        "sample" if gpu else "64blocks", grid, device=options.device, jobs_per_gpu=options.jobs, drop_checkpoints=True
+    )
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        sample.place(folder / "bench.yaml", content, options.prepared)
+        environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+        environment |= {
+            "PYTHONPATH": os.pathsep.join([str(checkout), os.environ.get("PYTHONPATH", "")]),
+            "PYTHONPYCACHEPREFIX": os.environ.get("PYTHONPYCACHEPREFIX", str(folder / "bytecode")),
+            "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"),
+            "TRITON_CACHE_DIR": str(folder / "triton"),
+        }
+        words = ["sweep", str(folder / "bench.yaml"), "--outputs", name, "--cores", str(options.jobs * options.gpus)]
+        log = options.out.with_suffix(".log").open("w")
+        began = time.monotonic()
+        command = [sys.executable, "-m", "lcutils", *words]
+        process = subprocess.Popen(
+            command, cwd=checkout, env=environment, stdout=log, stderr=log, start_new_session=True
+        )
+        try:
+            status = process.wait(options.seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            status = -1
+        seconds = time.monotonic() - began
+        study = folder / "bench"
+        done = {path.parent.name for path in study.glob("runs/*/manifest.json")}
+        records = [json.loads(path.read_text()) for path in study.glob("runs/*/checkpoint-*/evaluation.json")]
+        last = {
+            path.parent.parent.name: json.loads(path.read_text())
+            for path in sorted(study.glob("runs/*/checkpoint-*/evaluation.json"))
+        }
+        return {
+            "status": status,
+            "seconds": round(seconds, 1),
+            "runs": len(done),
+            "points": len(list(study.glob("measurements/*/row.json"))),
+            "training_seconds": round(sum(record["seconds"] for record in last.values()), 1),
+            "compile_seconds": round(sum(record.get("compile_seconds", 0.0) for record in last.values()), 1),
+            "val_loss": sum(record["val_loss"] for record in records) / max(len(records), 1),
+            "finished": sorted(done),
+        }
+
+
+def forecast(found: dict[str, Any], grid: list[dict[str, Any]]) -> dict[str, float]:
+    """Seconds for the whole grid, if all of it takes as long for the plan's measure as the finished runs took."""
+    from lcutils.parameters import load_study
+    from lcutils.pipeline.costs import seconds_per_token
+
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name) / "study.yaml"
+        path.write_text(yaml.safe_dump(sample.study("sample", grid)))
+        runs = load_study(path).runs
+    work = {name: sum(seconds_per_token(run)) for name, run in runs.items()}
+    share = sum(work[name] for name in found["finished"]) / sum(work.values())
+    return {
+        "share_of_work": share,
+        "share_of_runs": len(found["finished"]) / len(runs),
+        "forecast": found["seconds"] / share,
+    }
+
+
+def main() -> None:
+    """Run the sweep on one side or both, print a line for each, and append it to a file."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("grid", choices=["six", "paper"])
+    parser.add_argument("--prepared", type=Path, required=True)
+    parser.add_argument("--before", type=Path)
+    parser.add_argument("--jobs", type=int, default=3, help="at a time on a GPU")
+    parser.add_argument("--gpus", type=int, default=1)
+    parser.add_argument("--seconds", type=float)
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--out", type=Path, default=Path("sweep.jsonl"))
+    options = parser.parse_args()
+    here = Path(__file__).resolve().parents[2]
+    grid = SIX if options.grid == "six" else yaml.safe_load((here / "parameters/paper.yaml").read_text())["grid"]
+    sides = {"after": here} | ({"before": options.before.resolve()} if options.before else {})
+    for side, checkout in sides.items():
+        found = {"grid": options.grid, "side": side, "jobs": options.jobs, "gpus": options.gpus}
+        found |= run(checkout, grid, options)
+        if options.seconds and found["finished"]:
+            found |= forecast(found, grid)
+        print({key: value for key, value in found.items() if key != "finished"}, flush=True)
+        with options.out.open("a") as file:
+            print(json.dumps(found), file=file)
+
+
+if __name__ == "__main__":
+    main()
