@@ -26,6 +26,7 @@ HOST = re.sub(r"[^\w-]", "-", platform.node())[:40]
 _ASIDE = re.compile(r"\..*\.(?P<host>[\w-]*)-(?P<process>\d+)\.(?:part|old)(?:\.\w+)?")
 ABANDONED = 86_400.0  # seconds after which what a process on another machine left is taken for abandoned
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no room, over a user's quota, over a limit on files
+_digests: dict[tuple[int, ...], str] = {}  # SHA-256 of the files that this process has read, by disk and state
 
 
 @contextmanager
@@ -257,20 +258,21 @@ def digest_of(digests: dict[str, str]) -> str:
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file's content, remembered in this process for as long as its size and times stay."""
-    return _digest_once(path, *file_state(path))
+    """SHA-256 of a file's content, remembered in this process for as long as its size and times stay.
+
+    A file that has moved, with its folder for instance, is not read again.
+    """
+    state = (path.stat().st_dev, *file_state(path))
+    if state not in _digests:
+        with path.open("rb") as file:
+            _digests[state] = hashlib.file_digest(file, "sha256").hexdigest()
+    return _digests[state]
 
 
 def file_state(path: Path) -> tuple[int, ...]:
     """What changes when a file's content does: its size, number on the disk, and times of change in nanoseconds."""
     state = path.stat()
     return state.st_size, state.st_ino, state.st_mtime_ns, state.st_ctime_ns
-
-
-@lru_cache(maxsize=65_536)
-def _digest_once(path: Path, *state: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class DigestMemory:

@@ -23,9 +23,10 @@ from lcutils.artifacts import write_json
 from lcutils.errors import UserError
 from lcutils.parameters import ROOT, load_study
 from lcutils.pipeline.locks import TOKEN, join_sweep, one_sweep, token_of
+from lcutils.pipeline.outcome import following_logs
 from lcutils.pipeline.overrides import open_study
 from lcutils.pipeline.paths import REQUEST, STAMPS
-from lcutils.pipeline.sweep import following_logs, run_sweep, snakemake_command, stamp_current
+from lcutils.pipeline.sweep import run_sweep, snakemake_command, stamp_current
 from lcutils.stages import extract_point, measure_point, prepare_data, train_run
 
 

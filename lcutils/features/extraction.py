@@ -130,7 +130,8 @@ class _State:
 
 def _identity(model: FeatureModel, blocks: np.ndarray, covariance: bool) -> dict[str, Any]:
     """What decides the statistics, as far as this function's arguments say."""
-    digest = hashlib.sha256(model.classifier.detach().float().cpu().numpy().tobytes())
+    # Some rows tell models apart; all of them would take as long as the rest of a short extraction.
+    digest = hashlib.sha256(model.classifier[::64].detach().float().cpu().numpy().tobytes())
     for block in (blocks[0], blocks[-1]) if len(blocks) else ():
         digest.update(np.ascontiguousarray(block).tobytes())
     return {

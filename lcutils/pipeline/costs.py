@@ -11,6 +11,8 @@ from lcutils.runs import TrainedRun
 # to the measured speeds of tests/benchmarks/README.md.
 TRAINING_SECONDS = (1.55e-8, 3.83e-8, 5.18e-10, 4.44e-11, 1.127e-13)
 EXTRACTION_SECONDS = (8.63e-9, 6.38e-11)
+# Beside the work: of a new process's first run, compilation included, and of each further job in it.
+START_SECONDS, JOB_SECONDS = 20.0, 2.0
 
 
 def epochs_trained(run: TrainedRun) -> int:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 
 from lcutils import paper
 from lcutils.artifacts import MANIFEST
 from lcutils.corpus.tokenization import bpe_size
 from lcutils.manifests import damaged_files
-from lcutils.pipeline.costs import epochs_trained, seconds_per_token
+from lcutils.pipeline.costs import JOB_SECONDS, START_SECONDS, epochs_trained, seconds_per_token
+from lcutils.pipeline.lanes import lanes
 from lcutils.pipeline.paths import Workspace
 from lcutils.runs import TrainedRun, count_parameters
 
@@ -48,10 +50,33 @@ def describe_plan(work: Workspace) -> str:
     lines += [f"work: {_tokens(training)} of training, {_tokens(extraction)} of extraction"]
     if vocabulary == paper.VOCABULARY:
         hours = [tokens * sum(seconds) / 3600 for seconds in zip(*map(seconds_per_token, trained), strict=True)]
-        lines += [f"time on one H200, from measured speeds: {hours[0]:,.0f} h training, {hours[1]:,.1f} h extraction"]
+        starts = (START_SECONDS * len(lanes(study)) + JOB_SECONDS * (len(trained) + 2 * len(study.points))) / 3600
+        lines += [
+            f"time on one H200, from measured speeds: {hours[0]:,.1f} h training, {hours[1]:,.1f} h extraction, "
+            f"{starts:,.1f} h in which jobs start"
+        ]
     else:
         lines += ["time: see the tokens/s in the log of the first model"]
     return "\n".join(lines)
+
+
+def planned_seconds(work: Workspace, jobs: Iterable[str]) -> float | None:
+    """Seconds that jobs, named as their notebooks' copies, would take one after another on one H200.
+
+    None where no speed is known: other vocabularies, pretrained models, a CPU.
+    """
+    study, jobs = work.study, set(jobs)
+    runs = [run for run in study.runs.values() if isinstance(run, TrainedRun)]
+    blocks, vocabulary = _blocks_and_vocabulary(work)
+    if vocabulary != paper.VOCABULARY or not blocks or len(runs) < len(study.runs) or study.device == "cpu":
+        return None
+    seconds = JOB_SECONDS * len(jobs)
+    for run in runs:
+        training, extraction = seconds_per_token(run)
+        extracted = sum(f"03_extract_{run.name}@{k}" in jobs for k in run.checkpoints)
+        share = extracted / len(run.checkpoints)
+        seconds += (training * (f"02_train_{run.name}" in jobs) + extraction * share) * blocks * study.corpus.block_size
+    return seconds + sum(START_SECONDS for lane in lanes(study) if any(f"02_train_{run}" in jobs for run in lane.runs))
 
 
 def _blocks_and_vocabulary(work: Workspace) -> tuple[int | None, int | None]:

@@ -6,11 +6,8 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +23,8 @@ from lcutils.parameters import ROOT
 from lcutils.pipeline.jobs import all_jobs, analyze_job, check_overrides, data_job, remove_remains
 from lcutils.pipeline.lanes import lanes
 from lcutils.pipeline.locks import TOKEN, end_sweep, hand_on, one_sweep, token_of
-from lcutils.pipeline.paths import FAILED, REQUEST, STAMPS, Workspace
+from lcutils.pipeline.outcome import describe_failures, describe_outcome, describe_time, following_logs, watching_gpus
+from lcutils.pipeline.paths import REQUEST, STAMPS, Workspace
 from lcutils.text import one_line
 
 PROFILES = ROOT / "parameters" / "profiles"
@@ -219,7 +217,7 @@ def run_sweep(
         wanted = missing if model is None else set(missing) & all_jobs(work, model).keys()
         if not wanted:
             print("Nothing to be done: all is complete and up to date.")
-        with following_logs(work.folder / "logs"):
+        with following_logs(work.folder / "logs"), watching_gpus() as busy:
             status = snakemake(model=model, dry_run=dry_run) if wanted else 0
             if status < 0:
                 end_sweep(work.folder, lock)
@@ -234,6 +232,8 @@ def run_sweep(
     if dry_run and wanted:
         stages = Counter(name.partition("/")[0] for name in wanted)
         print("to do: " + ", ".join(f"{stage} {stages[stage]}" for stage in STAGES if stages[stage]))
+    if wanted and not dry_run:
+        print(describe_time(work, began, busy))
     if status == 0 and not dry_run:
         print(describe_outcome(work, model))
     elif status and not dry_run:
@@ -258,57 +258,3 @@ def _is_worth_analysing(work: Workspace) -> bool:
         flush=True,
     )
     return True
-
-
-@contextmanager
-def following_logs(folder: Path) -> Iterator[None]:
-    """Print what jobs append to their logs, on whichever machine of a cluster they run."""
-    read = {path: path.stat().st_size for path in folder.glob("*.log")}
-    done = threading.Event()
-
-    def follow() -> None:
-        over = False
-        while not over:
-            over = done.wait(1.0)  # then once more, for what came in the last second
-            for path in sorted(folder.glob("*.log")):
-                if path.is_file() and os.access(path, os.R_OK):
-                    with path.open(errors="replace") as file:
-                        file.seek(read.get(path, 0))
-                        print(file.read(), end="", flush=True)
-                        read[path] = file.tell()
-
-    thread = threading.Thread(target=follow, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
-
-
-def describe_failures(work: Workspace, began: float) -> str:
-    """Why each job failed that did since then: the last line of what it left."""
-    text = ""
-    for log in sorted((work.folder / "logs").glob(f"*{FAILED}")):
-        if log.stat().st_mtime >= began:
-            lines = log.read_text(errors="replace").strip().splitlines()
-            text += f"{one_line(log.stem)} failed: {one_line(lines[-1], 300)}\n"
-    return text
-
-
-def describe_outcome(work: Workspace, model: str | None = None) -> str:
-    """Where the files of a finished sweep are."""
-    if model:
-        rows = [work.measurements(model, k) / "row.json" for k in work.study.run(model).checkpoints]
-        return "\n".join(f"measurements   {work.display(path)}" for path in rows)
-    figures = work.analysis / "figures"
-    lines = [
-        f"figure         {work.display(figures / f'figure_{number}.svg')} (and .html, .png)" for number in (1, 2, 3)
-    ]
-    others = len(list(figures.glob("*.svg"))) - len(lines)
-    lines += [f"more figures   {work.display(figures)}: {others} more"]
-    lines += [
-        f"results table  {work.display(work.results)}",
-        f"report         {work.display(work.analysis / 'report.html')}",
-    ]
-    return "\n".join(lines)

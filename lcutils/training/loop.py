@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -255,19 +256,20 @@ class _Trainer:
         """Evaluate in fp32, without autocast, and write the epoch's checkpoint with the evaluation in it."""
         model = FeatureModel(self.model.features, self.model.head)
         batch_size = self.recipe.batch_size
-        scores = evaluate_model(model, self.validation_blocks, batch_size=batch_size, device=self.device)
-        record = {
-            "checkpoint": epoch,
-            "steps": self.done,
-            "tokens_seen": self._tokens(),
-            **scores,
-            "train_loss": self.epoch_loss / self.steps_per_epoch,
-            "seconds": self.seconds,
-            "compile_seconds": self.compile_seconds,
-            "tokens_per_second": self.epoch_tokens / self.epoch_seconds,
-        }
-        with atomic_folder(self.folder / f"checkpoint-{epoch}") as aside:
-            write_checkpoint(self.model, aside)
+        with atomic_folder(self.folder / f"checkpoint-{epoch}") as aside, ThreadPoolExecutor(1) as pool:
+            written = pool.submit(write_checkpoint, self.model, aside)  # while the GPU evaluates
+            scores = evaluate_model(model, self.validation_blocks, batch_size=batch_size, device=self.device)
+            written.result()
+            record = {
+                "checkpoint": epoch,
+                "steps": self.done,
+                "tokens_seen": self._tokens(),
+                **scores,
+                "train_loss": self.epoch_loss / self.steps_per_epoch,
+                "seconds": self.seconds,
+                "compile_seconds": self.compile_seconds,
+                "tokens_per_second": self.epoch_tokens / self.epoch_seconds,
+            }
             write_json(aside / "evaluation.json", record)
             write_manifest(aside, read_note(self.folder), {}, time.monotonic() - self.seconds, {})
 
