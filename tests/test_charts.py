@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lcutils import analysis, charts
-from lcutils.charts.theme import DARK, ROW_LIMIT, VEGALITE_VERSION, padded, sample_rows, slim
+from lcutils.charts.theme import DARK, ROW_LIMIT, padded, sample_rows, slim
+from lcutils.drawing import VEGALITE_VERSION
 
 RESULTS = made_results()
 JUPYTERLAB_VEGALITE = "5.8"  # the oldest that vl-convert has; JupyterLab 4.6 brings 5.6

@@ -7,7 +7,6 @@ specification reads well on white paper, on a dark page and in JupyterLab in eit
 from __future__ import annotations
 
 import base64
-import io
 import json
 import math
 import textwrap
@@ -19,15 +18,13 @@ from typing import Any
 import altair as alt
 import numpy as np
 import pandas as pd
-import vl_convert
-from PIL import Image
 
+from lcutils.drawing import draw_png, draw_svg
 from lcutils.text import csv_text, drawable, markdown_text
 
 ROW_LIMIT = 5_000
 DIGITS = 7  # significant digits kept of every number in a figure
 PANEL = 240  # side of one panel, pixels
-VEGALITE_VERSION = "6.4"  # of vl-convert, the release that Altair 6.3 writes for
 # JupyterLab 4 draws this type and no later one. Its Vega-Lite 5 draws all that is used here.
 JUPYTER_MIMETYPE = "application/vnd.vegalite.v5+json"
 JUPYTER_SCHEMA = "https://vega.github.io/schema/vega-lite/v5.json"
@@ -115,17 +112,11 @@ class Figure:
     @cached_property
     def svg(self) -> str:
         """The picture on white, as SVG."""
-        return vl_convert.vegalite_to_svg(json.dumps(self.spec), vl_version=VEGALITE_VERSION, config=LIGHT)
+        return draw_svg(json.dumps(self.spec), LIGHT)
 
     def png(self, scale: float = 1.0, colours: int | None = None) -> bytes:
-        """Return the picture on white, as PNG; 256 colours, of which a chart has few, take a third of the bytes."""
-        # vl-convert packs its PNGs fast, not small.
-        picture = Image.open(io.BytesIO(vl_convert.svg_to_png(self.svg, scale=scale))).convert("RGB")
-        if colours is not None:
-            picture = picture.quantize(colours, dither=Image.Dither.NONE)
-        file = io.BytesIO()
-        picture.save(file, "PNG")
-        return file.getvalue()
+        """Return the picture on white, as PNG, of fewer colours if so asked."""
+        return draw_png(self.svg, scale, colours)
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
         """Show the figure in a notebook: live in JupyterLab, a picture where it is only read, else words."""

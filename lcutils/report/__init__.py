@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ from lcutils.analysis.tables import FIRST_NAMES
 from lcutils.artifacts import atomic_path
 from lcutils.charts.comparison import NO_PUBLISHED
 from lcutils.charts.grid import NO_SENSITIVITY
+from lcutils.charts.theme import LIGHT
 from lcutils.charts.tokens import NO_TOKENS
+from lcutils.drawing import draw_all
 from lcutils.report.body import BY_WIDTH, Report, Table, report_page
 from lcutils.report.parts import figures_page
 from lcutils.text import csv_text
@@ -56,12 +59,14 @@ def write_analysis(
             aside.write_bytes(content if isinstance(content, bytes) else content.encode())
         report.paths[place] = folder / place
 
-    for figure in report.figures.values():
-        if figure.chart is not None:
-            write(f"figures/{figure.name}.svg", figure.svg)
-            write(f"figures/{figure.name}.png", figure.png(scale=1.5))
-            if not figure.name.startswith(BY_WIDTH):
-                write(f"figures/{figure.name}.html", figures_page(title, figure.title, figure))
+    charted = {name: figure for name, figure in report.figures.items() if figure.chart is not None}
+    drawn = draw_all({name: json.dumps(figure.spec) for name, figure in charted.items()}, LIGHT, scale=1.5)
+    for name, figure in charted.items():
+        svg, png = drawn[name]
+        write(f"figures/{figure.name}.svg", svg)
+        write(f"figures/{figure.name}.png", png)
+        if not figure.name.startswith(BY_WIDTH):
+            write(f"figures/{figure.name}.html", figures_page(title, figure.title, figure))
     # One page for all the figures against width: each carries a megabyte of Vega.
     write("figures/by_width.html", figures_page(title, "Measurements against width", *report.by_width))
     for name, table in report.tables.items():

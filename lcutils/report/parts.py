@@ -25,7 +25,8 @@ from markupsafe import Markup, escape
 from pandas.io.formats.style import Styler
 
 from lcutils.analysis import Missing
-from lcutils.charts.theme import DARK, LIGHT, VEGALITE_VERSION, Figure
+from lcutils.charts.theme import DARK, LIGHT, Figure
+from lcutils.drawing import VEGALITE_VERSION
 from lcutils.text import csv_text, drawable, markdown_text, one_line, storable
 
 LONGEST = 2_000  # characters that a table shows of a text
