@@ -329,6 +329,23 @@ def test_a_sweep_after_a_killed_snakemake_fights_no_kernel(tmp_path, whole):
     assert steps == sorted(set(steps))
 
 
+def test_an_interrupted_sweep_ends_its_kernels(tmp_path):
+    study = tmp_path / "tiny.yaml"
+    study.write_text(TINY.replace("epochs: 1, decay: d, checkpoints: 0", "epochs: 400, decay: d, checkpoints: 399"))
+    command = [sys.executable, "-m", "lcutils", "sweep", str(study), "--outputs", str(tmp_path)]
+    process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    while not list(tmp_path.glob("tiny/runs/*/log.jsonl")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    family = psutil.Process(process.pid).children(recursive=True)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does on Ctrl-C
+    _, words = process.communicate()
+    assert process.returncode == 130
+    assert "stopped; the same command goes on from here" in words
+    psutil.wait_procs(family)
+    assert not any(child.is_running() for child in family)
+
+
 def children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 

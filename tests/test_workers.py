@@ -25,6 +25,8 @@ def workers(tmp_path, monkeypatch) -> Workers:
     cells = {
         "look": PROCESS,
         "die": "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
+        "hold": "import weakref\nclass Held: pass\nheld = Held()\nheld.itself = held\n"
+        f"weakref.finalize(held, open, {str(tmp_path / 'freed')!r}, 'w')",
         "fail": "raise ValueError('no {such} thing')",
         "wait": "import time; time.sleep(1.0)\n" + PROCESS,
     }
@@ -51,6 +53,14 @@ def test_a_notebook_finds_a_warm_kernel_and_no_variables(workers):
     process, known, kind = printed(workers, "first")
     assert (known, kind) == ("False", "given")
     assert printed(workers, "second") == [process, "False", "own"]
+
+
+def test_what_a_notebook_held_is_freed_before_the_next(workers):
+    workers.run("hold", "first")
+    freed = workers.folder.parent / "freed"
+    assert not freed.exists()
+    workers.run("look", "second")
+    assert freed.exists()
 
 
 def test_a_job_gets_the_kernel_that_is_warm_for_its_task(workers):

@@ -27,18 +27,19 @@ from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, NotebookExecutionManager, papermill_engines
 
 from lcutils.parameters import ROOT
+from lcutils.pipeline.locks import TOKEN, token_of
 from lcutils.pipeline.paths import FAILED, REQUEST
 from lcutils.text import one_line
 
 START_SECONDS = 600  # a busy machine takes long to start a kernel
 ENGINE = "lcutils"
 FORGET = """
-import gc, sys
 get_ipython().reset(new_session=True)
+import gc, sys
 gc.collect()
 if "torch" in sys.modules and sys.modules["torch"].cuda.is_initialized():
     sys.modules["torch"].cuda.empty_cache()
-get_ipython().reset(new_session=True)
+del gc, sys
 """
 
 
@@ -71,7 +72,9 @@ class _WarmEngine(NBClientEngine):
         client.start_new_kernel_client()
         channels = client.kc
         try:
-            client.wait_for_reply(channels.execute(FORGET, silent=True))
+            reply = client.wait_for_reply(channels.execute(FORGET, silent=True))
+            if reply is None or reply["content"]["status"] != "ok":
+                raise JobError(f"a kernel cannot be used again: {reply and reply['content']}")
             client.execute()
         finally:
             channels.stop_channels()
@@ -117,17 +120,21 @@ class Workers:
                     progress_bar=False,
                     manager=worker.manager,
                 )
-            except PapermillExecutionError as error:
+            except (PapermillExecutionError, JobError) as error:
                 failure = str(error).strip()
             except DeadKernelError:
-                signal_number = -(worker.process.wait() or 0)
-                failure = f"error: the notebook's process was killed (signal {signal_number})"
-                failure += ", perhaps for lack of memory" if signal_number == signal.SIGKILL else ""
+                failure = self._why_dead(-(worker.process.wait() or 0))
         log = self.folder / "logs" / f"{job}{FAILED}"
         log.unlink(missing_ok=True)
         if failure:
             log.write_text(failure + "\n", encoding="utf-8")
             raise JobError(one_line(failure.splitlines()[-1], 300))
+
+    def _why_dead(self, number: int) -> str:
+        if (token := os.environ.get(TOKEN)) and token_of(self.folder) != token:
+            return "error: ended with its sweep; the next one goes on from here"
+        reason = ", perhaps for lack of memory" if number == signal.SIGKILL else ""
+        return f"error: the notebook's process was killed (signal {number}){reason}"
 
     @contextmanager
     def _lent(self, task: str) -> Iterator[_Worker]:
