@@ -1,5 +1,6 @@
 """GPT-Neo against Hugging Face's eager model: logits, gradients, checkpoints both ways, counts."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from transformers import AutoModelForCausalLM, GPTNeoConfig, GPTNeoForCausalLM
 from lcutils.errors import UserError
 from lcutils.gptneo.checkpoint import OtherLayoutError, from_transformers, read_checkpoint, write_checkpoint
 from lcutils.gptneo.model import INITIAL_STD, GPTNeo
+from lcutils.gptneo.trunk import compiled
 from lcutils.runs import Architecture, count_parameters
 
 sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
@@ -222,3 +224,18 @@ def test_mistakes():
         model.features(tokens(4), "fp8")
     with pytest.raises(UserError, match="9 tokens exceed the model's 8 positions"):
         model.features(tokens(9))
+
+
+def test_what_is_compiled_stays_in_the_users_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "mine"))
+    compiled(lambda x: x)
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "mine")
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    compiled(lambda x: x)
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "lcutils/torchinductor")
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))  # where no folder can be made
+    compiled(lambda x: x)
+    assert not os.environ.get("TORCHINDUCTOR_CACHE_DIR", "").startswith(str(tmp_path))

@@ -13,9 +13,12 @@ that the addition is fused into the next block's LayerNorm and the stream is rea
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -175,12 +178,20 @@ class Transformer(nn.Module):
 
 @lru_cache(maxsize=4)
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function` compiled by torch.compile, one specialised version for each shape it meets."""
+    """`function` compiled by torch.compile, one specialised version for each shape it meets.
+
+    What is compiled stays in the user's cache folder, for later processes and for other machines that share it, until
+    torch or the kind of GPU changes. `TORCHINDUCTOR_CACHE_DIR` names another folder.
+    """
     # A run that trains and evaluates needs more than the default of eight versions. Beyond the limit there is an error,
     # because FlexAttention without compilation would write out every score.
     torch._dynamo.config.recompile_limit = 256
     # It advises TF32 for every fp32 product, of which training has none and the others want all digits.
     warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores")
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "lcutils" / "torchinductor"
+    with suppress(OSError, RuntimeError):  # without a home that can be written, torch takes a temporary folder
+        cache.mkdir(parents=True, exist_ok=True)
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache))
     return torch.compile(function, dynamic=False, fullgraph=True)
 
 
