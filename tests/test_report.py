@@ -49,6 +49,7 @@ def report(tmp_path_factory):
         tokens=tokens,
         sensitivity=made_sensitivity(FEW),
         published=FEW,
+        times=pd.DataFrame({"model": ["01x0064_03d"], "train_seconds": [12.5], "compile_seconds": [30.25]}),
     )
 
 

@@ -79,6 +79,13 @@ def test_a_sweep_leaves_rows_figures_and_a_report(swept):
     assert manifest["seed"] == 42
     assert manifest["tokens_per_second"] > 0
     assert (folder / "logs" / "01x0016_01d.log").read_text()
+    times = pd.read_csv(folder / "analysis/tables/times.csv").set_index("model")
+    assert set(times.index) == {"01x0016_01d", "01x0032_01d"}
+    assert set(times["device"]) == {"cpu"}
+    assert (times["compile_seconds"] == 0.0).all()
+    assert (times[["train_seconds", "train_rate", "extract_seconds", "extract_rate", "measure_seconds"]] > 0.0).all(
+        None
+    )
 
 
 def test_kernels_that_stay_change_no_number(swept, tmp_path):

@@ -13,12 +13,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from statistics import mean
 from tempfile import TemporaryFile
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from lcutils.manifests import read_manifest
 from lcutils.pipeline.paths import FAILED, Workspace
 from lcutils.pipeline.plan import planned_seconds
+from lcutils.runs import TrainedRun
 from lcutils.text import one_line
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @contextmanager
@@ -116,3 +122,31 @@ def describe_time(work: Workspace, began: float, busy: list[float]) -> str:
     slowest = sorted(seconds, key=lambda job: -seconds[job])[:3]
     words += ["slowest " + ", ".join(f"{one_line(job)} {tqdm.format_interval(seconds[job])}" for job in slowest)]
     return "; ".join(words)
+
+
+def job_times(work: Workspace) -> pd.DataFrame:
+    """Where each run's time went, as its manifests and checkpoints say: seconds of each stage, and the speeds.
+
+    Of a run that was killed and continued, training counts whole, the other stages from the last start.
+    """
+    import pandas as pd
+
+    rows: list[dict[str, Any]] = []
+    for run in work.study.runs.values():
+        row: dict[str, Any] = {"model": run.name}
+        trained = read_manifest(work.run_folder(run.name)) if isinstance(run, TrainedRun) else None
+        last = work.checkpoint(run.name, run.checkpoints[-1]) / "evaluation.json"
+        if trained and last.is_file():
+            record = json.loads(last.read_text())
+            row |= {"device": trained.get("device"), "train_seconds": record["seconds"]}
+            row |= {"compile_seconds": record.get("compile_seconds"), "train_rate": record["tokens_per_second"]}
+        extracted = [read_manifest(work.statistics(run.name, k)) or {} for k in run.checkpoints]
+        measured = [read_manifest(work.measurements(run.name, k)) or {} for k in run.checkpoints]
+        row["device"] = row.get("device") or extracted[0].get("device")
+        row["extract_seconds"] = sum(manifest.get("seconds", 0.0) for manifest in extracted)
+        row["extract_rate"] = extracted[-1].get("tokens_per_second")
+        row["measure_seconds"] = sum(manifest.get("seconds", 0.0) for manifest in measured)
+        if any(measured):
+            rows.append(row)
+    columns = ["model", "device", "train_seconds", "compile_seconds", "train_rate", "extract_seconds", "extract_rate"]
+    return pd.DataFrame(rows, columns=[*columns, "measure_seconds"])

@@ -23,6 +23,8 @@ from lcutils.report.body import BY_WIDTH, Report, Table, report_page
 from lcutils.report.parts import figures_page
 from lcutils.text import csv_text
 
+NO_TIMES = "Nothing here was computed by this study."
+
 
 def write_analysis(
     results: pd.DataFrame,
@@ -33,6 +35,7 @@ def write_analysis(
     tokens: Mapping[str, pd.DataFrame] | None = None,
     sensitivity: pd.DataFrame | None = None,
     published: pd.DataFrame | None = None,
+    times: pd.DataFrame | None = None,
 ) -> Report:
     """Write `figures/`, `tables/` and `report.html` into `folder`; a sentence stands for what cannot be computed.
 
@@ -45,6 +48,7 @@ def write_analysis(
             only those that are shown are asked for, best model first, and no more than one is held at a time.
         sensitivity: rows of every sensitivity.csv, concatenated.
         published: published rows to set beside ours.
+        times: one row per run, seconds of its stages and tokens per second.
 
     Returns:
         The figures, the tables, and the path of every file by its place under `folder`.
@@ -53,6 +57,7 @@ def write_analysis(
     # Altair would check each piece of a chart against its schema; the tests check every figure, whole.
     with debug_mode(False):
         report = compute(results, settings, tokens, sensitivity, published)
+    report.tables["times"] = Missing(NO_TIMES) if times is None else times
 
     def write(place: str, content: str | bytes) -> None:
         with atomic_path(folder / place) as aside:
