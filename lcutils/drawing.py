@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+NO_PICTURES = "LCUTILS_NO_PICTURES"  # in the environment of a sweep's kernels: their notebooks hold live charts alone
 VEGALITE_VERSION = "6.4"  # of vl-convert, the release that Altair 6.3 writes for
 MOST_PROCESSES = 8
 WORTH_A_PROCESS = 4  # pictures: fewer are drawn before it has started

@@ -20,7 +20,7 @@ from PIL import Image
 
 from lcutils import analysis, charts
 from lcutils.charts.theme import DARK, ROW_LIMIT, padded, sample_rows, slim
-from lcutils.drawing import VEGALITE_VERSION
+from lcutils.drawing import NO_PICTURES, VEGALITE_VERSION
 
 RESULTS = made_results()
 JUPYTERLAB_VEGALITE = "5.8"  # the oldest that vl-convert has; JupyterLab 4.6 brings 5.6
@@ -301,13 +301,15 @@ def test_numbers_keep_seven_digits_and_no_more():
     assert table["a"][0] == 0.3333333
 
 
-def test_a_notebook_output_is_valid_and_live_in_jupyterlab():
+def test_a_notebook_output_is_valid_and_live_in_jupyterlab(monkeypatch):
     bundle = charts.figure_3(RESULTS)._repr_mimebundle_()
     output = nbformat.v4.new_output("display_data", data=bundle)
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(outputs=[output])])
     nbformat.validate(nbformat.reads(nbformat.writes(notebook), 4))
     assert bundle["application/vnd.vegalite.v5+json"]["$schema"].endswith("/v5.json")
     assert bundle["image/png"].startswith("iVBOR")
+    monkeypatch.setenv(NO_PICTURES, "1")
+    assert charts.figure_3(RESULTS)._repr_mimebundle_().keys() == bundle.keys() - {"image/png"}
     missing = charts.figure_3(ODD["no measurements"])._repr_mimebundle_()
     assert set(missing) == {"text/markdown", "text/plain"}
 

@@ -20,6 +20,7 @@ from conftest import TINY, lcutils_command
 from safetensors.torch import save_file
 
 from lcutils.artifacts import write_json
+from lcutils.charts.theme import JUPYTER_MIMETYPE
 from lcutils.errors import UserError
 from lcutils.parameters import ROOT, load_study
 from lcutils.pipeline.locks import TOKEN, join_sweep, one_sweep, token_of
@@ -75,6 +76,7 @@ def test_a_sweep_leaves_rows_figures_and_a_report(swept):
     for notebook in (folder / "notebooks").glob("*.ipynb"):
         outputs = [output for cell in nbformat.read(notebook, 4).cells for output in cell.get("outputs", [])]
         assert not [output for output in outputs if output.output_type == "error"]
+        assert [output for output in outputs if JUPYTER_MIMETYPE in output.get("data", {})]
     manifest = json.loads((folder / "runs" / "01x0016_01d" / "manifest.json").read_text())
     assert manifest["seed"] == 42
     assert manifest["tokens_per_second"] > 0

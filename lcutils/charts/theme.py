@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import math
+import os
 import textwrap
 import warnings
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from lcutils.drawing import draw_png, draw_svg
+from lcutils.drawing import NO_PICTURES, draw_png, draw_svg
 from lcutils.text import csv_text, drawable, markdown_text
 
 ROW_LIMIT = 5_000
@@ -123,11 +124,13 @@ class Figure:
         if self.chart is None:
             words = f"**{markdown_text(self.title)}.** {markdown_text(self.missing)}"
             return {"text/markdown": words, "text/plain": f"{self.title}. {self.missing}"}
-        return {
+        shown = {
             JUPYTER_MIMETYPE: {**self.spec, "$schema": JUPYTER_SCHEMA},
-            "image/png": base64.b64encode(self.png(colours=256)).decode(),
             "text/plain": f"{self.title}. {self.caption}",
         }
+        if not os.environ.get(NO_PICTURES):
+            shown["image/png"] = base64.b64encode(self.png(colours=256)).decode()
+        return shown
 
 
 def together(charts: list[Any], columns: int, controls: list[Any] | None = None, spacing: int = 34) -> Any:

@@ -26,6 +26,7 @@ from papermill import PapermillExecutionError, execute_notebook
 from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, NotebookExecutionManager, papermill_engines
 
+from lcutils.drawing import NO_PICTURES
 from lcutils.parameters import ROOT
 from lcutils.pipeline.locks import TOKEN, token_of
 from lcutils.pipeline.paths import FAILED, REQUEST
@@ -158,7 +159,8 @@ class Workers:
         self._started.append(worker)
         # What a library prints as it aborts the process goes where Snakemake prints; notebooks keep the rest.
         quiet = ["--IPKernelApp.log_level=ERROR"]
-        environment = os.environ | {"TQDM_DISABLE": "1"}  # logs want lines, not bars
+        # Logs want lines, not bars; and drawing takes longer than some jobs.
+        environment = os.environ | {"TQDM_DISABLE": "1", NO_PICTURES: "1"}
         run_sync(worker.manager.start_kernel)(cwd=str(ROOT), env=environment, extra_arguments=quiet)
         return worker
 
