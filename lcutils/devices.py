@@ -26,7 +26,10 @@ def choose_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
-        torch.zeros(1, dtype=torch.float64, device=device)
+        if device.type != "cuda":
+            torch.zeros(1, dtype=torch.float64, device=device)
+        elif (device.index or 0) >= torch.cuda.device_count():  # asked without occupying memory of the GPU
+            raise RuntimeError(f"{torch.cuda.device_count()} GPUs are found")
     except TypeError:  # what torch raises for fp64 on Apple's mps
         raise UserError(f"device: {name} has no fp64, which the class statistics need; use cuda or cpu") from None
     except (RuntimeError, AssertionError) as error:
