@@ -246,7 +246,7 @@ class _Trainer:
     def _load(self) -> None:
         facts = load_state(self.folder, self.parameters)
         for name in COUNTED if facts else ():
-            setattr(self, name, facts[name])
+            setattr(self, name, facts.get(name, 0))  # earlier versions counted less
         if facts:
             self.step.start_at(self.done)
         if self.rank == 0:

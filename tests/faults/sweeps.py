@@ -101,8 +101,8 @@ def killed_snakemake(templates: Templates, folder: Path, random: Random, number:
         command(templates, outputs, LAST), cwd=ROOT, start_new_session=True, stderr=subprocess.DEVNULL
     )
     try:
-        _wait_for(outputs, "02_train" if random.random() < 0.7 else "03_extract")
-        time.sleep(15 * random.random())
+        _wait_for_job(outputs, "02_train" if random.random() < 0.7 else "03_extract")
+        time.sleep(4 * random.random())
         victims = _processes(outputs, "snakemake")
         for process in victims:
             os.kill(process, signal.SIGKILL)
@@ -141,6 +141,15 @@ def _wait_for(outputs: Path, word: str) -> None:
     limit = time.monotonic() + 2 * SECONDS
     while not _processes(outputs, word) and time.monotonic() < limit:
         time.sleep(0.2)
+
+
+def _wait_for_job(outputs: Path, stage: str) -> None:
+    """Wait until the first notebook of a stage is run: papermill writes its copy as it begins."""
+    began, limit = time.time(), time.monotonic() + 2 * SECONDS
+    while time.monotonic() < limit:
+        if any(copy.stat().st_mtime >= began for copy in outputs.glob(f"*/notebooks/{stage}*.ipynb")):
+            return
+        time.sleep(0.05)
 
 
 def _end(process: subprocess.Popen[str] | subprocess.Popen[bytes], outputs: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import resource
@@ -16,6 +17,7 @@ from typing import Any
 
 import study
 from damages import damage, files_by_class, names
+from safetensors import safe_open
 from study import NAME, SECONDS, EndedError, difference, in_child, results_of, run_again
 
 from lcutils.artifacts import MANIFEST, NOTE
@@ -218,8 +220,10 @@ def _finished(folder: Path) -> dict[str, bytes]:
     found = [*folder.glob("data/manifest.json"), *folder.glob("[mrs]*/[!.]*/manifest.json")]
     finished = {str(path): path.read_bytes() for path in found}
     for state in folder.glob("runs/*/resume/state-*.safetensors"):
+        with safe_open(state, framework="np") as file:
+            saved = json.loads(file.metadata()["facts"])["done"]
         for path in state.parents[1].glob("checkpoint-*/evaluation.json"):
-            if path.stat().st_mtime_ns < state.stat().st_mtime_ns:  # else the run goes on from before this checkpoint
+            if json.loads(path.read_text())["steps"] <= saved:  # else the run goes on from before this checkpoint
                 finished[str(path)] = path.read_bytes()
         log = state.parents[1] / "log.jsonl"
         finished[str(log)] = log.read_bytes().splitlines()[0]
