@@ -35,11 +35,12 @@ WIDTHS = (64, 128, 256, 512, 768, 1024)  # heads of 4 to 64: cuDNN, FlexAttentio
 SMALL = Architecture(2, 64, VOCABULARY, positions=512)
 
 
-def gradients(flat, data, batch):
+def gradients(flat, data, batch, compile_step=False):
     """The step's gradients of one batch, by the names of the parameters; (loss, gradients)."""
     optimizer = ClippedAdamW(flat, (0.9, 0.999), 1e-8, 0.0, 1e9)
     data = blocks_on_device(data, flat.values.device)
-    step = TrainingStep(flat, optimizer, data, batch_size=batch, learning_rate=0.0, total_steps=1, history=1)
+    words = {"batch_size": batch, "learning_rate": 0.0, "total_steps": 1, "history": 1, "compile_step": compile_step}
+    step = TrainingStep(flat, optimizer, data, **words)
     step.start_epoch(np.arange(len(data)), batch, 0)
     step.run()
     found = {name: flat.view(flat.grads, name)[: shape[0]] for name, shape in flat.shapes.items()}
@@ -75,29 +76,35 @@ def test_bf16_is_as_near_to_fp32_as_autocast(width, length):
         loss.backward()
         losses[name] = loss.item()
         theirs[name] = {k: p.grad.double().cpu() for k, p in rival.named_parameters()}
-    loss, ours = gradients(FlatParameters(model, torch.device("cuda"), torch.bfloat16), data, 4)
-    assert abs(loss - losses["fp32"]) < max(2e-4, 2 * abs(losses["bf16"] - losses["fp32"]))
-    for name, exact in theirs["fp32"].items():
-        limit = 1.3 * (theirs["bf16"][name] - exact).norm() + 1e-3 * exact.norm()
-        assert (ours[name] - exact).norm() < limit, name
+    flat = FlatParameters(model, torch.device("cuda"), torch.bfloat16)
+    for compile_step in (False, True):
+        loss, ours = gradients(flat, data, 4, compile_step)
+        assert abs(loss - losses["fp32"]) < max(2e-4, 2 * abs(losses["bf16"] - losses["fp32"]))
+        for name, exact in theirs["fp32"].items():
+            limit = 1.3 * (theirs["bf16"][name] - exact).norm() + 1e-3 * exact.norm()
+            assert (ours[name] - exact).norm() < limit, (name, compile_step)
 
 
 @pytest.mark.parametrize("width", [64, 512])
 def test_the_cpus_fallback_agrees(width):
     """The same step in fp32 on both devices, through the loss and attention that each has."""
     found = {}
-    for device in ("cpu", "cuda"):
+    for way, device in (("cpu", "cpu"), ("cuda", "cuda"), ("compiled", "cuda")):
         model = GPTNeo(Architecture(3, width, VOCABULARY, positions=512), 3)
         flat = FlatParameters(model, torch.device(device), torch.float32)
-        found[device] = gradients(flat, blocks(3, 290, vocabulary=VOCABULARY), 3)
-    assert found["cuda"][0] == pytest.approx(found["cpu"][0], rel=1e-6)
-    for name, exact in found["cpu"][1].items():
-        assert (found["cuda"][1][name] - exact).norm() < 1e-4 * exact.norm(), name
+        found[way] = gradients(flat, blocks(3, 290, vocabulary=VOCABULARY), 3, way == "compiled")
+    for way in ("cuda", "compiled"):
+        assert found[way][0] == pytest.approx(found["cpu"][0], rel=1e-6)
+        for name, exact in found["cpu"][1].items():
+            assert (found[way][1][name] - exact).norm() < 1e-4 * exact.norm(), (name, way)
 
 
+@pytest.mark.parametrize("way", ["eager", "captured", "compiled"])
 @pytest.mark.parametrize(("precision", "error"), [("fp32", 1e-4), ("bf16", 5e-3)])
-def test_every_step_is_the_trainers(tmp_path, monkeypatch, precision, error):
+def test_every_step_is_the_trainers(tmp_path, monkeypatch, precision, error, way):
     """Captured graphs, an odd last batch, clipping, decay: 18 steps of ours and of `transformers.Trainer`."""
+    monkeypatch.setattr("lcutils.training.loop.CAPTURE_FROM", 10**9 if way == "eager" else 0)
+    monkeypatch.setattr("lcutils.gptneo.trunk.COMPILE_FROM", 0 if way == "compiled" else 1e99)
     monkeypatch.setattr("lcutils.training.loop.LOG_LINES", 10**9)
     monkeypatch.setattr("lcutils.training.loop.LOG_EVERY_AT_LEAST", {"cpu": 1, "cuda": 1})
     given = recipe(autocast=precision, weight_decay=0.5, clip_norm=0.5)

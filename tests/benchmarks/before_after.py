@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,11 @@ def moved(*places: str) -> Any:
         if Path(lcutils.__file__).parent.joinpath(*place.split(".")[1:]).with_suffix(".py").is_file():
             return import_module(place)
     raise ModuleNotFoundError(str(places))
+
+
+def asked(function: Any, **words: bool) -> dict[str, bool]:
+    """Those words that a function takes: earlier checkouts compile without being asked."""
+    return {word: value for word, value in words.items() if word in signature(function).parameters}
 
 
 class Side:
@@ -58,9 +64,10 @@ class Side:
         resident = getattr(on_device, "blocks_on_device", None) or on_device.resident
         self.model = model.GPTNeo(a, 0)
         flat = optimizer.FlatParameters(self.model, self.device, torch.float32 if small else torch.bfloat16)
+        compiles = {} if small else asked(step.TrainingStep, compile_step=True)
         self.step = step.TrainingStep(
             flat, optimizer.ClippedAdamW(flat, (0.9, 0.999), 1e-8, 5e-4, 1.0), resident(self.blocks, self.device),
-            batch_size=self.batch, learning_rate=5e-4, total_steps=10**6, history=1000,
+            batch_size=self.batch, learning_rate=5e-4, total_steps=10**6, history=1000, **compiles,
         )  # fmt: skip
         self.flat = flat
         self.step.start_epoch(np.arange(len(self.blocks)), self.batch, 0)
@@ -80,7 +87,10 @@ class Side:
         """Tokens/s of one pass over all blocks, statistics included."""
         self.model.requires_grad_(False)
         precision = "fp32" if self.device.type == "cpu" else "fp16"
-        features = self.feature_model(lambda tokens: self.model.features(tokens, precision), self.model.head.detach())
+        compiles = {} if self.device.type == "cpu" else asked(self.model.features, compile_blocks=True)
+        features = self.feature_model(
+            lambda tokens: self.model.features(tokens, precision, **compiles), self.model.head.detach()
+        )
         began = self._now()
         self.stats = self.extraction.extract_statistics(
             features, self.blocks, batch_size=16, device=self.device, covariance=covariance

@@ -261,7 +261,7 @@ def extraction(report: Report, device: str, theirs: bool, tokens: np.ndarray | N
         reference: dict[str, float] = {}
         for precision in ("fp32", "tf32", "fp16", "bf16") if cuda else ("fp32", "bf16"):
             began = time.perf_counter()
-            features = load_feature_model(folder / "checkpoint-0", precision=precision, device=device)
+            features = load_feature_model(folder / "checkpoint-0", precision=precision, device=device, tokens=10**9)
             slow = precision == "fp32" and depth > 8
             blocks = train_blocks[: fed // 4 if slow else fed]
             common = {"batch_size": min(sequences, len(blocks)), "device": device}

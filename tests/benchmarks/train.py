@@ -115,6 +115,7 @@ def our_step(a: Architecture, recipe: Recipe, blocks: np.ndarray, device: str, s
         history=steps,
         rank=int(os.environ.get("RANK", "0")),
         world=int(os.environ.get("WORLD_SIZE", "1")),
+        compile_step=device != "cpu",
     )
     step.start_epoch(epoch_order(recipe.seed, 0, len(blocks)), recipe.batch_size, 0)
     return step
