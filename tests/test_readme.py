@@ -10,6 +10,7 @@ import yaml
 from conftest import SHARED, lcutils_command
 
 from lcutils.parameters import ROOT
+from lcutils.pipeline.sweep import PROFILES
 
 TEXT = (ROOT / "README.md").read_text()
 COMMANDS = [
@@ -115,6 +116,13 @@ def test_the_paper_dry_run(tmp_path):
     assert outcome.returncode == 0, outcome.stderr[-2000:]
     assert re.search(r"total\s+633", outcome.stdout + outcome.stderr)
     assert outcome.stdout.splitlines()[-1] == "to do: data 1, train 170, extract 230, measure 230, analyze 1"
+
+
+@pytest.mark.parametrize("profile", sorted(path.name for path in PROFILES.iterdir()))
+def test_profiles(tmp_path, profile):
+    outcome = lcutils_command("sweep", "paper", "--outputs", tmp_path, "--profile", profile, "--dry-run")
+    assert outcome.returncode == 0, outcome.stderr[-2000:]
+    assert re.search(r"total\s+633", outcome.stdout + outcome.stderr)
 
 
 def test_a_model_of_your_own(tmp_path):
