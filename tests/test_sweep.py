@@ -342,7 +342,10 @@ def test_an_interrupted_sweep_ends_its_kernels(tmp_path):
     study = tmp_path / "tiny.yaml"
     study.write_text(TINY.replace("epochs: 1, decay: d, checkpoints: 0", "epochs: 400, decay: d, checkpoints: 399"))
     command = [sys.executable, "-m", "lcutils", "sweep", str(study), "--outputs", str(tmp_path)]
-    process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, cwd=ROOT, start_new_session=True, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
+    )  # fmt: skip
     while not list(tmp_path.glob("tiny/runs/*/log.jsonl")):
         assert process.poll() is None
         time.sleep(0.05)
