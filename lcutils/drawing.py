@@ -57,16 +57,12 @@ def draw_all(specs: Mapping[str, str], config: Mapping[str, Any], scale: float) 
     processes = min(os.cpu_count() or 1, MOST_PROCESSES, len(specs) // WORTH_A_PROCESS)
     if processes < 2:
         return _draw(specs, config, scale)
-    # This very package, wherever it was imported from.
-    path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
     shares = [dict(list(specs.items())[first::processes]) for first in range(processes)]
 
     def elsewhere(share: dict[str, str]) -> dict[str, tuple[str, bytes]]:
         request = json.dumps({"specs": share, "config": config, "scale": scale})
-        command, environment = [sys.executable, "-m", "lcutils.drawing"], os.environ | {"PYTHONPATH": path}
-        outcome = subprocess.run(
-            command, input=request, capture_output=True, text=True, encoding="utf-8", env=environment
-        )
+        command, here = [sys.executable, "-m", "lcutils.drawing"], Path(__file__).parents[1]  # this very package
+        outcome = subprocess.run(command, input=request, capture_output=True, text=True, encoding="utf-8", cwd=here)
         if outcome.returncode:
             raise RuntimeError(f"drawing failed: {outcome.stderr.strip()[-2000:]}")
         return {name: (svg, base64.b64decode(png)) for name, (svg, png) in json.loads(outcome.stdout).items()}

@@ -43,7 +43,7 @@ from lcutils.pipeline.jobs import (
     resume_folder,
     train_job,
 )
-from lcutils.pipeline.outcome import job_times
+from lcutils.pipeline.outcome import run_times
 from lcutils.pipeline.overrides import open_study, refuse_clash
 from lcutils.pipeline.paths import Workspace
 from lcutils.runs import Architecture, PretrainedRun, Run, TrainedRun
@@ -312,7 +312,7 @@ def analyze_study(work: Workspace, published: str | list[str] | None = None) -> 
             tokens=tokens,
             sensitivity=sensitivity,
             published=theirs,
-            times=job_times(work) if folders else None,
+            times=run_times(work) if folders else None,
         )
     paths = {place: job.folder / path.relative_to(folder) for place, path in report.paths.items()}
     return Analysis(results, tokens, sensitivity, theirs, report.figures, report.tables, paths)

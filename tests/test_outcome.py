@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from lcutils.pipeline.costs import JOB_SECONDS, START_SECONDS, seconds_per_token
-from lcutils.pipeline.outcome import describe_time, watching_gpus
+from lcutils.pipeline.outcome import describe_failures, describe_time, watching_gpus
 from lcutils.pipeline.overrides import open_study
+from lcutils.pipeline.paths import FAILED
 from lcutils.pipeline.plan import planned_seconds
 
 
@@ -26,12 +27,17 @@ def test_the_time_of_a_sweep_names_its_slowest_jobs(tmp_path, tiny):
     }.items():
         (copies / f"{job}.ipynb").write_text(json.dumps({"metadata": {"papermill": {"duration": duration}}}))
     os.utime(copies / "old.ipynb", (1, 1))
+    (copies / "half.ipynb").write_text('{"metadata": {')
     words = describe_time(work, time.time() - 100.0, [40.0, 60.0])
     assert words.startswith(
         "time           01:40 for 4 jobs; GPUs busy 50 %; slowest 02_train_a 01:15, 01_data 00:03, "
     )
     assert "planned" not in words  # of a CPU no speed is known
     assert "GPUs" not in describe_time(work, time.time(), [])
+    assert describe_time(work, time.time() + 9.0, []).endswith(" for 0 jobs")
+    (work.folder / "logs").mkdir()
+    (work.folder / "logs" / f"02_train_a{FAILED}").touch()
+    assert describe_failures(work, time.time() - 9.0) == "02_train_a failed: nothing could be written of it\n"
 
 
 def test_the_plan_of_some_jobs(tmp_path, monkeypatch):

@@ -95,11 +95,21 @@ def test_a_killed_kernel_takes_one_job_with_it(workers):
     assert printed(workers, "fourth")[0] != printed(workers, "third")[0]
 
 
-def test_a_failed_notebook_says_why_and_leaves_its_kernel(workers):
+def test_a_failed_notebook_says_why_and_ends_its_kernel(workers):
+    """What an error left in the process, or on the GPU, must not fail the jobs after it."""
     workers.run("look", "first")
     with pytest.raises(JobError, match=r"^ValueError: no \{such\} thing$"):
         workers.run("fail", "second")
     assert "no {such} thing" in (workers.folder / "logs" / f"second{FAILED}").read_text()
     workers.run("look", "second")
     assert not (workers.folder / "logs" / f"second{FAILED}").exists()
-    assert printed(workers, "second")[0] == printed(workers, "first")[0]
+    assert printed(workers, "second")[0] != printed(workers, "first")[0]
+
+
+def test_a_copy_that_cannot_be_written_is_one_line(workers):
+    (workers.folder / "notebooks" / "first.ipynb").mkdir()
+    with pytest.raises(JobError, match=r"first.ipynb: IsADirectoryError: "):
+        workers.run("look", "first")
+    assert "Traceback" in (workers.folder / "logs" / f"first{FAILED}").read_text()
+    workers.run("look", "second")
+    assert printed(workers, "second")

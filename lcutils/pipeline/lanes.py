@@ -35,7 +35,7 @@ class Lane:
 
     def tickets(self, jobs: int) -> int:
         """How many of the study's jobs at a time may be the lane's: as many as its share, at least one."""
-        return max(1, math.ceil(jobs * self.share))
+        return max(1, math.ceil(jobs * self.share - 1e-9))  # three equal shares of three are one each
 
 
 def lanes(study: Study) -> list[Lane]:

@@ -9,7 +9,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from statistics import mean
 from tempfile import TemporaryFile
@@ -58,7 +58,7 @@ def describe_failures(work: Workspace, began: float) -> str:
     text = ""
     for log in sorted((work.folder / "logs").glob(f"*{FAILED}")):
         if log.stat().st_mtime >= began:
-            lines = log.read_text(errors="replace").strip().splitlines()
+            lines = log.read_text(errors="replace").strip().splitlines() or ["nothing could be written of it"]
             text += f"{one_line(log.stem)} failed: {one_line(lines[-1], 300)}\n"
     return text
 
@@ -110,21 +110,23 @@ def describe_time(work: Workspace, began: float, busy: list[float]) -> str:
     """What a sweep took beside what the plan said, how busy the GPUs were, and its slowest jobs."""
     seconds: dict[str, float] = {}
     for path in (work.folder / "notebooks").glob("*.ipynb"):
-        if path.stat().st_mtime >= began:
-            duration = json.loads(path.read_bytes())["metadata"].get("papermill", {}).get("duration")
-            seconds[path.stem] = duration or 0.0  # none where the kernel was killed
+        if path.is_file() and path.stat().st_mtime >= began:
+            with suppress(ValueError):  # a copy that papermill could not finish, on a full disk for instance
+                duration = json.loads(path.read_bytes())["metadata"].get("papermill", {}).get("duration")
+                seconds[path.stem] = duration or 0.0  # none where the kernel was killed
     words = [f"time           {tqdm.format_interval(time.time() - began)} for {len(seconds)} jobs"]
     planned = planned_seconds(work, seconds)
     if planned is not None:
         words += [f"planned {tqdm.format_interval(planned)} on one H200"]
     if busy:
         words += [f"GPUs busy {mean(busy):.0f} %"]
-    slowest = sorted(seconds, key=lambda job: -seconds[job])[:3]
-    words += ["slowest " + ", ".join(f"{one_line(job)} {tqdm.format_interval(seconds[job])}" for job in slowest)]
+    if seconds:
+        slowest = sorted(seconds, key=lambda job: -seconds[job])[:3]
+        words += ["slowest " + ", ".join(f"{one_line(job)} {tqdm.format_interval(seconds[job])}" for job in slowest)]
     return "; ".join(words)
 
 
-def job_times(work: Workspace) -> pd.DataFrame:
+def run_times(work: Workspace) -> pd.DataFrame:
     """Where each run's time went, as its manifests and checkpoints say: seconds of each stage, and the speeds.
 
     Of a run that was killed and continued, training counts whole, the other stages from the last start.

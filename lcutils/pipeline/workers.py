@@ -2,8 +2,8 @@
 
 A new process pays for imports, a CUDA context and compilation before it works. `Workers` belong to the Snakemake
 process that runs the jobs; each job is lent a kernel: one that last worked on the same architecture, another that is
-free, or a new one. Before a notebook the kernel forgets all variables and gives memory back. A kernel that dies takes
-one job with it. All end with Snakemake, and with the sweep (`lcutils.pipeline.locks`).
+free, or a new one. Before a notebook the kernel forgets all variables and gives memory back. A kernel ends with a job
+that fails, and takes no other with it. All end with Snakemake, and with the sweep (`lcutils.pipeline.locks`).
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ import json
 import os
 import signal
 import threading
+import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, NotebookExecutionManager, papermill_engines
 
 from lcutils.drawing import NO_PICTURES
+from lcutils.errors import first_line
 from lcutils.parameters import ROOT
 from lcutils.pipeline.locks import TOKEN, token_of
 from lcutils.pipeline.paths import FAILED, REQUEST
@@ -75,7 +77,7 @@ class _WarmEngine(NBClientEngine):
         try:
             reply = client.wait_for_reply(channels.execute(FORGET, silent=True))
             if reply is None or reply["content"]["status"] != "ok":
-                raise JobError(f"a kernel cannot be used again: {reply and reply['content']}")
+                raise RuntimeError(f"a kernel cannot be used again: {reply and reply['content']}")
             client.execute()
         finally:
             channels.stop_channels()
@@ -110,7 +112,8 @@ class Workers:
             JobError: the notebook failed, or its kernel died.
         """
         source, copy = ROOT / "notebooks" / f"{notebook}.ipynb", self.folder / "notebooks" / f"{job}.ipynb"
-        failure = ""
+        log, failure = self.folder / "logs" / f"{job}{FAILED}", ""
+        log.unlink(missing_ok=True)
         with self._lent(task) as worker:
             try:
                 execute_notebook(
@@ -121,14 +124,18 @@ class Workers:
                     progress_bar=False,
                     manager=worker.manager,
                 )
-            except (PapermillExecutionError, JobError) as error:
+            except PapermillExecutionError as error:
                 failure = str(error).strip()
             except DeadKernelError:
                 failure = self._why_dead(-(worker.process.wait() or 0))
-        log = self.folder / "logs" / f"{job}{FAILED}"
-        log.unlink(missing_ok=True)
+            except Exception as error:  # a full disk, a kernel that does not answer: whatever it is, the job has failed
+                failure = f"{traceback.format_exc()}\nerror: {copy}: {type(error).__name__}: {first_line(error)}"
+            if failure:  # what failed may have left the GPU, or memory, as no other job should find it
+                worker.process.kill()
+                worker.process.wait()
         if failure:
-            log.write_text(failure + "\n", encoding="utf-8")
+            with suppress(OSError):  # the disk may be full; the exception says it too
+                log.write_text(failure + "\n", encoding="utf-8")
             raise JobError(one_line(failure.splitlines()[-1], 300))
 
     def _why_dead(self, number: int) -> str:

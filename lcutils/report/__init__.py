@@ -56,8 +56,7 @@ def write_analysis(
     tokens = tokens or {}
     # Altair would check each piece of a chart against its schema; the tests check every figure, whole.
     with debug_mode(False):
-        report = compute(results, settings, tokens, sensitivity, published)
-    report.tables["times"] = Missing(NO_TIMES) if times is None else times
+        report = compute(results, settings, tokens, sensitivity, published, times)
 
     def write(place: str, content: str | bytes) -> None:
         with atomic_path(folder / place) as aside:
@@ -89,6 +88,7 @@ def compute(
     tokens: Mapping[str, pd.DataFrame],
     sensitivity: pd.DataFrame | None,
     published: pd.DataFrame | None,
+    times: pd.DataFrame | None = None,
 ) -> Report:
     """Compute every table and chart once; of `tokens`, charts show those of the best model."""
     chosen = settings.get("analysis") or {}
@@ -116,6 +116,7 @@ def compute(
         "kind_shares": no_tokens if table is None else analysis.kind_shares(table),
         "beside_published": no_published if published is None else analysis.beside_published(results, published),
         "measurements": measurement_table(),
+        "times": Missing(NO_TIMES) if times is None else times,
     }
     related = (tables["correlations"], tables["partial_correlations"], tables["within_architecture"])
     made = [

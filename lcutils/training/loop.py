@@ -155,7 +155,7 @@ class _Trainer:
         )
         self.done = 0  # steps
         self.seconds = self.epoch_seconds = 0.0  # of training; compilation, saves and evaluations left out
-        self.compile_seconds = 0.0  # of the steps that compile
+        self.compile_seconds = 0.0  # of the first steps, in which kernels are compiled and loaded
         self.epoch_tokens = 0  # that went by in epoch_seconds
         self.epoch_loss = 0.0  # sum over the epoch's steps so far
 
@@ -166,8 +166,8 @@ class _Trainer:
         total, wait = (self.last_epoch + 1) * self.blocks * self.block_size, seconds_between_saves
         with Progress(self.folder.name, total, log=log, start=self._tokens()) as progress:
             saved = time.monotonic()
-            if not self.step.is_compiled:
-                progress.prepare("compiling")
+            if not self.step.is_ready:
+                progress.prepare("compiling" if self.step.compile_step else "starting")
             while self.done < last_step:
                 epoch, position = divmod(self.done, self.steps_per_epoch)
                 order = epoch_order(self.recipe.seed, epoch, self.blocks)
@@ -198,11 +198,11 @@ class _Trainer:
         return (epoch * self.blocks + min(position * self.recipe.batch_size, self.blocks)) * self.block_size
 
     def _step(self, progress: Progress) -> None:
-        """Make a step. The time of those that compile is counted apart."""
-        compiles = not self.step.is_compiled
+        """Make a step. The time of the first ones, which compile or load what they run, is counted apart."""
+        first = not self.step.is_ready
         self.step.run()
         self.done += 1
-        if compiles:
+        if first:
             torch.cuda.synchronize()
             elapsed = time.monotonic() - self.began
             self.began += elapsed

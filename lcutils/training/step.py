@@ -104,7 +104,7 @@ class TrainingStep:
         self.step.fill_(step)
 
     @property
-    def is_compiled(self) -> bool:
+    def is_ready(self) -> bool:
         """True once steps run at their full speed: on CUDA the first ones compile, and are captured."""
         warm = bool(self._graphs) if self.capture else self._warm >= WARM_UP_STEPS
         return warm or not self.blocks.is_cuda
