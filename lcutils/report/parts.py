@@ -140,6 +140,13 @@ def table_html(
     return Markup(styler.to_html(exclude_styles=True, records=table.head(most).to_dict("records"), **about))
 
 
+class _Table(Styler):
+    """A table whose plain form, which notebooks keep too, holds no address that changes with every run."""
+
+    def __repr__(self) -> str:
+        return f"table of {len(self.index)} rows"
+
+
 def shown_table(table: pd.DataFrame | Missing, columns: list[str] | None = None, *, most: int = 20) -> Any:
     """Return a table as a notebook shows it: those of `columns` that it has, `most` rows; or the sentence."""
     if isinstance(table, Missing):
@@ -151,6 +158,6 @@ def shown_table(table: pd.DataFrame | Missing, columns: list[str] | None = None,
     # pandas' own template escapes nothing, and MathJax would typeset what stands between two $.
     # Ids of cells, and pandas' own random one of the table, would change with every run of a notebook.
     identity = f"{zlib.crc32(csv_text(kept).encode()):08x}"
-    styler = Styler(kept, uuid=identity, uuid_len=8, cell_ids=False)
+    styler = _Table(kept, uuid=identity, uuid_len=8, cell_ids=False)
     styler.set_table_attributes('class="tex2jax_ignore mathjax_ignore"').format_index(html_text, axis=1)
     return _formatted(styler, kept, lambda value: html_text(_words(value)))
