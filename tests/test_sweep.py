@@ -85,9 +85,8 @@ def test_a_sweep_leaves_rows_figures_and_a_report(swept):
     assert set(times.index) == {"01x0016_01d", "01x0032_01d"}
     assert set(times["device"]) == {"cpu"}
     assert (times["compile_seconds"] == 0.0).all()
-    assert (times[["train_seconds", "train_rate", "extract_seconds", "extract_rate", "measure_seconds"]] > 0.0).all(
-        None
-    )
+    assert (times.drop(columns=["device", "compile_seconds"]) > 0.0).all(None)
+    assert (times["train_tokens_per_second"] % 1 == 0).all()
 
 
 def test_kernels_that_stay_change_no_number(swept, tmp_path):
@@ -115,7 +114,7 @@ class Finder:
             load(module)
             function = getattr(module, os.environ["DIES_IN"])
             def once(*words):
-                if os.path.exists(os.environ["DIES_ONCE"]):
+                if "01x0032_01d" not in words and os.path.exists(os.environ["DIES_ONCE"]):
                     os.remove(os.environ["DIES_ONCE"])
                     os.kill(os.getpid(), signal.SIGKILL)
                 return function(*words)

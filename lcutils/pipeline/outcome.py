@@ -141,14 +141,18 @@ def run_times(work: Workspace) -> pd.DataFrame:
         if trained and last.is_file():
             record = json.loads(last.read_text())
             row |= {"device": trained.get("device"), "train_seconds": record["seconds"]}
-            row |= {"compile_seconds": record.get("compile_seconds"), "train_rate": record["tokens_per_second"]}
+            row |= {
+                "compile_seconds": record.get("compile_seconds"),
+                "train_tokens_per_second": record["tokens_per_second"],
+            }
         extracted = [read_manifest(work.statistics(run.name, k)) or {} for k in run.checkpoints]
         measured = [read_manifest(work.measurements(run.name, k)) or {} for k in run.checkpoints]
         row["device"] = row.get("device") or extracted[0].get("device")
         row["extract_seconds"] = sum(manifest.get("seconds", 0.0) for manifest in extracted)
-        row["extract_rate"] = extracted[-1].get("tokens_per_second")
+        row["extract_tokens_per_second"] = extracted[-1].get("tokens_per_second")
         row["measure_seconds"] = sum(manifest.get("seconds", 0.0) for manifest in measured)
         if any(measured):
             rows.append(row)
-    columns = ["model", "device", "train_seconds", "compile_seconds", "train_rate", "extract_seconds", "extract_rate"]
-    return pd.DataFrame(rows, columns=[*columns, "measure_seconds"])
+    columns = ["model", "device", "train_seconds", "compile_seconds", "extract_seconds", "measure_seconds"]
+    table = pd.DataFrame(rows, columns=[*columns, "train_tokens_per_second", "extract_tokens_per_second"])
+    return table.round({column: 0 if "tokens" in column else 2 for column in table.columns[2:]})

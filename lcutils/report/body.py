@@ -81,7 +81,7 @@ TABLES = {
     "beside_published": Shown("Rows of the same model and checkpoint: ours, published, difference.", most=100),
     "times": Shown(
         "Where the time of each run went: seconds of training, of compilation beside it, of extracting and measuring "
-        "its checkpoints, and tokens per second (train_rate: in the last kept epoch, compilation left out)."
+        "its checkpoints, and tokens per second (of training in the last kept epoch, compilation left out)."
     ),
     "results": Shown("One row per model and checkpoint; click a row to pick its model in every figure.", most=5_000),
     "measurements": Shown(),
