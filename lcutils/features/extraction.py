@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from lcutils.artifacts import find_sealed, remove, write_sealed
+from lcutils.documents import Blocks
 from lcutils.errors import NotFiniteError, UserError
-from lcutils.features.batches import batches
+from lcutils.features.batches import batches, tokens_in
 from lcutils.features.models import FeatureModel
 from lcutils.features.statistics import ClassStatistics
 from lcutils.manifests import claim_folder, note_digest
@@ -53,7 +54,7 @@ def explain_overflow(name: str, precision: str) -> Iterator[None]:
 @torch.no_grad()
 def extract_statistics(
     model: FeatureModel,
-    blocks: np.ndarray,
+    blocks: Blocks,
     *,
     batch_size: int,
     device: str | torch.device = "cpu",
@@ -92,12 +93,11 @@ def extract_statistics(
         done, saved = state.load(device)
         stats, saved_blocks = saved or stats, done
     saved_at = time.monotonic()
-    size = blocks.shape[1]
-    with Progress("extract", len(blocks) * size, log=log, start=done * size) as progress:
+    with Progress("extract", blocks.size, log=log, start=tokens_in(blocks, 0, done)) as progress:
         for number, tokens, labels in batches(blocks, batch_size, device, done):
             stats.update(model.features(tokens).reshape(-1, dim), labels)
+            progress.update(tokens_in(blocks, done, done + number))
             done += number
-            progress.update(number * size)
             if state is not None and time.monotonic() - saved_at >= SECONDS_BETWEEN_STATES:
                 stats.check_finite()
                 state.save(stats, done)
@@ -128,11 +128,11 @@ class _State:
         write_sealed(self.folder, name, stats.save, job=job, replaces=STATES)
 
 
-def _identity(model: FeatureModel, blocks: np.ndarray, covariance: bool) -> dict[str, Any]:
+def _identity(model: FeatureModel, blocks: Blocks, covariance: bool) -> dict[str, Any]:
     """What decides the statistics, as far as this function's arguments say."""
     # Some rows tell models apart; all of them would take as long as the rest of a short extraction.
     digest = hashlib.sha256(model.classifier[::64].detach().float().cpu().numpy().tobytes())
-    for block in (blocks[0], blocks[-1]) if len(blocks) else ():
+    for block in (blocks[:1], blocks[-1:]):
         digest.update(np.ascontiguousarray(block).tobytes())
     return {
         "model": model.identity,
@@ -145,7 +145,7 @@ def _identity(model: FeatureModel, blocks: np.ndarray, covariance: bool) -> dict
 @torch.no_grad()
 def extract_agreement(
     model: FeatureModel,
-    blocks: np.ndarray,
+    blocks: Blocks,
     counter: Counter,
     *,
     batch_size: int,
@@ -166,17 +166,19 @@ def extract_agreement(
         NotFiniteError: features overflowed; raised at the end.
     """
     device = torch.device(device)
+    done = 0
     with Progress("agreement", blocks.size, log=log) as progress:
         for number, tokens, labels in batches(blocks, batch_size, device):
             counter.update(model.features(tokens).flatten(0, 1), labels)
-            progress.update(number * blocks.shape[1])
+            progress.update(tokens_in(blocks, done, done + number))
+            done += number
     return counter.result()
 
 
 @torch.no_grad()
 def extract_mean(
     model: FeatureModel,
-    blocks: np.ndarray,
+    blocks: Blocks,
     *,
     batch_size: int,
     device: str | torch.device = "cpu",
