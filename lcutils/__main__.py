@@ -1,4 +1,4 @@
-"""Command line: `lcutils measure MODEL --text TEXT`, `… plan STUDY`, `… sweep STUDY`, `torchrun … -m lcutils train …`."""
+"""Command line: `lcutils measure MODEL --text TEXT`, `plan STUDY`, `sweep STUDY`, `torchrun … train STUDY MODEL`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
     measure.add_argument("--text", required=True, help="file, folder or hub dataset, or built-in")
     measure.add_argument("--validation", help="text for loss and agreement (default: a part of TEXT)")
     measure.add_argument(
-        "--revision", nargs="+", default=[], help="of models on the hub; step{1000..5000..1000} is five"
+        "--revision", nargs="+", default=[], help="of models on the hub, such as step{1000..5000..1000}"
     )
     measure.add_argument("--tokens", help="of the text to take statistics of, such as 10M (default: all)")
     measure.add_argument("--name", help="of the study and its folder (default: the model's)")

@@ -21,7 +21,7 @@ from lcutils.corpus import source_digest
 from lcutils.corpus.tokenizer_files import holds_tokenizer
 from lcutils.errors import UserError
 from lcutils.features.preflight import ModelFacts, check_model
-from lcutils.parameters import is_there, leaf_keys, parse_overrides, resolve_path
+from lcutils.parameters import is_there, parse_overrides, resolve_path
 from lcutils.pipeline.outcome import forget_failures, note_failure
 from lcutils.pipeline.overrides import open_study
 from lcutils.pipeline.paths import Workspace
