@@ -29,7 +29,8 @@ from lcutils.errors import UserError
 from lcutils.features.evaluation import evaluate_model
 from lcutils.features.extracted import Extracted
 from lcutils.features.extraction import explain_overflow, extract_agreement, extract_mean, extract_statistics
-from lcutils.features.models import FeatureModel, check_fit, load_feature_model, load_trained
+from lcutils.features.fit import check_fit
+from lcutils.features.models import FeatureModel, load_feature_model, load_trained
 from lcutils.manifests import read_manifest, write_manifest
 from lcutils.pipeline.jobs import (
     Job,
@@ -206,9 +207,8 @@ def _describe(
         scores = json.loads((work.checkpoint(run.name, checkpoint) / "evaluation.json").read_text())
         record |= {key: getattr(run.recipe, key) for key in ("epochs", "weight_decay", "seed")}
     else:  # nobody has evaluated it on this text
-        exact = _load_model(work, run, checkpoint, "fp32", device, data.validation.size)
         batch_size = work.study.extraction.blocks_per_batch
-        scores = evaluate_model(exact, data.validation, batch_size=batch_size, device=device)
+        scores = evaluate_model(model, data.validation, batch_size=batch_size, device=device)
     columns = ("steps", "tokens_seen", "val_loss", "val_accuracy", "perplexity")
     return record | {column: scores[column] for column in columns if column in scores}
 

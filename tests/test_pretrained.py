@@ -20,8 +20,6 @@ from lcutils.manifests import read_manifest
 from lcutils.runs import Architecture
 from lcutils.stages import extract_point, open_study, prepare_data
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*the head has a bias")
-
 TINY = """
 corpus:
   {source: built-in, max_stories: 60, max_validation_stories: 20, tokenizer: "bpe:300", block_size: 32,
@@ -126,9 +124,10 @@ def test_the_loss_of_a_pretrained_model_is_its_own(kind, tmp_path, monkeypatch):
     record = extract_point(work, "theirs", 0).record
     assert record["val_loss"] == pytest.approx(loss.item(), rel=1e-5)
     assert record["perplexity"] == pytest.approx(loss.exp().item(), rel=1e-4)
-    right = (logits[:, :-1].argmax(-1) == x[:, 1:]).float().mean()
+    scores = products.mT if kind == "gemma2" else logits  # beyond a cap so low, logits are equal by rounding
+    right = (scores[:, :-1].argmax(-1) == x[:, 1:]).float().mean()
     assert record["val_accuracy"] == pytest.approx(right.item(), abs=1e-6)
-    monkeypatch.setattr(evaluation, "LOGITS_BYTES", 1)  # a block at a time
+    monkeypatch.setattr(evaluation, "CLASSES", 77)  # in four parts
     alone = evaluate_model(
         load_feature_model(tmp_path / "model"), x.numpy().astype(np.uint16), batch_size=9, device="cpu"
     )
