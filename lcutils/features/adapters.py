@@ -31,8 +31,8 @@ class Adapter:
     base_revision: str | None
 
 
-def find_adapter(name: str, revision: str | None) -> Adapter | None:
-    """The adapter in the folder of that name, or of that name on the hub; None where there is none.
+def find_adapter(name: str, revision: str | None, *, cached_only: bool = False) -> Adapter | None:
+    """The adapter in the folder of that name, or of that name on the hub (or in its cache); None where there is none.
 
     Raises:
         UserError: it says nothing of its base, that is no folder here, its weights are missing, or `peft` is.
@@ -43,7 +43,7 @@ def find_adapter(name: str, revision: str | None) -> Adapter | None:
         from transformers.utils.hub import cached_file
 
         try:
-            path = Path(str(cached_file(name, CONFIG, revision=revision)))
+            path = Path(str(cached_file(name, CONFIG, revision=revision, local_files_only=cached_only)))
         except OSError:
             return None
     if not path.is_file():

@@ -14,9 +14,9 @@ from lcutils.features.models import FeatureModel
 
 CHECKED_TOKENS = 64
 CHUNK = 2**24  # numbers of the head, or tokens of the text, that are looked at together
-# How far features may be apart by rounding alone, relative to their spread: at most positions, and at any. Experts of
-# a mixture may be chosen otherwise by a rounding in 16 bits, so one position says less there.
-APART = {"fp32": (1e-3, 1e-3), "tf32": (1e-2, 5e-2), "fp16": (1e-2, 0.2), "bf16": (2e-2, 0.2)}
+# How far features may be apart, relative to their spread, where no token that they may see differs: at most positions,
+# and at any. Experts of a mixture may be chosen otherwise by a rounding in 16 bits, so one position says less there.
+APART = {"fp32": (1e-3, 1e-3), "tf32": (1e-3, 5e-2), "fp16": (1e-3, 0.2), "bf16": (1e-3, 0.2)}
 # How far the model's own logits may be from ours, relative to their size: 16-bit models round theirs.
 LOGITS_APART = {"fp32": 1e-3, "tf32": 1e-2, "fp16": 2e-2, "bf16": 5e-2}
 
@@ -56,6 +56,7 @@ def check_fit(
     try:
         with torch.no_grad():
             features, logits = model.features(texts), model.logits(texts)
+            again = model.features(torch.stack([texts[1].flip(0), texts[0]]))[1]  # beside another text: rounding alone
     except UserError:
         raise
     except Exception as error:  # the model's own code fails in any way
@@ -66,7 +67,7 @@ def check_fit(
     if not bool(features.isfinite().all()):
         with explain_overflow(name, model.precision):
             raise NotFiniteError
-    if _sees_what_follows(features, APART[model.precision]):
+    if _sees_what_follows(features, again, APART[model.precision]):
         raise UserError(f"{name}: its features see the tokens that follow; use a causal language model")
     apart = _apart(model, features, logits)
     if not apart <= LOGITS_APART[model.precision]:
@@ -111,13 +112,18 @@ def _check_head(model: FeatureModel, name: str, blocks: Sequence[np.ndarray], la
         )
 
 
-def _sees_what_follows(features: Tensor, limits: tuple[float, float]) -> bool:
-    """Whether the first half of two texts' features (2, S, D) differs, which only the second half's tokens can cause."""
+def _sees_what_follows(features: Tensor, again: Tensor, limits: tuple[float, float]) -> bool:
+    """Whether the first half of two texts' features (2, S, D) differs, which only the second half's tokens can cause.
+
+    `again` (S, D) is the first text, computed beside another one: so far apart are features by rounding alone.
+    """
     half = features.shape[1] // 2
     flat = features.double().flatten(0, 1)
-    spread = (flat - flat.mean(0)).square().sum(1).mean().sqrt()
-    apart = (features[0, :half].double() - features[1, :half].double()).norm(dim=1) / spread.clamp_min(1e-300)
-    return bool(apart.median() > limits[0]) or bool(apart.max() > limits[1])
+    spread = (flat - flat.mean(0)).square().sum(1).mean().sqrt().clamp_min(1e-300)
+    apart = (features[0, :half].double() - features[1, :half].double()).norm(dim=1) / spread
+    rounding = (features[0, :half].double() - again[:half].double()).norm(dim=1) / spread
+    most = apart.median() > limits[0] + 5 * rounding.median()
+    return bool(most) or bool(apart.max() > limits[1] + 5 * rounding.max())
 
 
 def _apart(model: FeatureModel, features: Tensor, logits: Tensor) -> float:

@@ -1,4 +1,4 @@
-"""A model of transformers cut in two at its head: the features that the head multiplies, and what becomes of the product.
+"""A model of transformers cut in two at its head: features that the head multiplies, and what becomes of the product.
 
 Between the head's product and the logits some models put a scale (Cohere, Granite), a soft cap (Gemma) or a cut of the
 classes (Inkling), under names that no two of them share. So no names are read: the model runs on a few tokens with
@@ -195,7 +195,8 @@ class CutModel:
         offset = uncapped(zero)  # scale * a bias that is added after the head
         plain = torch.ones_like(some, dtype=torch.bool) if cap is None else (some / cap).abs().sub(0.3).abs() < 0.25
         slopes = ((uncapped(some) - offset) / values)[plain]
-        slopes = slopes[(values[plain] * slopes.median()).abs() > 8 * offset.abs().max()]
+        if len(slopes):  # of those that the offset does not drown
+            slopes = slopes[(values[plain] * slopes.median()).abs() >= 0.5 * offset.abs().max()]
         scale = float(slopes.double().median()) if len(slopes) else math.nan
         expected = scale * values + offset
         if cap is not None:

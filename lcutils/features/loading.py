@@ -20,8 +20,8 @@ ROOM = 0.9  # of a GPU's free memory that weights may take; statistics and activ
 
 
 def stored_precision(stored: StoredWeights | None, config: Any) -> str:
-    """The precision that a checkpoint's own dtype is: "fp32", "fp16" or "bf16"; its configuration's if files say none."""
-    dtype = stored.dtype if stored else getattr(config, "dtype", None)
+    """The precision that a checkpoint's own dtype is, "fp32", "fp16" or "bf16"; the configuration's if no file says it."""
+    dtype: Any = stored.dtype if stored else getattr(config, "dtype", None)
     return {torch.float16: "fp16", torch.bfloat16: "bf16"}.get(dtype, "fp32")
 
 
@@ -65,8 +65,8 @@ def load_whole(
             model.to(device)
         except torch.OutOfMemoryError as error:
             raise UserError(f"{name}: does not fit on {device} ({first_line(error)}); {_FIX}") from error
-    elif away := {str(place) for place in model.hf_device_map.values()} & {"cpu", "disk"}:
-        raise UserError(f"{name}: does not fit on the GPUs of this host: a part would lie on {min(away)}; {_FIX}")
+    elif device.type != "cpu" and any(weight.device.type != device.type for weight in model.parameters()):
+        raise UserError(f"{name}: does not fit on the GPUs of this host; {_FIX}")
     return model.eval()
 
 

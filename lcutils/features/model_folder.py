@@ -107,7 +107,7 @@ def stored_weights(name: str, revision: str | None) -> StoredWeights | None:
             return _numbers_in(first)
         index = json.loads(first.read_text(encoding="utf-8"))
         shard = cached_file(name, min(index["weight_map"].values()), revision=revision)
-        part = _numbers_in(Path(shard))
+        part = _numbers_in(Path(str(shard)))
         total = index.get("metadata", {}).get("total_size") or part.bytes * len(set(index["weight_map"].values()))
         return StoredWeights(part.dtype, int(total))
     except Exception:  # whatever is wrong with the files, loading the model reports it

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -64,15 +65,20 @@ def read_configuration(name: str, revision: str | None, trust_remote_code: bool)
     if local and revision:
         raise UserError(f"{name}: is a folder, which has no revisions; leave {revision} out")
     adapter = find_adapter(name, revision) if local else None
-    if local and adapter is None:
-        check_model_folder(name)
-    try:
-        config = _configuration(name, name, revision, trust_remote_code) if adapter is None else None
-    except UserError as error:
-        # What is no model on the hub may be an adapter; a name that is not found, or no connection, need no second look.
-        adapter = find_adapter(name, revision) if "have a file named config.json" in str(error) else None
-        if adapter is None:
-            raise
+    config: Any = None
+    if adapter is None:
+        if local:
+            check_model_folder(name)
+        try:
+            config = _configuration(name, name, revision, trust_remote_code)
+        except UserError as error:
+            if local:
+                raise
+            # What is no model on the hub may be an adapter. Without a connection, only the cache is asked.
+            no_model = "have a file named config.json" in str(error.args[0])
+            adapter = find_adapter(name, revision, cached_only=not no_model)
+            if adapter is None:
+                raise
     if adapter is not None:
         if Path(adapter.base).exists():
             check_model_folder(adapter.base)
@@ -83,7 +89,7 @@ def read_configuration(name: str, revision: str | None, trust_remote_code: bool)
         positions=position_limit(config),
         vocab_size=getattr(text, "vocab_size", None) or 0,
         depth=getattr(text, "num_hidden_layers", None) or 0,
-        commit=getattr(config, "_commit_hash", None),
+        commit=_commit(adapter.base, adapter.base_revision) if adapter else _commit(name, revision),
         adapter=adapter,
     )
     return config, facts
@@ -103,6 +109,18 @@ def _configuration(name: str, source: str, revision: str | None, trust_remote_co
         raise UserError(f"{name}: has an encoder, which its decoder cannot do without; give a causal language model")
     check_quantization(name, config)
     return config
+
+
+def _commit(source: str, revision: str | None) -> str | None:
+    """The commit that a configuration on the hub was read of: the folder of the hub's cache that it lies in."""
+    if Path(source).exists():
+        return None
+    from transformers.utils.hub import cached_file
+
+    missing = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+    path = cached_file(source, "config.json", revision=revision, **missing)
+    found = re.search(r"snapshots/([0-9a-f]{40})/", Path(path).as_posix()) if path else None
+    return found[1] if found else None
 
 
 def auto_class(config: Any) -> Any:
