@@ -13,9 +13,10 @@ from lcutils.errors import UserError
 from lcutils.features import adapters, loading, models
 from lcutils.features.evaluation import evaluate_model
 from lcutils.features.fit import check_fit
-from lcutils.features.model_folder import stored_weights
+from lcutils.features.model_folder import check_model_folder
 from lcutils.features.models import FeatureModel, load_feature_model
 from lcutils.features.preflight import ModelFacts, check_model, position_limit
+from lcutils.features.stored_weights import stored_weights
 
 SIZES = {
     "vocab_size": 60, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2,
@@ -311,17 +312,24 @@ def test_adapters_that_cannot_be_merged(tmp_path, monkeypatch):
     folder = tmp_path / "adapter"
     folder.mkdir()
     (folder / "adapter_config.json").write_text("[")
+    for call in (check_model, check_model_folder, load_feature_model):
+        assert "an adapter without adapter_model.safetensors" in refusal(call, str(folder))
+    (folder / "adapter_model.safetensors").touch()
     assert "adapter_config.json cannot be read" in refusal(check_model, folder)
     (folder / "adapter_config.json").write_text("{}")
     assert "does not name the adapter's base" in refusal(check_model, folder)
     rename_base(folder, "./no/such/base")
-    assert "an adapter without adapter_model.safetensors" in refusal(check_model, folder)
-    (folder / "adapter_model.safetensors").touch()
     with monkeypatch.context() as patched:
         patched.setattr(adapters, "find_spec", lambda _: None)
         assert refusal(check_model, folder).endswith("peft, which merges it, is not installed; pip install peft")
     monkeypatch.setattr(adapters, "find_spec", lambda _: True)
     assert "its base, ./no/such/base, is no folder here; set base_model_name_or_path" in refusal(check_model, folder)
+    rename_base(folder, ".")
+    assert "its base, ., holds an adapter too; give that a folder of its own" in refusal(check_model, folder)
+    (tmp_path / "base").mkdir()
+    rename_base(folder, "../base")
+    for call in (check_model, check_model_folder):
+        assert "there is no config.json" in refusal(call, str(folder))
 
 
 def test_an_adapter_of_another_shape_or_kind(tmp_path):

@@ -31,23 +31,36 @@ class Adapter:
     base_revision: str | None
 
 
-def find_adapter(name: str, revision: str | None, *, cached_only: bool = False) -> Adapter | None:
-    """The adapter in the folder of that name, or of that name on the hub (or in its cache); None where there is none.
+def adapter_in_folder(name: str) -> Adapter | None:
+    """The adapter in the folder `name`; None where it holds none.
 
     Raises:
         UserError: it says nothing of its base, that is no folder here, its weights are missing, or `peft` is.
     """
-    if Path(name).exists():
-        path = Path(name) / CONFIG
-    else:
-        from transformers.utils.hub import cached_file
-
-        try:
-            path = Path(str(cached_file(name, CONFIG, revision=revision, local_files_only=cached_only)))
-        except OSError:
-            return None
+    path = Path(name) / CONFIG
     if not path.is_file():
         return None
+    if not any((path.parent / file).is_file() for file in WEIGHTS):
+        raise UserError(f"{name}: an adapter without {WEIGHTS[0]}; copy it too, or delete {CONFIG}")
+    return _read(name, None, path)
+
+
+def adapter_on_hub(name: str, revision: str | None, *, cached_only: bool) -> Adapter | None:
+    """The adapter of that name on the hub, or in its cache; None where there is none.
+
+    Raises:
+        UserError: it says nothing of its base, that is no folder here, or `peft` is missing.
+    """
+    from transformers.utils.hub import cached_file
+
+    try:
+        path = cached_file(name, CONFIG, revision=revision, local_files_only=cached_only)
+    except OSError:
+        return None
+    return _read(name, revision, Path(path)) if path else None
+
+
+def _read(name: str, revision: str | None, path: Path) -> Adapter:
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
         base, base_revision = settings.get("base_model_name_or_path"), settings.get("revision")
@@ -55,8 +68,6 @@ def find_adapter(name: str, revision: str | None, *, cached_only: bool = False) 
         raise UserError(f"{name}: {CONFIG} cannot be read ({first_line(error)}); save the adapter again") from None
     if not isinstance(base, str) or not base:
         raise UserError(f"{name}: {CONFIG} does not name the adapter's base; set its base_model_name_or_path")
-    if Path(name).exists() and not any((path.parent / file).is_file() for file in WEIGHTS):
-        raise UserError(f"{name}: an adapter without {WEIGHTS[0]}; copy or download it too")
     if find_spec("peft") is None:
         raise UserError(f"{name}: is a PEFT adapter, and peft, which merges it, is not installed; pip install peft")
     return Adapter(name, revision, _find_base(name, path.parent, base), base_revision)
@@ -65,6 +76,8 @@ def find_adapter(name: str, revision: str | None, *, cached_only: bool = False) 
 def _find_base(name: str, folder: Path, base: str) -> str:
     for candidate in (folder / Path(base).expanduser(), Path(base).expanduser()):
         if candidate.is_dir():
+            if (candidate / CONFIG).exists():
+                raise UserError(f"{name}: its base, {base}, holds an adapter too; give that a folder of its own")
             return str(candidate)
     if base.startswith((".", "/", "~")) or base.count("/") > 1:  # a name on the hub has one slash at most
         raise UserError(

@@ -13,14 +13,14 @@ from torch import nn
 
 from lcutils.errors import UserError, first_line
 from lcutils.features.adapters import merge_adapter
-from lcutils.features.model_folder import StoredWeights, stored_weights
 from lcutils.features.preflight import ModelFacts, auto_class, explain, quiet
+from lcutils.features.stored_weights import StoredWeights, stored_weights
 
 ROOM = 0.9  # of a GPU's free memory that weights may take; statistics and activations need some too
 
 
 def stored_precision(stored: StoredWeights | None, config: Any) -> str:
-    """The precision that a checkpoint's own dtype is, "fp32", "fp16" or "bf16"; the configuration's if no file says it."""
+    """The precision that a checkpoint's own dtype is, "fp32", "fp16" or "bf16"; the configuration's if no file says."""
     dtype: Any = stored.dtype if stored else getattr(config, "dtype", None)
     return {torch.float16: "fp16", torch.bfloat16: "bf16"}.get(dtype, "fp32")
 

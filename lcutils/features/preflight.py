@@ -11,7 +11,7 @@ from pickle import UnpicklingError
 from typing import Any
 
 from lcutils.errors import UserError
-from lcutils.features.adapters import Adapter, find_adapter
+from lcutils.features.adapters import Adapter, adapter_in_folder, adapter_on_hub
 from lcutils.features.model_folder import check_model_folder, no_checkpoint
 
 # Families that count positions from the padding token's id + 1, so that their table has rows which no text reaches.
@@ -64,11 +64,11 @@ def read_configuration(name: str, revision: str | None, trust_remote_code: bool)
         raise UserError(f"{name}: there is no such folder; train the model first, or give a name on the hub")
     if local and revision:
         raise UserError(f"{name}: is a folder, which has no revisions; leave {revision} out")
-    adapter = find_adapter(name, revision) if local else None
+    adapter = adapter_in_folder(name) if local else None
     config: Any = None
+    if local:
+        check_model_folder(name)
     if adapter is None:
-        if local:
-            check_model_folder(name)
         try:
             config = _configuration(name, name, revision, trust_remote_code)
         except UserError as error:
@@ -76,11 +76,11 @@ def read_configuration(name: str, revision: str | None, trust_remote_code: bool)
                 raise
             # What is no model on the hub may be an adapter. Without a connection, only the cache is asked.
             no_model = "have a file named config.json" in str(error.args[0])
-            adapter = find_adapter(name, revision, cached_only=not no_model)
+            adapter = adapter_on_hub(name, revision, cached_only=not no_model)
             if adapter is None:
                 raise
     if adapter is not None:
-        if Path(adapter.base).exists():
+        if not local and Path(adapter.base).exists():
             check_model_folder(adapter.base)
         config = _configuration(name, adapter.base, adapter.base_revision, trust_remote_code)
     text = config.get_text_config(decoder=True)  # models of pictures and text keep the layers there
