@@ -78,11 +78,15 @@ def check_fit(
 
 
 def two_texts(blocks: Sequence[np.ndarray]) -> Tensor:
-    """(2, S) the first tokens of the text, and the same with other tokens of the text in the second half."""
-    first = blocks[0][0, :CHECKED_TOKENS].astype(np.int64)
-    kinds = np.unique(np.concatenate([split[:2].ravel() for split in blocks]).astype(np.int64))
+    """(2, S) tokens of the text, the longest row's first, and the same with others of the text in the second half."""
+    rows = np.concatenate([split[-2:].ravel() for split in blocks]).astype(np.int64)
+    kinds = np.unique(rows[rows >= 0])  # -1 stands behind the end of a row
     if len(kinds) == 1:
         kinds = np.array([kinds[0], 0 if kinds[0] else 1])
+    row = blocks[0][-1:].ravel().astype(np.int64)  # where rows differ in length, the last is the longest
+    first = row[row >= 0][:CHECKED_TOKENS]
+    if len(first) < 2:
+        first = kinds[:2]
     other = first.copy()
     half = len(first) // 2
     place = np.searchsorted(kinds, first[half:])
@@ -101,9 +105,9 @@ def _check_head(model: FeatureModel, name: str, blocks: Sequence[np.ndarray], la
     broken = (~finite).nonzero()[:, 0].cpu().numpy()
     occurring: set[int] = set()
     for split in blocks:
-        flat = split.reshape(-1)
-        for begin in range(0, len(flat), CHUNK):
-            occurring.update(np.intersect1d(flat[begin : begin + CHUNK], broken).tolist())
+        together = max(1, CHUNK // split.shape[1])
+        for begin in range(0, len(split), together):
+            occurring.update(np.intersect1d(split[begin : begin + together], broken).tolist())
     if occurring:
         shown = ", ".join(f"{token} ({label(token)[:20]!r})" for token in sorted(occurring)[:5])
         raise UserError(

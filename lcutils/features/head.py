@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from lcutils.devices import tf32
 from lcutils.errors import UserError, first_line
+from lcutils.features.preflight import position_limit
 
 PROBE_TOKENS = 8
 NORM_NUMBERS = 2**25  # features whose norm is computed at a time in float32
@@ -82,8 +83,8 @@ class CutModel:
             )
         self._head = head
         self.dtype: torch.dtype = weight.dtype
-        tokens = self._probe_tokens()
         with torch.no_grad(), self._explained():
+            tokens = self._probe_tokens()
             self._norm, self._exact_norm = self._find_norm(tokens)
             self.rule = self._find_rule(tokens)
         self.classifier = weight.detach()[: self.rule.classes].to(device)  # (V, D), the model's own memory
@@ -130,8 +131,8 @@ class CutModel:
             raise
         except Exception as error:
             raise UserError(
-                f"{self._name}: {type(self._model).__name__} fails on {PROBE_TOKENS} tokens of text alone "
-                f"({type(error).__name__}: {first_line(error)}); use a causal language model of text"
+                f"{self._name}: {type(self._model).__name__} fails on a few tokens of text alone "
+                f"({type(error).__name__}: {first_line(error)}); give a causal language model of text, or another precision"
             ) from error
 
     def _probe_tokens(self) -> Tensor:
@@ -142,9 +143,9 @@ class CutModel:
         for key, value in [*vars(config).items(), *vars(text).items()]:
             if key.endswith(("token_id", "token_index")):
                 named.update(value if isinstance(value, (list, tuple)) else [value])
-        rows = self._model.get_input_embeddings().weight.shape[0]
-        ids = [token for token in range(min(rows, 1000)) if token not in named] or [0]
-        return torch.tensor([[ids[i % len(ids)] for i in range(PROBE_TOKENS)]])
+        ids = [token for token in range(min(len(self._head.weight), 1000)) if token not in named] or [0]
+        number = min(PROBE_TOKENS, position_limit(config) or PROBE_TOKENS)
+        return torch.tensor([[ids[i % len(ids)] for i in range(number)]])
 
     # ------------------------------------------------------------------------------------------------ the last norm
 
