@@ -132,7 +132,8 @@ class CutModel:
         except Exception as error:
             raise UserError(
                 f"{self._name}: {type(self._model).__name__} fails on a few tokens of text alone "
-                f"({type(error).__name__}: {first_line(error)}); give a causal language model of text, or another precision"
+                f"({type(error).__name__}: {first_line(error)}); give a causal language model of text, or another "
+                "precision"
             ) from error
 
     def _probe_tokens(self) -> Tensor:

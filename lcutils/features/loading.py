@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import re
-from contextlib import nullcontext
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -67,7 +65,7 @@ def load_whole(
             raise UserError(f"{name}: does not fit on {device} ({first_line(error)}); {_FIX}") from error
     elif device.type != "cpu" and any(weight.device.type != device.type for weight in model.parameters()):
         raise UserError(f"{name}: does not fit on the GPUs of this host; {_FIX}")
-    return model.eval()
+    return model.eval().requires_grad_(False)
 
 
 _FIX = "use a larger GPU or more of them, a lower precision, or device: cpu"
@@ -99,7 +97,7 @@ def _from_pretrained(
     trust_remote_code: bool,
 ) -> Any:
     try:
-        with quiet() if Path(source).exists() else nullcontext():
+        with quiet(source):
             loaded: Any = auto_class(config).from_pretrained(
                 source,
                 revision=revision,

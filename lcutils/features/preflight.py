@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -99,7 +99,7 @@ def _configuration(name: str, source: str, revision: str | None, trust_remote_co
     from transformers import AutoConfig
 
     try:
-        with quiet() if Path(source).exists() else nullcontext():
+        with quiet(source):
             config: Any = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)
             auto_class(config)
             config.get_text_config(decoder=True)
@@ -188,14 +188,17 @@ def explain(name: str, error: Exception) -> UserError:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Without transformers' progress bar, which says nothing where all files are at hand."""
+def quiet(source: str) -> Iterator[None]:
+    """Without transformers' report of weights, which are checked here, and for a folder without its progress bar."""
     from transformers.utils import logging
 
-    wanted = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
+    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    if Path(source).exists():  # all files are at hand
+        logging.disable_progress_bar()
     try:
         yield
     finally:
-        if wanted:
+        logging.set_verbosity(verbosity)
+        if bar:
             logging.enable_progress_bar()
