@@ -57,12 +57,17 @@ def test_dtypes_of_other_forms_of_checkpoint(tmp_path, form):
     if form == "pickle":
         torch.save(load_file(tmp_path / "model.safetensors"), tmp_path / "pytorch_model.bin")
         (tmp_path / "model.safetensors").unlink()
-    elif form == "mixed":  # norms are often kept in fp32
-        change(tmp_path, None, lambda state: state.update({"model.norm.weight": state["model.norm.weight"].float()}))
+    elif form == "mixed":  # most tensors in fp32, most numbers in bf16
+        change(
+            tmp_path,
+            None,
+            lambda state: state.update({k: v.float() for k, v in state.items() if v.numel() <= 32 * 32}),
+        )
     assert (form == "sharded") == (len(list(tmp_path.glob("*.safetensors"))) > 2)
     assert load_feature_model(tmp_path).precision == "bf16"
     numbers = sum(parameter.numel() for parameter in model.parameters())
-    assert stored_weights(str(tmp_path), None).bytes == pytest.approx(2 * numbers, rel=0.2)
+    if form != "mixed":
+        assert stored_weights(str(tmp_path), None).bytes == pytest.approx(2 * numbers, rel=0.2)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "fp16", "bf16"])
