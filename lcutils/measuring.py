@@ -81,9 +81,9 @@ def measure_models(
     """
     sources = list(_sources([models] if isinstance(models, str | Path) else models))
     named = _named(sources)
-    study = {"corpus": _corpus(text, validation, tokens), "pretrained": {}, "threads": _threads()}
-    for model, source in named.items():
-        study["pretrained"][model] = {"source": source} | ({"revisions": list(revisions)} if revisions else {})
+    several = {"revisions": list(revisions)} if revisions else {}
+    pretrained = {model: {"source": source} | several for model, source in named.items()}
+    study = {"corpus": _corpus(text, validation, tokens), "pretrained": pretrained, "threads": _threads()}
     _set(study, overrides)
     failures = _preflight(study)
     name = name or (next(iter(named)) if len(named) == 1 else "models")

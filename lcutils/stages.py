@@ -29,7 +29,9 @@ from lcutils.errors import UserError
 from lcutils.features.evaluation import evaluate_model
 from lcutils.features.extracted import Extracted
 from lcutils.features.extraction import explain_overflow, extract_agreement, extract_mean, extract_statistics
-from lcutils.features.models import FeatureModel, check_fit, load_feature_model, load_trained
+from lcutils.features.fit import check_fit
+from lcutils.features.hub import forget, is_cached
+from lcutils.features.models import FeatureModel, load_feature_model, load_trained
 from lcutils.features.point import describe_pretrained
 from lcutils.manifests import read_manifest, write_manifest
 from lcutils.pipeline.jobs import (
@@ -149,7 +151,7 @@ def extract_point(work: Workspace, model: str, checkpoint: int) -> Extracted:
         resume = resume_folder(job)
         resumed, began = resume.exists(), time.monotonic()
         with _device(work) as device, making(job, facts) as folder:
-            _extract(work, run, checkpoint, data, job, resume, device).save(folder)
+            _extract(work, run, checkpoint, data, job, resume, device, facts).save(folder)
             facts["device"] = str(device)
             if not resumed:  # otherwise an earlier process took part of the time
                 facts["tokens_per_second"] = data.train.size / (time.monotonic() - began)
@@ -168,18 +170,31 @@ def _check_weights(work: Workspace, run: Run, checkpoint: int) -> None:
 
 
 def _extract(
-    work: Workspace, run: Run, checkpoint: int, data: Data, job: Job, resume: Path, device: torch.device
+    work: Workspace,
+    run: Run,
+    checkpoint: int,
+    data: Data,
+    job: Job,
+    resume: Path,
+    device: torch.device,
+    facts: dict[str, Any],
 ) -> Extracted:
     settings, log = work.study.extraction, work.log(f"{run.name}@{checkpoint}")
     precision = precision_of(run, settings.precision)
     precision = precision if device.type == "cuda" or precision == "auto" else "fp32"
-    model = _load_model(work, run, checkpoint, precision, device, data.train.size)
+    source, revision = work.checkpoint_source(run.name, checkpoint), None
+    if isinstance(run, PretrainedRun):
+        revision = run.revisions[checkpoint]
+        downloaded = not Path(source).exists() and not is_cached(source, revision)
+    model = _load_model(run, source, revision, precision, device, data.train.size)
+    if model.commit is not None:
+        facts |= {"commit": model.commit, "downloaded": downloaded}
     tokenizer = Tokenizer.from_file(str(data.folder / "tokenizer" / "tokenizer.json"))
     splits = ("train", "validation", "ood") if work.study.corpus.ood else ("train", "validation")
     blocks = [data.blocks(split) for split in splits]
     check_fit(model, run.name, blocks, data.summary["vocab_size"], lambda token: token_labels(tokenizer, [token])[0])
     common: dict[str, Any] = {"batch_size": settings.blocks_per_batch, "device": device, "log": log}
-    with explain_overflow(run.name, precision):
+    with explain_overflow(run.name, model.precision):
         statistics = extract_statistics(
             model, data.train, covariance=settings.covariance, resume=resume, job=job.identity, **common
         )
@@ -195,13 +210,18 @@ def _extract(
 
 
 def _load_model(
-    work: Workspace, run: Run, checkpoint: int, precision: str, device: torch.device, tokens: int
+    run: Run, source: str, revision: str | None, precision: str, device: torch.device, tokens: int
 ) -> FeatureModel:
-    source = work.checkpoint_source(run.name, checkpoint)
-    if isinstance(run, PretrainedRun):
-        revision = run.revisions[checkpoint]
-        return load_feature_model(source, precision=precision, device=device, revision=revision, tokens=tokens)
-    return load_trained(Path(source), precision=precision, device=device, tokens=tokens)
+    if isinstance(run, TrainedRun):
+        return load_trained(Path(source), precision=precision, device=device, tokens=tokens)
+    return load_feature_model(
+        source,
+        precision=precision,
+        device=device,
+        revision=revision,
+        tokens=tokens,
+        trust_remote_code=run.trust_remote_code,
+    )
 
 
 def _describe(
@@ -215,10 +235,9 @@ def _describe(
         record |= {key: getattr(run.recipe, key) for key in ("epochs", "weight_decay", "seed")}
         return record | {column: scores[column] for column in columns if column in scores}
     # Nobody has evaluated it on this text.
-    exact = _load_model(work, run, checkpoint, "fp32", device, data.validation.size)
     batch_size = work.study.extraction.blocks_per_batch
-    scores = evaluate_model(exact, data.validation, batch_size=batch_size, device=device)
-    facts = describe_pretrained(run, checkpoint, data.summary, scores)
+    scores = evaluate_model(model, data.validation, batch_size=batch_size, device=device)
+    facts = describe_pretrained(run, checkpoint, model.family, data.summary, scores)
     if facts["note"]:
         print(f"{run.name}@{checkpoint}: {facts['note']}", file=sys.stderr, flush=True)
     return record | facts
@@ -237,17 +256,26 @@ def measure_point(work: Workspace, model: str, checkpoint: int) -> Measured:
         with _device(work) as device, making(job, facts) as folder:
             facts["device"] = str(device)
             _measure(work, Extracted.load(work.statistics(model, checkpoint), device)).save(folder)
-        if study.drop_checkpoints and isinstance(study.run(model), TrainedRun):
-            _drop_weights(work.checkpoint(model, checkpoint))
+        if study.drop_checkpoints:
+            _drop_weights(work, study.run(model), checkpoint)
     return Measured.load(job.folder)
 
 
-def _drop_weights(checkpoint: Path) -> None:
-    """Delete a checkpoint's weights; its manifest then lists the files that are left."""
-    manifest = read_manifest(checkpoint)
-    (checkpoint / "model.safetensors").unlink(missing_ok=True)
+def _drop_weights(work: Workspace, run: Run, checkpoint: int) -> None:
+    """Delete a checkpoint's weights; its manifest then lists the files that are left.
+
+    Of a model on the hub, what this study has downloaded is deleted from the cache.
+    """
+    if isinstance(run, PretrainedRun):
+        extracted = read_manifest(work.statistics(run.name, checkpoint)) or {}
+        if extracted.get("downloaded"):
+            forget(run.source, extracted["commit"])
+        return
+    folder = work.checkpoint(run.name, checkpoint)
+    manifest = read_manifest(folder)
+    (folder / "model.safetensors").unlink(missing_ok=True)
     if manifest is not None:
-        write_manifest(checkpoint, manifest["parameters"], {}, time.monotonic() - manifest["seconds"], {})
+        write_manifest(folder, manifest["parameters"], {}, time.monotonic() - manifest["seconds"], {})
 
 
 def _measure(work: Workspace, extracted: Extracted) -> Measured:

@@ -293,32 +293,40 @@ def test_a_configuration_that_contradicts_itself_is_named(checkpoint, tmp_path):
 
 
 def test_the_revision_reaches_transformers(checkpoint, monkeypatch):
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
-    load, asked = AutoModelForCausalLM.from_pretrained, []
+    asked = []
 
-    def watched(name, **options):
-        asked.append((name, options["revision"]))
-        return load(checkpoint, **options | {"revision": None})
+    def watch(kind):
+        load = kind.from_pretrained
 
-    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", watched)
+        def watched(name, **options):
+            asked.append((kind.__name__, name, options["revision"]))
+            return load(checkpoint, **options | {"revision": None})
+
+        monkeypatch.setattr(kind, "from_pretrained", watched)
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    watch(AutoConfig)
+    watch(AutoModelForCausalLM)
     model = load_feature_model("someone/model", revision="step3000")
-    assert asked == [("someone/model", "step3000")]
+    assert ("AutoConfig", "someone/model", "step3000") in asked
+    assert ("AutoModelForCausalLM", "someone/model", "step3000") in asked
     assert model.identity != load_feature_model("someone/model", revision="step4000").identity
     with pytest.raises(UserError, match="is a folder, which has no revisions; leave step3000 out"):
         load_feature_model(checkpoint, revision="step3000")
 
 
-def test_a_head_with_a_bias_is_reported(tmp_path, blocks):
+def test_a_head_with_a_bias_keeps_it(tmp_path, blocks):
     theirs = tiny("gptj").eval()
     torch.nn.init.normal_(theirs.lm_head.bias)
     theirs.save_pretrained(tmp_path)
-    with pytest.warns(UserWarning, match="the head has a bias; measurements use only its weights"):
-        loaded = load_feature_model(str(tmp_path))
+    loaded = load_feature_model(str(tmp_path))
+    assert torch.equal(loaded.bias, theirs.lm_head.bias)
     tokens = torch.from_numpy(blocks[:2].astype(np.int64))
     with torch.no_grad():
         logits = theirs(tokens).logits
-        ours = loaded.features(tokens) @ loaded.classifier.T + theirs.lm_head.bias
+        ours = loaded.features(tokens) @ loaded.classifier.T + loaded.bias
     torch.testing.assert_close(ours, logits, rtol=1e-4, atol=1e-5)
 
 
@@ -348,7 +356,7 @@ def test_what_is_no_checkpoint_is_reported_in_one_line(name, tmp_path, monkeypat
 
 
 def test_an_unknown_precision_is_reported(checkpoint):
-    with pytest.raises(UserError, match="precision: 'fp8' is unknown; choose one of fp32"):
+    with pytest.raises(UserError, match="precision: 'fp8' is unknown; choose one of auto, fp32"):
         load_feature_model(checkpoint, precision="fp8")
 
 

@@ -48,7 +48,7 @@ MAY_IMPORT = {
     "analysis": {"collapse.catalogue"},
     "charts": {"analysis", "collapse.catalogue"},
     "report": {"charts", "analysis", "collapse.catalogue"},
-    "pipeline": {"parameters", "corpus", "gptneo", "features.model_folder"},
+    "pipeline": {"parameters", "corpus", "gptneo", "features.preflight"},
     "stages": EVERYTHING | {"training"},
     "measuring": EVERYTHING | {"stages"},
     "__main__": {"stages", "measuring", "pipeline"},

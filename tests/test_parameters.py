@@ -289,8 +289,8 @@ def test_blocks_are_held_to_the_positions_of_what_is_trained(tmp_path):
 def test_a_pretrained_model_is_a_source_alone_or_with_its_revision(tmp_path):
     given = {"short": "some/model", "long": {"source": "some/model", "revision": "step3000"}}
     study = load_study(write(tmp_path, {"corpus": {"tokenizer": "some/model"}, "pretrained": given}))
-    assert study.run("short") == PretrainedRun("short", "some/model", None)
-    assert study.run("long") == PretrainedRun("long", "some/model", "step3000")
+    assert study.run("short") == PretrainedRun("short", "some/model", (None,))
+    assert study.run("long") == PretrainedRun("long", "some/model", ("step3000",))
     with pytest.raises(UserError, match="model: long is pretrained: there is nothing to train"):
         study.trained_run("long")
     message = message_of(write(tmp_path, {"corpus": {"tokenizer": "x"}, "pretrained": {"a": {"revison": "x"}}}))

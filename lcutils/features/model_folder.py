@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lcutils.errors import UserError, first_line
+from lcutils.features.adapters import adapter_in_folder
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 POINTER = b"version https://git-lfs"
@@ -25,9 +26,10 @@ def check_model_folder(name: str) -> None:
     folder = Path(name)
     if folder.is_file():
         raise no_checkpoint(name, "it is a file", "give the folder that save_pretrained wrote")
-    if (folder / "adapter_config.json").exists():
-        fix = "merge it into its base model (merge_and_unload of peft) and give the folder of that"
-        raise no_checkpoint(name, "adapter_config.json says that it is an adapter", fix)
+    if adapter := adapter_in_folder(name):
+        if Path(adapter.base).exists():
+            check_model_folder(adapter.base)
+        return
     weights = next((folder / file for file in WEIGHTS if (folder / file).is_file()), None)
     if weights is None and any(folder.glob("*.gguf")):
         raise no_checkpoint(name, "its weights are GGUF", "convert them to safetensors by save_pretrained")

@@ -9,17 +9,18 @@ from lcutils.runs import PretrainedRun
 
 
 def describe_pretrained(
-    run: PretrainedRun, checkpoint: int, summary: Mapping[str, Any], scores: Mapping[str, float]
+    run: PretrainedRun, checkpoint: int, family: str, summary: Mapping[str, Any], scores: Mapping[str, float]
 ) -> dict[str, Any]:
     """What a pretrained model is, what it was fed, and how well it predicts that.
 
     Args:
         run, checkpoint: the model, and which of its revisions.
+        family: `model_type` of its configuration.
         summary: of its prepared corpus.
         scores: val_loss (nats per token), val_accuracy, perplexity.
 
     Returns:
-        The scores; `steps` and `tokens_seen` where the revision's name tells them; then source, revision, base,
+        The scores; `steps` and `tokens_seen` where the revision's name tells them; then family, source, revision, base,
         layout, beginning_of_text; `val_loss_per_character`, nats per character of the validation text, by which
         models with different tokenizers can be compared; `unigram_entropy`, nats per token; and `note`, a warning if
         the loss is above that entropy, as with a tokenizer that is not the model's own. An early revision may well
@@ -36,6 +37,7 @@ def describe_pretrained(
     return {
         **scores,
         **run.progress_of(checkpoint),
+        "family": family,
         "source": run.source,
         "revision": run.revisions[checkpoint],
         "base": run.base,

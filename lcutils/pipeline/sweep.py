@@ -18,7 +18,7 @@ from lcutils.artifacts import remove, write_json
 from lcutils.corpus import source_digest
 from lcutils.devices import choose_device
 from lcutils.errors import UserError
-from lcutils.features.model_folder import check_model_folder
+from lcutils.features.preflight import check_model
 from lcutils.parameters import ROOT
 from lcutils.pipeline.jobs import all_jobs, analyze_job, check_overrides, data_job, remove_remains
 from lcutils.pipeline.lanes import lanes
@@ -171,16 +171,16 @@ def check_pretrained(work: Workspace) -> None:
 
 
 def check_pretrained_run(work: Workspace, run: PretrainedRun) -> None:
-    """Refuse a pretrained model that cannot be loaded, as far as its files say; a hub name is assumed to exist."""
-    source = Path(work.checkpoint_source(run.name, 0))
-    looks_local = run.source.startswith((".", "/", "~")) or run.source.count("/") > 1
-    if any(run.revisions) and source.exists():
+    """Refuse a pretrained model that cannot be loaded, as far as its configuration and the names of its files say."""
+    source = work.checkpoint_source(run.name, 0)
+    local = Path(source).exists() or run.source.startswith((".", "/", "~")) or run.source.count("/") > 1
+    if any(run.revisions) and local:
         raise UserError(f"pretrained.{run.name}.revision: is for models on the hub, not for a folder; leave it out")
-    if looks_local or source.exists():
-        try:
-            check_model_folder(str(source))
-        except UserError as error:
-            raise UserError(f"pretrained.{run.name}: {error}") from None
+    try:
+        if local:  # the hub is asked once the model's turn comes
+            check_model(source, trust_remote_code=run.trust_remote_code)
+    except UserError as error:
+        raise UserError(f"pretrained.{run.name}: {error}") from None
 
 
 def run_sweep(
