@@ -56,6 +56,29 @@ def test_an_adapter_is_merged_into_its_base(tmp_path, tokens, place, monkeypatch
     assert check_model(tmp_path / "adapter").family == "llama"
 
 
+def test_an_adapter_with_tokens_of_its_own(tmp_path):
+    """As for a chat's markers: embedding and head have more rows than the base's, and lie in the adapter."""
+    peft = pytest.importorskip("peft", reason="peft merges adapters")
+    tiny().save_pretrained(tmp_path / "base")
+    grown = hf.AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    grown.resize_token_embeddings(64)
+    settings = peft.LoraConfig(
+        task_type="CAUSAL_LM", r=2, target_modules=["q_proj"], modules_to_save=["embed_tokens", "lm_head"]
+    )
+    theirs = peft.get_peft_model(grown, settings).eval()
+    theirs.peft_config["default"].base_model_name_or_path = str(tmp_path / "base")
+    with torch.no_grad():
+        for name, parameter in theirs.named_parameters():
+            if "modules_to_save" in name or "lora_" in name:
+                parameter += 0.3 * torch.randn_like(parameter)
+    theirs.save_pretrained(tmp_path / "adapter")
+    model = load_feature_model(tmp_path / "adapter")
+    tokens = torch.arange(40, 64)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(model.features(tokens) @ model.classifier.T, theirs(tokens).logits)
+    assert len(model.classifier) == 64
+
+
 def test_an_adapter_on_the_hub_and_its_base(tmp_path, tokens, monkeypatch):
     """As the hub's cache holds them; there is no network."""
     tiny().save_pretrained(tmp_path / "base")

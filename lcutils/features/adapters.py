@@ -95,6 +95,7 @@ def merge_adapter(model: Any, adapter: Adapter) -> Any:
     from peft import PeftModel
 
     try:
+        _add_rows(model, adapter)
         with_adapter: Any = PeftModel.from_pretrained(model, adapter.source, revision=adapter.revision)
         if not hasattr(with_adapter.base_model, "merge_and_unload"):
             kind = with_adapter.peft_config["default"].peft_type.value
@@ -105,3 +106,21 @@ def merge_adapter(model: Any, adapter: Adapter) -> Any:
             f"{adapter.source}: cannot be merged into its base, {adapter.base} ({first_line(error)}); "
             "give a folder of the merged model"
         ) from error
+
+
+def _add_rows(model: Any, adapter: Adapter) -> None:
+    """Give the base the rows of tokens that were added before the adapter was trained; it holds their embeddings."""
+    from safetensors import safe_open
+    from transformers.utils.hub import cached_file
+
+    try:
+        path = cached_file(adapter.source, WEIGHTS[0], revision=adapter.revision)
+    except OSError:  # an adapter_model.bin; if its shapes differ, merging says so
+        return
+    embedding = model.get_input_embeddings()
+    name = next(name for name, module in model.named_modules() if module is embedding)
+    with safe_open(path, framework="numpy") as tensors:
+        keys = [key for key in tensors.keys() if key.endswith(f"{name}.weight")]  # noqa: SIM118 - no mapping
+        rows = [tensors.get_slice(key).get_shape()[0] for key in keys]
+    if rows and rows[0] != len(embedding.weight):
+        model.resize_token_embeddings(rows[0])

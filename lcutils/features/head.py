@@ -199,7 +199,7 @@ class CutModel:
         slopes = ((uncapped(some) - offset) / values)[plain]
         if len(slopes):  # of those that the offset does not drown
             slopes = slopes[(values[plain] * slopes.median()).abs() >= 0.5 * offset.abs().max()]
-        scale = float(slopes.double().median()) if len(slopes) else math.nan
+        scale = _without_rounding(float(slopes.double().median())) if len(slopes) else math.nan
         expected = scale * values + offset
         if cap is not None:
             expected = cap * torch.tanh(expected / cap)
@@ -251,6 +251,12 @@ def _common(values: Tensor) -> float | None:
     """The value that all of these have, but for rounding; None if they differ."""
     middle = float(values.double().median())
     return middle if bool(((values - middle).abs() <= 1e-2 * abs(middle)).all()) and middle > 0 else None
+
+
+def _without_rounding(value: float) -> float:
+    """The number of four digits that the value is, but for the rounding of float32; otherwise the value."""
+    short = float(f"{value:.4g}")
+    return short if abs(short - value) <= 5e-7 * abs(value) else value
 
 
 def _near(one: Tensor, other: Tensor, tolerance: float) -> bool:
