@@ -59,7 +59,7 @@ def zipf(number, classes, seed):
 def add(stats, features, labels):
     """One update by the kernels, whatever the device."""
     sums = stats._counts, stats._pivots, stats._totals, stats._squares, stats._scatter
-    statistics_kernels.add_batch(features.to(DEVICE), labels.to(DEVICE), stats._largest, *sums)
+    statistics_kernels.add_batch(features.to(DEVICE), labels.to(DEVICE), stats._rows, stats._largest, *sums)
 
 
 @pytest.mark.parametrize(
@@ -100,6 +100,49 @@ def test_a_run_over_many_chunks():
     add(fast, features, labels)
     assert fast.counts.tolist() == plain.counts.tolist()
     torch.testing.assert_close(fast.means.cpu(), plain.means, rtol=1e-13, atol=1e-14)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_run_sums_of_some_classes_and_with_narrow_pivots(dtype):
+    torch.manual_seed(3)
+    num_classes, ids = 900, torch.randperm(900)[:40].sort().values
+    every, some = ClassStatistics(num_classes, 5, device=DEVICE), ClassStatistics(num_classes, 5, True, DEVICE, ids)
+    narrow, plain = (ClassStatistics(num_classes, 5, True, on, ids, narrow=True) for on in (DEVICE, "cpu"))
+    one = (1e3 + torch.randn(5)).to(dtype)
+    for seed in range(2):
+        features = (3 * torch.randn(200, 5) + 20).to(dtype)
+        labels = ids[zipf(200, 40, seed)]
+        features[labels == ids[1]] = one
+        labels[torch.rand(200) < 0.05] = -1
+        plain.update(features, labels)
+        for stats in (every, some, narrow):
+            add(stats, features, labels)
+    for name in ("counts", "means", "variances", "covariance"):
+        assert torch.equal(getattr(some, name), getattr(every, name)), name
+        torch.testing.assert_close(getattr(narrow, name).cpu(), getattr(plain, name), rtol=1e-11, atol=1e-11)
+        torch.testing.assert_close(getattr(narrow, name), getattr(every, name), rtol=1e-9, atol=1e-9)
+    assert narrow.counts[ids[1]] > 20
+    assert narrow.variances[ids[1]] == 0
+    off = narrow._pivots.double() - every._pivots[ids.to(DEVICE)]
+    assert (off.abs() <= 2**-7 * every._pivots[ids.to(DEVICE)].abs()).all()
+    assert off.any() == (dtype != torch.bfloat16)
+
+
+def test_a_pivot_that_bfloat16_cannot_hold_is_0():
+    stats = ClassStatistics(3, 2, True, DEVICE, narrow=True)
+    add(stats, torch.tensor([[3.4e38, 1.0], [torch.inf, 2.0], [torch.nan, -3.0]]), torch.arange(3))
+    assert stats._pivots.cpu().tolist() == [[0.0, 1.0], [0.0, 2.0], [0.0, -3.0]]
+    with pytest.raises(ValueError, match="features of 2 classes are not finite, class 1 first"):
+        stats.check_finite()
+
+
+@pytest.mark.parametrize("stray", [0, 5, 9, 2**40])
+def test_a_label_without_a_row_is_found_and_not_written(stray):
+    stats = ClassStatistics(9, 2, True, DEVICE, torch.tensor([1, 4, 8]))
+    add(stats, torch.ones(4, 2), torch.tensor([1, -1, 8, stray]))
+    assert stats._counts.tolist() == [1, 0, 1]
+    with pytest.raises(ValueError, match=f"label {stray} is (not among the 3|out of range: there are 9) classes"):
+        _ = stats.means
 
 
 def test_a_label_out_of_range_is_found_and_not_written():
