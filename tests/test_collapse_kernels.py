@@ -20,7 +20,7 @@ import triton  # noqa: E402
 import triton.language as tl  # noqa: E402
 from triton_bounds import check_bounds  # noqa: E402
 
-from lcutils.collapse import agreement, kernels, pairs, terms  # noqa: E402
+from lcutils.collapse import agreement, kernels, pairs, scores, terms  # noqa: E402
 from lcutils.collapse.agreement import classifier_agreement  # noqa: E402
 from lcutils.collapse.classes import keep_classes  # noqa: E402
 from lcutils.collapse.measure import measure_collapse  # noqa: E402
@@ -208,16 +208,16 @@ def test_scores(number, classes, dim):
     rows, bias = torch.zeros(padded, dim, device=DEVICE).half(), torch.full((padded,), -torch.inf, device=DEVICE)
     rows[:classes], bias[:classes] = torch.randn(classes, dim).half().to(DEVICE), torch.randn(classes).to(DEVICE)
     rows[5], bias[5] = rows[3], bias[3]
-    scores = 0.5 * (features.double() @ rows[:classes].double().T) + bias[:classes]
+    exact = 0.5 * (features.double() @ rows[:classes].double().T) + bias[:classes]
     best, which, second = kernels.best_two(features, rows, bias, 0.5)
-    expected = scores.topk(2, 1).values
+    expected = exact.topk(2, 1).values
     torch.testing.assert_close(best.double(), expected[:, 0], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(second.double(), expected[:, 1], rtol=1e-5, atol=1e-5)
-    assert (which.long() == scores.argmax(1)).all()
+    assert (which.long() == exact.argmax(1)).all()
     cut = best - 0.7
     row, candidate = kernels.list_candidates(features, rows, bias, 0.5, cut, classes)
     found = set(zip(row.tolist(), candidate.tolist(), strict=True))
-    sure, maybe = ((scores >= (cut + shift)[:, None]).nonzero().tolist() for shift in (1e-4, -1e-4))
+    sure, maybe = ((exact >= (cut + shift)[:, None]).nonzero().tolist() for shift in (1e-4, -1e-4))
     assert {tuple(pair) for pair in sure} <= found <= {tuple(pair) for pair in maybe}
     assert len(found) == len(row)
 
@@ -237,9 +237,9 @@ def test_near_ties_are_decided_as_float64_does(half, dtype):
     side = torch.where(torch.rand(90, 1) < 0.5, -1, 1) * 1e-4
     h = ((means[first] + means[second]) / 2 + side * (means[first] - means[second])).to(dtype)
     counter = agreement.AgreementCounter(means, means, torch.ones(80, dtype=torch.bool), DEVICE)
-    x = agreement._RoundedFeatures.of(h.to(DEVICE), counter.origin, torch.float16)
+    x = scores.Features.of(h.to(DEVICE), counter.origin, torch.float16)
     exact = (h.double()[:, None] - means).square().sum(2).argmin(1)
-    assert torch.equal(agreement.decide(x, counter.nearest).cpu(), exact)
+    assert torch.equal(scores.decide(x, counter.nearest).cpu(), exact)
     g = counter.origin.cpu()
     rounded = (h.float() - g).double() + g.double()  # no straw man: float32 differences are decided otherwise
     assert ((rounded[:, None] - means).square().sum(2).argmin(1) != exact).any()
@@ -257,6 +257,40 @@ def test_agreement_in_half_precision_is_that_of_the_cpu(half, monkeypatch, seed,
     for a, b in zip(fast, plain, strict=True):
         assert torch.equal(a.cpu(), b)
     assert 0 < plain[0].sum() < plain[1].sum()
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, of what overflows
+@pytest.mark.parametrize("numbers", [1, 10**6])
+def test_chunks_of_classes_in_half_precision(half, monkeypatch, numbers):
+    """Three chunks of 256 classes and one, with a bias and a scale, and features near ties and beyond float16."""
+    monkeypatch.setattr(scores, "FAST_NUMBERS", numbers)
+    torch.manual_seed(7)
+    means = 3 + torch.randn(600, 6)
+    head, bias, labels = means - 3 + 0.3 * torch.randn(600, 6), torch.randn(600), torch.randint(0, 600, (150,))
+    features, keep = means[labels] + 0.5 * torch.randn(150, 6), torch.rand(600) < 0.9
+    features[:40] = (means[labels[:40]] + means[labels[1:41]]) / 2
+    features[7] = 1e6
+    for options in ({}, {"bias": bias}, {"bias": bias, "scale": -0.5}):
+        counters = []
+        for lowest in (torch.float16, torch.float32):
+            monkeypatch.setitem(agreement.LOW_PRECISION, "cpu", lowest)
+            device = DEVICE if lowest == torch.float16 else "cpu"
+            rows = -head if "scale" in options else head
+            counters.append(agreement.AgreementCounter(rows, means, keep, device, **options))
+            counters[-1].update(features, labels)
+        fast, plain = counters
+        assert len(list(fast.linear.chunks())) == (3 if numbers == 1 else 1)
+        for a, b in zip((*fast.result(), fast.hits_weights), (*plain.result(), plain.hits_weights), strict=True):
+            assert torch.equal(a.cpu(), b)
+        assert 0 < plain.hits.sum() < plain.totals.sum()
+
+
+def test_more_candidates_than_a_list_holds_are_decided_by_all_scores(half, monkeypatch):
+    monkeypatch.setattr(scores, "FAST_NUMBERS", 1)
+    monkeypatch.setattr(kernels, "LIST", 700)
+    head, labels = torch.ones(600, 3), torch.randint(0, 600, (20,))  # all classes alike: the first one wins
+    hits, totals = classifier_agreement(torch.randn(20, 3), labels, head, head, torch.ones(600, dtype=torch.bool))
+    assert hits.sum() == totals.sum() == 20
 
 
 @pytest.mark.skipif(not CUDA, reason="needs an NVIDIA GPU: the whole path, not its kernels alone")

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lcutils.features.statistics import SPLIT, ClassStatistics, check_tensors
+from lcutils.features.statistics import ClassStatistics, check_tensors
+from lcutils.tensors import SPLIT
 
 PADDING = 64
+CLASS_BLOCK = 256  # classes that the scoring kernels take at a time
 # Two means nearer to each other than this multiple of their own rounding are the same mean.
 ROUNDING = 16 * torch.finfo(torch.float64).eps
 
@@ -115,11 +117,11 @@ def keep_classes(stats: ClassStatistics, min_count: int = 1) -> KeptClasses:
         central=norms <= ROUNDING * raw_norms.max(),
     )
     if not math.isfinite(norms.sum() + variances.sum()):
-        _check_finite("the features", means.isfinite().all(1) & variances.isfinite(), ids)
+        check_finite("the features", means.isfinite().all(1) & variances.isfinite(), ids)
     return classes
 
 
-def _check_finite(what: str, finite: Tensor, ids: Tensor) -> None:
+def check_finite(what: str, finite: Tensor, ids: Tensor) -> None:
     """Raise ValueError if not all are `finite`; a sum of large finite numbers, which led here, may also overflow."""
     if len(broken := ids[~finite]):
         raise ValueError(f"{what} of {len(broken)} classes are not finite, class {int(broken[0])} first")
@@ -137,7 +139,7 @@ def kept_head(classifier: Tensor, stats: ClassStatistics, classes: KeptClasses) 
         raise ValueError(f"the classifier must be {expected}, one row per class, not {tuple(classifier.shape)}")
     head = classifier.detach().to(stats.device).index_select(0, classes.ids)
     if not math.isfinite(head.sum(dtype=torch.float64)):
-        _check_finite("the classifier's rows", head.isfinite().all(1), classes.ids)
+        check_finite("the classifier's rows", head.isfinite().all(1), classes.ids)
     return head
 
 

@@ -99,7 +99,7 @@ class ClassStatistics:
 
         self._rows: Tensor | None = None  # (C,) int32 row of each class, -1 for those without; None where all have one
         if classes is not None:
-            _check_ids(classes, num_classes)
+            check_ids(classes, num_classes)
             self.classes = classes.to(self.device, torch.int64)  # (R,)
             rows = torch.arange(len(classes), dtype=torch.int32, device=self.device)
             self._rows = zeros(num_classes, dtype=torch.int32).sub_(1).index_copy_(0, self.classes, rows)
@@ -359,7 +359,7 @@ class ClassStatistics:
         return stats
 
 
-def _check_ids(classes: Tensor, num_classes: int) -> None:
+def check_ids(classes: Tensor, num_classes: int) -> None:
     """Raise a ValueError unless these are ascending ids of classes."""
     check_tensors(classes=classes)
     if classes.ndim != 1 or classes.is_floating_point() or classes.dtype == torch.bool:
