@@ -27,7 +27,7 @@ from lcutils.corpus import load_tokenizer as load_tokenizer_of
 from lcutils.corpus.tokenization import token_labels
 from lcutils.errors import UserError
 from lcutils.features.evaluation import evaluate_model
-from lcutils.features.extracted import Extracted
+from lcutils.features.extracted import Extracted, save_rest, save_sums
 from lcutils.features.extraction import explain_overflow, extract_agreement, extract_mean, extract_statistics
 from lcutils.features.models import FeatureModel, check_fit, load_feature_model, load_trained
 from lcutils.manifests import read_manifest, write_manifest
@@ -144,7 +144,7 @@ def extract_point(work: Workspace, model: str, checkpoint: int) -> Extracted:
         resume = resume_folder(job)
         resumed, began = resume.exists(), time.monotonic()
         with _device(work) as device, making(job, facts) as folder:
-            _extract(work, run, checkpoint, data, job, resume, device).save(folder)
+            _extract(work, run, checkpoint, data, job, resume, device, folder)
             facts["device"] = str(device)
             if not resumed:  # otherwise an earlier process took part of the time
                 facts["tokens_per_second"] = data.train.size / (time.monotonic() - began)
@@ -163,8 +163,8 @@ def _check_weights(work: Workspace, run: Run, checkpoint: int) -> None:
 
 
 def _extract(
-    work: Workspace, run: Run, checkpoint: int, data: Data, job: Job, resume: Path, device: torch.device
-) -> Extracted:
+    work: Workspace, run: Run, checkpoint: int, data: Data, job: Job, resume: Path, device: torch.device, folder: Path
+) -> None:
     settings, log = work.study.extraction, work.log(f"{run.name}@{checkpoint}")
     precision = settings.precision if device.type == "cuda" else "fp32"
     model = _load_model(work, run, checkpoint, precision, device, data.train.size)
@@ -175,17 +175,29 @@ def _extract(
     common: dict[str, Any] = {"batch_size": settings.blocks_per_batch, "device": device, "log": log}
     with explain_overflow(run.name, precision):
         statistics = extract_statistics(
-            model, data.train, covariance=settings.covariance, resume=resume, job=job.identity, **common
+            model,
+            data.train,
+            covariance=settings.covariance,
+            classes=torch.from_numpy(data.counts[0]).nonzero()[:, 0],
+            narrow=isinstance(run, PretrainedRun),  # models trained here are small, and keep their bits
+            resume=resume,
+            job=job.identity,
+            **common,
         )
-        keep = statistics.counts >= work.study.measurement.min_count
-        counter = AgreementCounter(model.classifier, statistics.means, keep, device, data.validation.size)
+        save_sums(folder, statistics, model.classifier)
+        texts = token_labels(tokenizer, statistics.counts.nonzero()[:, 0].tolist())
+        ids, means = statistics.turn_into_means(work.study.measurement.min_count)
+        samples, bias, scale = data.validation.size, model.bias, model.scale
+        counter = AgreementCounter(model.classifier, means, ids, device, samples, bias, scale)
         hits, totals = extract_agreement(model, data.validation, counter, **common)
         agreement = {"hits": hits.cpu().numpy(), "totals": totals.cpu().numpy()}
+        if counter.hits_weights is not hits:
+            agreement["hits_weights"] = counter.hits_weights.cpu().numpy()
+        del counter, means  # their memory, before more models are loaded
         if work.study.corpus.ood:
             agreement["ood_mean"] = extract_mean(model, data.blocks("ood"), **common).cpu().numpy()
     record = {"model": run.name, "checkpoint": checkpoint} | _describe(work, run, checkpoint, model, data, device)
-    texts = token_labels(tokenizer, statistics.counts.nonzero()[:, 0].tolist())
-    return Extracted(statistics, model.classifier, agreement, texts, record)
+    save_rest(folder, agreement, texts, record)
 
 
 def _load_model(
@@ -251,7 +263,7 @@ def _measure(work: Workspace, extracted: Extracted) -> Measured:
         ood_mean=extracted.agreement.get("ood_mean"),
     )
     tokens = measure_tokens(statistics, head, min_count=settings.min_count, neighbours=settings.neighbours)
-    texts = dict(zip(extracted.seen.tolist(), extracted.texts, strict=True))
+    texts = dict(zip(statistics.classes.tolist(), extracted.texts, strict=True))
     return Measured.of(extracted.record, by_count, settings.min_count, tokens, texts, extracted.agreement)
 
 

@@ -54,8 +54,7 @@ class Measured:
             min_count: the count whose measurements become the row.
             tokens: result of `measure_tokens`.
             texts: class id -> text of the token.
-            agreement: `hits` and `totals` (V,); `hits_weights` (V,) of the head's weights alone, where its bias or scale
-                set them apart.
+            agreement: `hits` and `totals` (V,), and `hits_weights` (V,) if the head has more than weights that decide.
         """
         hits, totals = agreement["hits"], agreement["totals"]
         measured = dict(by_count[min_count])

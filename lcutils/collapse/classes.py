@@ -128,16 +128,22 @@ def check_finite(what: str, finite: Tensor, ids: Tensor) -> None:
 
 
 def kept_head(classifier: Tensor, stats: ClassStatistics, classes: KeptClasses) -> Tensor:
-    """Rows w_c of the kept classes: (C, D) -> (K, D), on the statistics' device, in the head's own type.
+    """Rows w_c of the kept classes: (C, D) or (R, D) -> (K, D), on the statistics' device, in the head's own type.
 
     Raises:
-        ValueError: the head is not a tensor, its shape is not (C, D), or a kept row is not finite.
+        ValueError: the head is not a tensor, its shape is neither (C, D) nor that of one row per class of
+            `stats.classes`, or a kept row is not finite.
     """
     check_tensors(classifier=classifier)
-    expected = (stats.num_classes, stats.dim)
-    if tuple(classifier.shape) != expected:
-        raise ValueError(f"the classifier must be {expected}, one row per class, not {tuple(classifier.shape)}")
-    head = classifier.detach().to(stats.device).index_select(0, classes.ids)
+    every, some = (stats.num_classes, stats.dim), (len(stats.classes), stats.dim)
+    if tuple(classifier.shape) not in (every, some):
+        expected = f"{every}, one row per class" + (
+            f", or {some}, one per class that may occur" if some != every else ""
+        )
+        raise ValueError(f"the classifier must be {expected}, not {tuple(classifier.shape)}")
+    rows = classes.ids if len(classifier) == stats.num_classes else torch.searchsorted(stats.classes, classes.ids)
+    # Chosen where the head lies: a model's head is not copied to another device for its rows.
+    head = classifier.detach().index_select(0, rows.to(classifier.device)).to(stats.device)
     if not math.isfinite(head.sum(dtype=torch.float64)):
         check_finite("the classifier's rows", head.isfinite().all(1), classes.ids)
     return head

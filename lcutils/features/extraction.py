@@ -58,6 +58,8 @@ def extract_statistics(
     batch_size: int,
     device: str | torch.device = "cpu",
     covariance: bool = True,
+    classes: Tensor | None = None,
+    narrow: bool = False,
     resume: Path | None = None,
     job: Mapping[str, Any] | None = None,
     log: Path | None = None,
@@ -73,6 +75,8 @@ def extract_statistics(
         batch_size: blocks per batch.
         device: where features are made and counted.
         covariance: keep the pooled within-class covariance too (for `nc1_pinv`).
+        classes: (R,) ascending ids of the tokens that may be labels; only these take memory. None for all.
+        narrow: keep narrow pivots, which take a quarter of the memory of exact ones (see `ClassStatistics`).
         resume: folder for the state, made if absent. Another extraction's state there is deleted. The complete state
             stays, for the caller to remove.
         job: what else decides the result, such as the content of the weights, as JSON values.
@@ -83,14 +87,15 @@ def extract_statistics(
         NotFiniteError: features overflowed; raised when the state is next saved, or at the end.
     """
     device = torch.device(device)
-    classes, dim = model.classifier.shape
-    stats = ClassStatistics(classes, dim, covariance=covariance, device=device)
-    done, saved_blocks, state = 0, 0, None
+    vocabulary, dim = model.classifier.shape
+    done, saved_blocks, state, stats = 0, 0, None, None
     if resume is not None:
-        claim_folder(resume, _identity(model, blocks, covariance) | {"job": job}, discard=True, ours=[STATES])
+        identity = _identity(model, blocks, covariance) | {"narrow": narrow, "job": job}
+        claim_folder(resume, identity, discard=True, ours=[STATES])
         state = _State(resume)
-        done, saved = state.load(device)
-        stats, saved_blocks = saved or stats, done
+        done, stats = state.load(device, classes)
+        saved_blocks = done
+    stats = stats or ClassStatistics(vocabulary, dim, covariance, device, classes, narrow)
     saved_at = time.monotonic()
     size = blocks.shape[1]
     with Progress("extract", len(blocks) * size, log=log, start=done * size) as progress:
@@ -114,13 +119,16 @@ class _State:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def load(self, device: torch.device) -> tuple[int, ClassStatistics | None]:
+    def load(self, device: torch.device, classes: Tensor | None) -> tuple[int, ClassStatistics | None]:
         """Blocks done and their statistics; (0, None) where nothing was saved, or what was saved is damaged."""
         saved, damaged = find_sealed(self.folder, STATES, job=note_digest(self.folder))
         for file in damaged:
             print(f"{file}: is damaged, and removed; the work it held is done again", file=sys.stderr, flush=True)
             remove(file)
-        return (0, None) if saved is None else (int(saved.stem.split("-")[1]), ClassStatistics.load(saved, device))
+        if saved is None:
+            return 0, None
+        stats = ClassStatistics.load(saved, device, "all" if classes is None else classes)
+        return int(saved.stem.split("-")[1]), stats
 
     def save(self, stats: ClassStatistics, done: int) -> None:
         """Write the new state, then remove the older ones."""

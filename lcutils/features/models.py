@@ -40,6 +40,8 @@ class FeatureModel:
             may set apart from the head's products; None where they are `features` @ `classifier`ᵀ (our own GPT-Neo).
         positions: tokens that a block may have; None where the model has no such limit.
         depth: layers; 0 if unknown.
+        bias: (V,) b_c of the head's scores `scale` * (<w_c, h> + b_c); None for none.
+        scale: of the head's scores.
     """
 
     features: Callable[[Tensor], Tensor]
@@ -49,6 +51,8 @@ class FeatureModel:
     logits: Callable[[Tensor], Tensor] | None = None
     positions: int | None = None
     depth: int = 0
+    bias: Tensor | None = None
+    scale: float = 1.0
 
 
 def load_feature_model(
