@@ -1,6 +1,10 @@
 """ClassStatistics with rows for some classes only, and with narrow pivots: against all rows, and two plain passes."""
 
 import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import naive_collapse as naive
 import numpy as np
@@ -128,6 +132,17 @@ def test_sums_turn_into_means(min_count, narrow):
 def test_ids_of_classes_ascend(classes):
     with pytest.raises(ValueError, match=r"^classes must (ascend from 0 or more to at most 8|be \(R,\) integer ids)"):
         ClassStatistics(9, 2, classes=torch.tensor(classes))
+
+
+@pytest.mark.parametrize(("part", "most"), [("sums", 1.3), ("state", 1.3 + 1.25), ("agreement", 1.3)])
+def test_memory_is_that_of_the_rows_that_occur(part, most):
+    """In multiples of R D float64 numbers; a state's file, which is mapped into memory, counts beside the sums."""
+    script, sizes = Path(__file__).with_name("memory.py"), map(str, (65_536, 20_000, 512))
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}
+    command = [sys.executable, script, part, "cpu", *sizes]
+    outcome = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert outcome.returncode == 0, outcome.stderr[-2000:]
+    assert 0.9 < float(outcome.stdout) < most
 
 
 # -------------------------------------------------------------------------------------------------- narrow pivots

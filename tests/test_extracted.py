@@ -45,15 +45,13 @@ def test_rows_of_some_classes_are_measured_as_all_rows():
     assert by_count[0] == by_count[1]
     several = r"\(500, 5\), one row per class, or \(30, 5\), one per class that may occur, not"
     with pytest.raises(ValueError, match=several):
-        ValueError, match=r"\(500, 5\), one row per class, or \(30, 5\), one per class that may occur, not"
-    ):
         measure_collapse(some, head[:29])
     with pytest.raises(ValueError, match=r"must be \(500, 5\), one row per class, not \(30, 5\)"):
         measure_collapse(every, few)
 
 
 def test_the_head_keeps_its_type_and_old_folders_are_read(tmp_path):
-    every, some, head = samples()
+    every, _, head = samples()
     save_sums(tmp_path, every, head)
     save_rest(tmp_path, {"hits": np.zeros(500)}, ["a"], {"model": "x"})
     loaded = Extracted.load(tmp_path)

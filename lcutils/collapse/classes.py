@@ -137,10 +137,8 @@ def kept_head(classifier: Tensor, stats: ClassStatistics, classes: KeptClasses) 
     check_tensors(classifier=classifier)
     every, some = (stats.num_classes, stats.dim), (len(stats.classes), stats.dim)
     if tuple(classifier.shape) not in (every, some):
-        expected = f"{every}, one row per class" + (
-            f", or {some}, one per class that may occur" if some != every else ""
-        )
-        raise ValueError(f"the classifier must be {expected}, not {tuple(classifier.shape)}")
+        other = f", or {some}, one per class that may occur" if some != every else ""
+        raise ValueError(f"the classifier must be {every}, one row per class{other}, not {tuple(classifier.shape)}")
     rows = classes.ids if len(classifier) == stats.num_classes else torch.searchsorted(stats.classes, classes.ids)
     # Chosen where the head lies: a model's head is not copied to another device for its rows.
     head = classifier.detach().index_select(0, rows.to(classifier.device)).to(stats.device)
