@@ -8,7 +8,6 @@ have the proportions that they have at R = 262,144 and D = 4,096, so that fewer 
 MALLOC_MMAP_THRESHOLD_=65536: glibc then returns small pieces when they are freed, as it always does large ones.
 """
 
-import resource
 import sys
 import tempfile
 from pathlib import Path
@@ -30,7 +29,9 @@ def peak(device: torch.device) -> int:
     """Bytes that this process has held at most, or a GPU's memory."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Not `getrusage`, in which a process keeps the peak of the one that started it.
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
 
 
 def batch(ids: Tensor, number: int, dim: int) -> tuple[Tensor, Tensor]:

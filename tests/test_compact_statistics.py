@@ -134,6 +134,7 @@ def test_ids_of_classes_ascend(classes):
         ClassStatistics(9, 2, classes=torch.tensor(classes))
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux, which says a process's peak of memory")
 @pytest.mark.parametrize(("part", "most"), [("sums", 1.3), ("state", 1.3 + 1.25), ("agreement", 1.3)])
 def test_memory_is_that_of_the_rows_that_occur(part, most):
     """In multiples of R D float64 numbers; a state's file, which is mapped into memory, counts beside the sums."""
