@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tokenizers import Tokenizer
 
+from lcutils import ranks
 from lcutils.artifacts import MANIFEST, atomic_path, content_digest, explain_full_disk, remove
 from lcutils.collapse.agreement import AgreementCounter
 from lcutils.collapse.measure import measure_by_count
@@ -28,7 +29,7 @@ from lcutils.corpus.tokenization import token_labels
 from lcutils.errors import UserError
 from lcutils.features.evaluation import evaluate_model
 from lcutils.features.extracted import Extracted, save_rest, save_sums
-from lcutils.features.extraction import explain_overflow, extract_agreement, extract_mean, extract_statistics
+from lcutils.features.extraction import explain_overflow, extract_agreement, extract_mean, extract_statistics, share
 from lcutils.features.models import FeatureModel, check_fit, load_feature_model, load_trained
 from lcutils.manifests import read_manifest, write_manifest
 from lcutils.pipeline.jobs import (
@@ -48,7 +49,6 @@ from lcutils.pipeline.overrides import open_study, refuse_clash
 from lcutils.pipeline.paths import Workspace
 from lcutils.runs import Architecture, PretrainedRun, Run, TrainedRun
 from lcutils.text import csv_text
-from lcutils.training import ranks
 from lcutils.training.loop import Trained, train
 
 if TYPE_CHECKING:
@@ -135,7 +135,10 @@ def _device(work: Workspace) -> Iterator[torch.device]:
 
 
 def extract_point(work: Workspace, model: str, checkpoint: int) -> Extracted:
-    """Stage 3: class statistics over train, agreement counts over validation, under `statistics/<run>@<k>/`."""
+    """Stage 3: class statistics over train, agreement counts over validation, under `statistics/<run>@<k>/`.
+
+    Under torchrun each process extracts its share of the text, and the first one writes.
+    """
     job, run = extract_job(work, model, checkpoint), work.study.run(model)
     if needs_work(work, job):
         _check_weights(work, run, checkpoint)
@@ -143,12 +146,15 @@ def extract_point(work: Workspace, model: str, checkpoint: int) -> Extracted:
         data.check_min_count(work.study.measurement.min_count)
         resume = resume_folder(job)
         resumed, began = resume.exists(), time.monotonic()
-        with _device(work) as device, making(job, facts) as folder:
-            _extract(work, run, checkpoint, data, job, resume, device, folder)
-            facts["device"] = str(device)
-            if not resumed:  # otherwise an earlier process took part of the time
-                facts["tokens_per_second"] = data.train.size / (time.monotonic() - began)
-    remove(resume_folder(job))
+        with _device(work) as reserved, ranks.process_group(reserved) as (rank, _, device):
+            with making(job, facts) if rank == 0 else nullcontext() as folder:
+                _extract(work, run, checkpoint, data, job, resume, device, folder)
+                facts["device"] = str(device)
+                if not resumed:  # otherwise an earlier process took part of the time
+                    facts["tokens_per_second"] = data.train.size / (time.monotonic() - began)
+            ranks.barrier()  # the first one has written all
+    if ranks.is_first():
+        remove(resume_folder(job))
     return Extracted.load(job.folder)
 
 
@@ -163,9 +169,18 @@ def _check_weights(work: Workspace, run: Run, checkpoint: int) -> None:
 
 
 def _extract(
-    work: Workspace, run: Run, checkpoint: int, data: Data, job: Job, resume: Path, device: torch.device, folder: Path
+    work: Workspace,
+    run: Run,
+    checkpoint: int,
+    data: Data,
+    job: Job,
+    resume: Path,
+    device: torch.device,
+    folder: Path | None,
 ) -> None:
-    settings, log = work.study.extraction, work.log(f"{run.name}@{checkpoint}")
+    """Extract a point into an existing folder; a process that is not the first of torchrun's has none."""
+    settings, log = work.study.extraction, work.log(f"{run.name}@{checkpoint}") if folder else None
+    rank, world = ranks.rank(), ranks.number()
     precision = settings.precision if device.type == "cuda" else "fp32"
     model = _load_model(work, run, checkpoint, precision, device, data.train.size)
     tokenizer = Tokenizer.from_file(str(work.tokenizer / "tokenizer.json"))
@@ -182,18 +197,28 @@ def _extract(
             narrow=isinstance(run, PretrainedRun),  # models trained here are small, and keep their bits
             resume=resume,
             job=job.identity,
+            rank=rank,
+            world=world,
             **common,
         )
-        save_sums(folder, statistics, model.classifier)
-        texts = token_labels(tokenizer, statistics.counts.nonzero()[:, 0].tolist())
-        ids, means = statistics.turn_into_means(work.study.measurement.min_count)
+        if folder:
+            save_sums(folder, statistics, model.classifier)
+            texts = token_labels(tokenizer, statistics.counts.nonzero()[:, 0].tolist())
+        kept = statistics.turn_into_means(work.study.measurement.min_count) if folder else ()
+        del statistics  # its memory, for the means of all processes
+        ids, means = ranks.from_first(*kept, device=device)
         samples, bias, scale = data.validation.size, model.bias, model.scale
         counter = AgreementCounter(model.classifier, means, ids, device, samples, bias, scale)
-        hits, totals = extract_agreement(model, data.validation, counter, **common)
-        agreement = {"hits": hits.cpu().numpy(), "totals": totals.cpu().numpy()}
+        hits, totals = extract_agreement(model, share(data.validation, rank, world), counter, **common)
+        counts = {"hits": hits, "totals": totals}
         if counter.hits_weights is not hits:
-            agreement["hits_weights"] = counter.hits_weights.cpu().numpy()
-        del counter, means  # their memory, before more models are loaded
+            counts["hits_weights"] = counter.hits_weights
+        for count in counts.values():
+            ranks.sum_over_ranks(count)
+        if not folder:
+            return
+        agreement = {name: count.cpu().numpy() for name, count in counts.items()}
+        del counter, kept, means  # their memory, before more models are loaded
         if work.study.corpus.ood:
             agreement["ood_mean"] = extract_mean(model, data.blocks("ood"), **common).cpu().numpy()
     record = {"model": run.name, "checkpoint": checkpoint} | _describe(work, run, checkpoint, model, data, device)

@@ -33,7 +33,7 @@ def test_every_public_name_is_there():
 
 
 GROUND = {
-    "artifacts", "devices", "drawing", "errors", "manifests", "paper", "plain", "progress", "runs", "settings",
+    "artifacts", "devices", "drawing", "errors", "manifests", "paper", "plain", "progress", "ranks", "runs", "settings",
     "tensors", "text",
 }  # fmt: skip
 EVERYTHING = {"analysis", "charts", "collapse", "corpus", "features", "gptneo", "parameters", "pipeline", "report"}

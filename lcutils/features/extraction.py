@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -25,9 +25,15 @@ from lcutils.features.models import FeatureModel
 from lcutils.features.statistics import ClassStatistics
 from lcutils.manifests import claim_folder, note_digest
 from lcutils.progress import Progress
+from lcutils.ranks import barrier
 
 SECONDS_BETWEEN_STATES = 120.0
 STATES = "statistics-*.safetensors"
+
+
+def share(blocks: np.ndarray, rank: int, world: int) -> np.ndarray:
+    """The contiguous part of the blocks that a rank extracts; the parts of all ranks in order are all blocks."""
+    return blocks[len(blocks) * rank // world : len(blocks) * (rank + 1) // world]
 
 
 class Counter(Protocol):
@@ -63,11 +69,16 @@ def extract_statistics(
     resume: Path | None = None,
     job: Mapping[str, Any] | None = None,
     log: Path | None = None,
+    rank: int = 0,
+    world: int = 1,
 ) -> ClassStatistics:
     """Statistics of all features of all blocks, in one pass.
 
     The state is saved every two minutes. A call with the same `resume` folder after a kill goes on from there; the
     result has the same bits with the same batch size, and differs by rounding with another.
+
+    Several processes may each call it with their rank, in one process group (`lcutils.ranks`): each extracts its share
+    of the blocks and saves its own state, and the first merges all of them.
 
     Args:
         model: features and head.
@@ -81,25 +92,34 @@ def extract_statistics(
             stays, for the caller to remove.
         job: what else decides the result, such as the content of the weights, as JSON values.
         log: file for lines of progress.
+        rank, world: which of how many processes this is; several need `resume`.
+
+    Returns:
+        The statistics of all blocks; in a process that is not the first, those of its share.
 
     Raises:
-        UserError: `resume` holds files that no extraction wrote.
+        UserError: `resume` holds files that no extraction wrote, or the state of another process was lost.
         NotFiniteError: features overflowed; raised when the state is next saved, or at the end.
     """
-    device = torch.device(device)
+    device, mine = torch.device(device), share(blocks, rank, world)
+    if world > 1 and resume is None:
+        raise ValueError("resume: several processes need a folder for their states")
     vocabulary, dim = model.classifier.shape
     done, saved_blocks, state, stats = 0, 0, None, None
     if resume is not None:
-        identity = _identity(model, blocks, covariance) | {"narrow": narrow, "job": job}
-        claim_folder(resume, identity, discard=True, ours=[STATES])
-        state = _State(resume)
-        done, stats = state.load(device, classes)
+        if rank == 0:
+            identity = _identity(model, blocks, covariance) | {"narrow": narrow, "ranks": world, "job": job}
+            claim_folder(resume, identity, discard=True, ours=[STATES])
+        barrier()
+        state = _State(resume, rank, world)
+        done, stats = state.load(device, "all" if classes is None else classes)
         saved_blocks = done
     stats = stats or ClassStatistics(vocabulary, dim, covariance, device, classes, narrow)
     saved_at = time.monotonic()
     size = blocks.shape[1]
-    with Progress("extract", len(blocks) * size, log=log, start=done * size) as progress:
-        for number, tokens, labels in batches(blocks, batch_size, device, done):
+    title = "extract" if world == 1 else f"extract {rank + 1} of {world}"
+    with Progress(title, len(mine) * size, log=log, start=done * size) as progress:
+        for number, tokens, labels in batches(mine, batch_size, device, done):
             stats.update(model.features(tokens).reshape(-1, dim), labels)
             done += number
             progress.update(number * size)
@@ -110,30 +130,46 @@ def extract_statistics(
     stats.check_finite()
     if state is not None and done > saved_blocks:
         state.save(stats, done)
+    if resume is not None and world > 1:
+        barrier()  # the states of all are complete
+        for other in range(1, world) if rank == 0 else ():
+            _merge_state(stats, _State(resume, other, world), len(share(blocks, other, world)))
     return stats
 
 
+def _merge_state(stats: ClassStatistics, state: _State, blocks: int) -> None:
+    """Add the complete state of another rank, which had so many blocks; it is read into the host's memory."""
+    done, part = state.load(torch.device("cpu"))
+    if done != blocks:
+        raise UserError(f"{state.folder}: {state.states} with {blocks} blocks is missing; extract again to make it")
+    if part is not None:
+        stats.merge(part)
+
+
 class _State:
-    """The statistics so far, in one file whose name says how many blocks are in them, and its digest."""
+    """The statistics so far of one rank, in one file whose name says how many blocks are in them, and its digest."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, rank: int, world: int) -> None:
         self.folder = folder
+        self.name = "statistics" if world == 1 else f"statistics-rank{rank}of{world}"
+        self.states = f"{self.name}-*.safetensors"
 
-    def load(self, device: torch.device, classes: Tensor | None) -> tuple[int, ClassStatistics | None]:
+    def load(
+        self, device: torch.device, classes: Tensor | Literal["all", "seen"] = "seen"
+    ) -> tuple[int, ClassStatistics | None]:
         """Blocks done and their statistics; (0, None) where nothing was saved, or what was saved is damaged."""
-        saved, damaged = find_sealed(self.folder, STATES, job=note_digest(self.folder))
+        saved, damaged = find_sealed(self.folder, self.states, job=note_digest(self.folder))
         for file in damaged:
             print(f"{file}: is damaged, and removed; the work it held is done again", file=sys.stderr, flush=True)
             remove(file)
         if saved is None:
             return 0, None
-        stats = ClassStatistics.load(saved, device, "all" if classes is None else classes)
-        return int(saved.stem.split("-")[1]), stats
+        return int(saved.stem.split("-")[-2]), ClassStatistics.load(saved, device, classes)
 
     def save(self, stats: ClassStatistics, done: int) -> None:
         """Write the new state, then remove the older ones."""
-        name, job = f"statistics-{done:012d}.safetensors", note_digest(self.folder)
-        write_sealed(self.folder, name, stats.save, job=job, replaces=STATES)
+        name, job = f"{self.name}-{done:012d}.safetensors", note_digest(self.folder)
+        write_sealed(self.folder, name, stats.save, job=job, replaces=self.states)
 
 
 def _identity(model: FeatureModel, blocks: np.ndarray, covariance: bool) -> dict[str, Any]:
