@@ -288,7 +288,7 @@ def _measure(work: Workspace, extracted: Extracted) -> Measured:
         ood_mean=extracted.agreement.get("ood_mean"),
     )
     tokens = measure_tokens(statistics, head, min_count=settings.min_count, neighbours=settings.neighbours)
-    texts = dict(zip(statistics.classes.tolist(), extracted.texts, strict=True))
+    texts = dict(zip(extracted.seen.tolist(), extracted.texts, strict=True))
     return Measured.of(extracted.record, by_count, settings.min_count, tokens, texts, extracted.agreement)
 
 

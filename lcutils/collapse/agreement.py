@@ -4,8 +4,8 @@ Both decisions are argmax_c of scores ±a_c·x + b_c over the kept classes, with
 mean of the means: argmin ||h - mu||² has a = mu - g, b = -||mu - g||² / 2; a head without bias has a = w, b = w·g.
 `lcutils.collapse.scores` finds the highest of them.
 
-Memory: the means in float64, 8 K D bytes, and the head as the model has it. Beside them at most 1 GiB is held, and no
-more than another 8 K D bytes where there are few numbers.
+Memory: the means in float64, 8 K D bytes, and the head as the model has it. Beside them are held what `scores` rounds
+(twice 128 MiB in float16, twice 256 in float32, or less) and a batch's products (1 GiB in float32 on a GPU, or less).
 """
 
 from __future__ import annotations

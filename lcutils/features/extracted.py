@@ -37,6 +37,11 @@ class Extracted:
     texts: list[str]
     record: dict[str, Any]
 
+    @property
+    def seen(self) -> Tensor:
+        """(R,) ids of the classes that occur in the train text."""
+        return self.statistics.classes
+
     @classmethod
     def load(cls, folder: Path, device: torch.device | str = "cpu") -> Self:
         """Read what `save_sums` and `save_rest` wrote; a `UserError` names a file that is damaged.
