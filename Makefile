@@ -9,7 +9,7 @@ READY  := $(VENV)/.ready
 quoted = '$(subst ','\'',$(value $1))'
 
 .DELETE_ON_ERROR:
-.PHONY: demo test lab sweep plan check notebooks notebook-filter
+.PHONY: demo test lab sweep measure plan check notebooks notebook-filter
 
 demo: $(READY)
 	$(RUN) -m lcutils sweep demo --outputs=$(call quoted,OUTPUTS)
@@ -18,6 +18,12 @@ sweep: $(READY)
 	$(RUN) -m lcutils sweep $(call quoted,STUDY) --outputs=$(call quoted,OUTPUTS) $(if $(value MODEL),--model=$(call quoted,MODEL)) \
 	  $(if $(value PROFILE),--profile=$(call quoted,PROFILE)) $(if $(value CORES),--cores=$(call quoted,CORES)) \
 	  $(if $(DRY),--dry-run) $(if $(value SET),--overrides=$(call quoted,SET))
+
+# `make measure MODEL=FOLDER_OR_HUB_NAME TEXT=FILE [VALIDATION=…] [TOKENS=10M] [NAME=…] [OUTPUTS=…] [SET="key=value …"]`
+measure: $(READY)
+	$(RUN) -m lcutils measure $(call quoted,MODEL) --text=$(call quoted,TEXT) --outputs=$(call quoted,OUTPUTS) \
+	  $(if $(value VALIDATION),--validation=$(call quoted,VALIDATION)) $(if $(value TOKENS),--tokens=$(call quoted,TOKENS)) \
+	  $(if $(value NAME),--name=$(call quoted,NAME)) $(if $(value SET),--overrides=$(call quoted,SET))
 
 plan: $(READY)
 	$(RUN) -m lcutils plan $(call quoted,STUDY) --outputs=$(call quoted,OUTPUTS) $(if $(value SET),--overrides=$(call quoted,SET))

@@ -35,10 +35,10 @@ def run_notebook(output, notebook, job, **options):
 
 
 def data(wildcards):
-    """The stamp of the data."""
+    """The stamp of the text that a run is given."""
     # Jobs run in threads of this process. `--force-use-threads` says the same, but not to a group of jobs on a cluster.
     workflow.execution_settings.use_threads = True
-    return f"{STAMPS}/data"
+    return f"{STAMPS}/{work.data_of(wildcards.run).name}"
 
 
 def trained(wildcards):
@@ -57,7 +57,8 @@ localrules: all, analyze
 # Every artifact is asked for, not only the last: one that was deleted is made again, with what depends on it.
 rule all:
     input:
-        f"{STAMPS}/data", [f"{STAMPS}/train/{run.name}" for run in study.runs.values() if isinstance(run, TrainedRun)],
+        [f"{STAMPS}/{name}" for name in work.corpora],
+        [f"{STAMPS}/train/{run.name}" for run in study.runs.values() if isinstance(run, TrainedRun)],
         stamps("extract"), stamps("measure"), f"{STAMPS}/analyze"
 
 
@@ -73,6 +74,13 @@ rule data:
     output: f"{STAMPS}/data"
     threads: study.threads
     run: run_notebook(output, "01_data", "01_data")
+
+
+# The same text for a pretrained model whose tokenizer or layout is another.
+rule data_of_a_model:
+    output: STAMPS + "/data-{owner}"
+    threads: study.threads
+    run: run_notebook(output, "01_data", f"01_data_{wildcards.owner}", model=wildcards.owner)
 
 
 # The jobs of one architecture follow one another, so that a kernel compiles it once: each takes one of the lane's

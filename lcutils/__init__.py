@@ -20,7 +20,10 @@ if TYPE_CHECKING:  # for type checkers and editors; `as` says that a name is pub
     from lcutils.collapse.measure import measure_collapse as measure_collapse
     from lcutils.collapse.tokens import measure_tokens as measure_tokens
     from lcutils.errors import UserError as UserError
+    from lcutils.features.models import load_feature_model as load_feature_model
     from lcutils.features.statistics import ClassStatistics as ClassStatistics
+    from lcutils.measuring import measure_model as measure_model
+    from lcutils.measuring import measure_models as measure_models
     from lcutils.parameters import load_study as load_study
     from lcutils.stages import open_study as open_study
 
@@ -29,9 +32,12 @@ _HOMES = {
     "UserError": "errors",
     "classifier_agreement": "collapse.agreement",
     "correlations": "analysis",
+    "load_feature_model": "features.models",
     "load_published": "analysis.published",
     "load_study": "parameters",
     "measure_collapse": "collapse.measure",
+    "measure_model": "measuring",
+    "measure_models": "measuring",
     "measure_tokens": "collapse.tokens",
     "open_study": "stages",
     "permutation_test": "analysis",

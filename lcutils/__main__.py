@@ -1,4 +1,4 @@
-"""Command line: `python -m lcutils plan STUDY`, `… sweep STUDY`, and `torchrun … -m lcutils train STUDY MODEL`."""
+"""Command line: `lcutils measure MODEL --text TEXT`, `plan STUDY`, `sweep STUDY`, `torchrun … train STUDY MODEL`."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from lcutils.errors import UserError
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line's grammar."""
-    parser = argparse.ArgumentParser(prog="python -m lcutils", description="Run a study of neural collapse.")
+    parser = argparse.ArgumentParser(prog="lcutils", description="Measure neural collapse in language models.")
     commands = parser.add_subparsers(dest="command", required=True)
     plan = commands.add_parser("plan", help="say what a study consists of and costs; runs nothing")
     sweep = commands.add_parser("sweep", help="run what is missing or stale of a study's grid")
     train = commands.add_parser("train", help="train one run; under torchrun its processes share each batch")
+    measure = commands.add_parser("measure", help="measure language models on a text, and write a table and a page")
     for command in (plan, sweep, train):
         command.add_argument("study", help="a name in parameters/, or the path of a YAML file")
+    for command in (plan, sweep, train, measure):
         command.add_argument("--outputs", default="outputs", help="folder below which the study's folder lies")
         values = command.add_mutually_exclusive_group()
         values.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="values that replace the YAML's")
@@ -26,13 +28,43 @@ def build_parser() -> argparse.ArgumentParser:
     sweep.add_argument("--profile", help="a folder of parameters/profiles, such as slurm")
     sweep.add_argument("--cores", type=int, help="CPU cores to use (default: all)")
     sweep.add_argument("--dry-run", action="store_true", help="count the jobs of each stage, run none")
+    measure.add_argument("models", nargs="+", metavar="MODEL", help="a hub name, a folder, or a .txt list of these")
+    measure.add_argument("--text", required=True, help="file, folder or hub dataset, or built-in")
+    measure.add_argument("--validation", help="text for loss and agreement (default: a part of TEXT)")
+    measure.add_argument(
+        "--revision", nargs="+", default=[], help="of models on the hub, such as step{1000..5000..1000}"
+    )
+    measure.add_argument("--tokens", help="of the text to take statistics of, such as 10M (default: all)")
+    measure.add_argument("--name", help="of the study and its folder (default: the model's)")
     return parser
+
+
+def _measure(options: argparse.Namespace) -> int:
+    from lcutils.measuring import measure_models
+    from lcutils.pipeline.outcome import describe_outcome
+
+    outcome = measure_models(
+        options.models,
+        options.text,
+        validation=options.validation,
+        revisions=options.revision,
+        tokens=options.tokens,
+        outputs=options.outputs,
+        name=options.name,
+        overrides=options.overrides or options.set,
+    )
+    print(describe_outcome(outcome.work))
+    for point, line in outcome.failures.items():
+        print(f"{point} failed: {line}", file=sys.stderr)
+    return 1 if outcome.failures else 0
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; a user's mistake is one line on standard error and exit status 2."""
     options = build_parser().parse_args(arguments)
     try:
+        if options.command == "measure":
+            return _measure(options)
         from lcutils.pipeline.overrides import open_study
 
         work = open_study(options.study, options.outputs, options.overrides or options.set)

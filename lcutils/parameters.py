@@ -18,7 +18,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from lcutils import paper
 from lcutils.errors import UserError
 from lcutils.plain import MOST_BYTES, NULLS, PlainError, brief, join_problems, plain, read_yaml, text_of
-from lcutils.runs import PretrainedRun, Recipe, Run, RunName, TrainedRun
+from lcutils.runs import PretrainedRun, Recipe, Run, RunName, TrainedRun, expand_revisions
 from lcutils.settings import (
     AnalysisSettings,
     ArchitectureSettings,
@@ -126,11 +126,35 @@ class Study(Section):
                 raise ValueError(
                     f"pretrained.{name}: is also a run of the grid; give the pretrained model another name"
                 )
-        if self.pretrained and "tokenizer" not in self.corpus.model_fields_set:
+            self._check_pretrained(name)
+        if self.grid and self.corpus.layout == "documents":
             raise ValueError(
-                "corpus.tokenizer: is not given; name the pretrained model's own, its folder or its name on the hub"
+                "corpus.layout: models are trained on a stream; write documents under each model of pretrained instead"
             )
+        if self.corpus.chat_template and any(self.fed(name)[0] == "stream" for name in self.pretrained):
+            raise ValueError("corpus.chat_template: is for documents; add corpus.layout: documents")
         return self
+
+    def _check_pretrained(self, name: str) -> None:
+        key, model = f"pretrained.{name}", self.pretrained[name]
+        if model.revision and model.revisions:
+            raise ValueError(f"{key}: has both revision and revisions; keep one")
+        try:
+            expand_revisions(model.revisions)
+        except ValueError as error:
+            raise ValueError(f"{key}.revisions: {error}") from None
+        if model.tokens_per_step and not (model.revision or model.revisions):
+            raise ValueError(f"{key}.tokens_per_step: is for revisions; name some, or leave it out")
+        if model.base is not None and (model.base == name or model.base not in self.pretrained):
+            raise ValueError(f"{key}.base: {brief(model.base)} is no other model of pretrained; name one")
+        if model.tokenizer is not None and re.match(r"bpe:\d", model.tokenizer):
+            raise ValueError(f"{key}.tokenizer: {brief(model.tokenizer)} would be trained anew; name the model's own")
+
+    def fed(self, name: str) -> tuple[str, str | bool]:
+        """How a pretrained model is given the text: its layout, and whether a token stands in front."""
+        model = self.pretrained[name]
+        beginning = self.corpus.beginning_of_text if model.beginning_of_text is None else model.beginning_of_text
+        return model.layout or self.corpus.layout, beginning
 
     @cached_property
     def runs(self) -> dict[str, Run]:
@@ -140,9 +164,19 @@ class Study(Section):
             for name in entry.run_names():
                 kept.setdefault(name, set()).update(entry.checkpoints)
         trained = {str(name): self._trained(name, tuple(sorted(checkpoints))) for name, checkpoints in kept.items()}
-        return trained | {
-            name: PretrainedRun(name, model.source, model.revision) for name, model in self.pretrained.items()
-        }
+        return trained | {name: self._pretrained(name) for name in self.pretrained}
+
+    def _pretrained(self, name: str) -> PretrainedRun:
+        model = self.pretrained[name]
+        return PretrainedRun(
+            name,
+            model.source,
+            expand_revisions(model.revisions) or (model.revision,),
+            several=bool(model.revisions),
+            tokens_per_step=model.tokens_per_step,
+            trust_remote_code=model.trust_remote_code,
+            base=model.base,
+        )
 
     def _trained(self, name: RunName, checkpoints: tuple[int, ...]) -> TrainedRun:
         recipe = Recipe(

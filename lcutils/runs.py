@@ -7,12 +7,17 @@ Plain values without torch. A study expands into runs (`lcutils.parameters`), th
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Self
 
 from lcutils import paper
 from lcutils.errors import UserError
 
+UNITS = {"K": 10**3, "M": 10**6, "B": 10**9, "G": 10**9, "T": 10**12}  # of numbers such as 10M
+_RANGE = re.compile(r"\{(\d+)\.\.(\d+)(?:\.\.(\d+))?\}")
+MOST_REVISIONS = 10_000  # of a model
 _RUN_NAME = re.compile(r"(?P<depth>\d{2,})x(?P<width>\d{4,})_(?P<epochs>\d{2,})(?P<decay>[A-Za-z])(?P<seed>\d{2,})?")
 
 
@@ -146,16 +151,66 @@ class TrainedRun:
 
 @dataclass(frozen=True)
 class PretrainedRun:
-    """A model that others trained, measured as it is."""
+    """A model that others trained, measured as it is.
+
+    Attributes:
+        source: a checkpoint folder, or a name on the hub.
+        revisions: branches, tags or commits on the hub, one per checkpoint; None for the main branch.
+        several: whether the study asked for a list of revisions, early ones among them.
+        tokens_per_step: turns a step in a revision's name into tokens seen.
+        trust_remote_code: whether code that comes with the model may run.
+        base: another model of the study, which this one was made from.
+    """
 
     name: str
-    source: str  # a checkpoint folder, or a name on the hub
-    revision: str | None = None  # branch, tag or commit on the hub; None for its main branch
+    source: str
+    revisions: tuple[str | None, ...] = (None,)
+    several: bool = False
+    tokens_per_step: int | None = None
+    trust_remote_code: bool = False
+    base: str | None = None
 
     @property
     def checkpoints(self) -> tuple[int, ...]:
-        """The one checkpoint, called 0."""
-        return (0,)
+        """One per revision: 0, 1, 2 …"""
+        return tuple(range(len(self.revisions)))
+
+    def progress_of(self, checkpoint: int) -> dict[str, int]:
+        """How far the model was trained at a checkpoint, as its revision's name says: `steps`, `tokens_seen`."""
+        name, facts = self.revisions[checkpoint] or "", dict[str, int]()
+        if step := re.search(r"(?<![a-z])step[-_]?(\d+)", name, re.IGNORECASE):
+            facts["steps"] = int(step[1])
+        if tokens := re.search(r"(?<![a-z])tokens?[-_]?(\d+(?:\.\d+)?)([KMBT])(?![a-z])", name, re.IGNORECASE):
+            facts["tokens_seen"] = round(float(tokens[1]) * UNITS[tokens[2].upper()])
+        elif self.tokens_per_step and "steps" in facts:
+            facts["tokens_seen"] = facts["steps"] * self.tokens_per_step
+        return facts
+
+
+def expand_revisions(names: Iterable[str]) -> tuple[str, ...]:
+    """Names of revisions, each "step{1000..5000..1000}" written out, as a shell does it.
+
+    Raises:
+        ValueError: an empty or endless range, a name twice, or more names than MOST_REVISIONS.
+    """
+    expanded: list[str] = []
+    for name in names:
+        if (found := _RANGE.search(name)) is None:
+            if "{" in name or "}" in name:
+                raise ValueError(f"{name[:80]!r} has braces, but not as in step{{1000..5000..1000}}; correct it")
+            expanded.append(name)
+            continue
+        first, last, step = int(found[1]), int(found[2]), int(found[3] or 1)
+        if step < 1 or last < first or (last - first) // step >= MOST_REVISIONS:
+            raise ValueError(f"{name[:80]!r} counts from {first} to {last} by {step}; correct the range")
+        numbers = range(first, last + 1, step)
+        expanded += expand_revisions(name[: found.start()] + str(number) + name[found.end() :] for number in numbers)
+    if len(expanded) > MOST_REVISIONS:
+        raise ValueError(f"these are more than {MOST_REVISIONS:,} revisions; name fewer")
+    if len(set(expanded)) < len(expanded):
+        twice = max(expanded, key=Counter(expanded).__getitem__)
+        raise ValueError(f"{twice[:80]!r} is named twice; leave one out")
+    return tuple(expanded)
 
 
 Run = TrainedRun | PretrainedRun

@@ -36,6 +36,11 @@ class CorpusSettings(Section):
     block_size: int = Field(2048, ge=2, lt=2**31)
     packing: Literal["paper", "lossless"] = "paper"
     end_of_text: bool = False  # put the end-of-text token after each story
+    layout: Literal["stream", "documents"] = "stream"  # stories end to end in blocks, or each in a row of its own
+    # A token in front of every block or row; "auto" is what a pretrained model's tokenizer does when it is called.
+    beginning_of_text: Literal["auto"] | bool = "auto"
+    chat_template: bool = False  # each story is a user's message in the tokenizer's chat template (documents only)
+    max_tokens: Count | None = None  # of the train text; what follows is left out
     ood: str | None = None  # out-of-distribution text for NC5: a file, folder or hub dataset
     seed: Seed = 0  # of the built-in generator
 
@@ -68,7 +73,9 @@ class TrainingSettings(Section):
 class ExtractionSettings(Section):
     """How features become class statistics."""
 
-    precision: Literal["fp32", "tf32", "fp16", "bf16"] = "fp16"  # of matrix products on a GPU; the CPU always uses fp32
+    # Of matrix products on a GPU; the CPU uses fp32. "auto": fp16 for models trained here, and for others that of their
+    # checkpoint, on a CPU too.
+    precision: Literal["auto", "fp32", "tf32", "fp16", "bf16"] = "auto"
     blocks_per_batch: Count = 16
     covariance: bool = True  # the pooled within-class covariance, which nc1_pinv needs
 
@@ -124,10 +131,18 @@ def _source_alone(value: Any) -> Any:
 
 
 class PretrainedFields(Section):
-    """Where a model lies that is measured as it is."""
+    """Where a model lies that is measured as it is, and how it is given the text."""
 
-    source: str  # a checkpoint folder, or a name on the hub
+    source: str  # a checkpoint folder, that of a PEFT adapter, or a name on the hub
     revision: str | None = None  # branch, tag or commit on the hub
+    # Several of them, measured as checkpoints 0, 1, 2 …; "step{1000..5000..1000}" stands for five.
+    revisions: OneOrMore[str] = ()
+    tokens_per_step: Count | None = None  # turns the step in a revision's name into tokens seen
+    tokenizer: str | None = None  # its own if not given
+    layout: Literal["stream", "documents"] | None = None  # that of the corpus if not given
+    beginning_of_text: Literal["auto"] | bool | None = None  # likewise
+    trust_remote_code: bool = False  # run the code that comes with the model
+    base: str | None = None  # another model of the study, which this one was made from
 
 
 PretrainedModel = Annotated[PretrainedFields, BeforeValidator(_source_alone)]  # a plain string is its source

@@ -29,8 +29,9 @@ from lcutils.corpus.tokenization import token_labels
 from lcutils.errors import UserError
 from lcutils.features.evaluation import evaluate_model
 from lcutils.features.extracted import Extracted, save_rest, save_sums
-from lcutils.features.extraction import explain_overflow, extract_agreement, extract_mean, extract_statistics, share
+from lcutils.features.extraction import explain_overflow, extract_agreement, extract_mean, extract_statistics
 from lcutils.features.models import FeatureModel, check_fit, load_feature_model, load_trained
+from lcutils.features.point import describe_pretrained
 from lcutils.manifests import read_manifest, write_manifest
 from lcutils.pipeline.jobs import (
     Job,
@@ -41,6 +42,7 @@ from lcutils.pipeline.jobs import (
     making,
     measure_job,
     needs_work,
+    precision_of,
     resume_folder,
     train_job,
 )
@@ -67,19 +69,22 @@ __all__ = [
 # ---------------------------------------------------------------------------------------------------------- 1 data
 
 
-def prepare_data(work: Workspace) -> Data:
-    """Stage 1: text to token blocks, tokenizer and token counts, under `data/`."""
-    job, settings = data_job(work), work.corpus
+def prepare_data(work: Workspace, model: str | None = None) -> Data:
+    """Stage 1: text to token blocks, tokenizer and token counts, under `data/`.
+
+    A pretrained model whose tokenizer or layout is another has blocks of its own, under `data-<model>/`.
+    """
+    job, settings = data_job(work, model), work.corpus_of(model)
     if needs_work(work, job):
         source_digest(settings)  # fail early if the text is missing
         with making(job, {"seed": settings.seed}) as folder:
-            prepare_corpus(settings, folder, log=work.log("data"))
+            prepare_corpus(settings, folder, log=work.log(job.folder.name))
     return open_data(job.folder)
 
 
-def load_tokenizer(work: Workspace) -> PreTrainedTokenizerFast:
-    """The tokenizer that the study's blocks were made with."""
-    return load_tokenizer_of(str(work.tokenizer))
+def load_tokenizer(work: Workspace, model: str | None = None) -> PreTrainedTokenizerFast:
+    """The tokenizer that a model's blocks were made with."""
+    return load_tokenizer_of(str(work.data_of(model) / "tokenizer"))
 
 
 # --------------------------------------------------------------------------------------------------------- 2 train
@@ -106,7 +111,7 @@ def _train(work: Workspace, run: TrainedRun, job: Job, architecture: Architectur
             # Training makes again what is missing, and nothing else. A checkpoint may have lost its weights only.
             remove(path.parent if path.name == "model.safetensors" else path)
     with explain_full_disk(job.folder), _device(work) as device:
-        recipe, log, blocks = run.recipe_on(device.type), work.log(run.name), (data.train, data.validation)
+        recipe, log, blocks = run.recipe_on(device.type), work.log(run.name), data.stream()
         records = train(architecture, recipe, *blocks, job.folder, device=device, log=log, job=job.identity)
         if ranks.is_first():
             facts = {key: records[-1].get(key) for key in ("tokens_per_second", "compile_seconds")}
@@ -118,7 +123,7 @@ def _finish_run(work: Workspace, run: TrainedRun, job: Job, began: float, facts:
     """Put the tokenizer beside each checkpoint's weights, and declare the run complete."""
     checkpoints = {str(k): work.checkpoint(run.name, k) for k in run.checkpoints}
     for folder in checkpoints.values():
-        shutil.copytree(work.tokenizer, folder, dirs_exist_ok=True)
+        shutil.copytree(work.data / "tokenizer", folder, dirs_exist_ok=True)
     facts |= {"seed": run.recipe.seed, "checkpoints": {k: content_digest(folder) for k, folder in checkpoints.items()}}
     write_manifest(job.folder, job.parameters, job.inputs, began, facts)
 
@@ -142,7 +147,7 @@ def extract_point(work: Workspace, model: str, checkpoint: int) -> Extracted:
     job, run = extract_job(work, model, checkpoint), work.study.run(model)
     if needs_work(work, job):
         _check_weights(work, run, checkpoint)
-        data, facts = open_data(work.data), dict[str, Any]()
+        data, facts = open_data(work.data_of(model)), dict[str, Any]()
         data.check_min_count(work.study.measurement.min_count)
         resume = resume_folder(job)
         resumed, began = resume.exists(), time.monotonic()
@@ -181,9 +186,10 @@ def _extract(
     """Extract a point into an existing folder; a process that is not the first of torchrun's has none."""
     settings, log = work.study.extraction, work.log(f"{run.name}@{checkpoint}") if folder else None
     rank, world = ranks.rank(), ranks.number()
-    precision = settings.precision if device.type == "cuda" else "fp32"
+    precision = precision_of(run, settings.precision)
+    precision = precision if device.type == "cuda" or precision == "auto" else "fp32"
     model = _load_model(work, run, checkpoint, precision, device, data.train.size)
-    tokenizer = Tokenizer.from_file(str(work.tokenizer / "tokenizer.json"))
+    tokenizer = Tokenizer.from_file(str(data.folder / "tokenizer" / "tokenizer.json"))
     splits = ("train", "validation", "ood") if work.study.corpus.ood else ("train", "validation")
     blocks = [data.blocks(split) for split in splits]
     check_fit(model, run.name, blocks, data.summary["vocab_size"], lambda token: token_labels(tokenizer, [token])[0])
@@ -209,7 +215,7 @@ def _extract(
         ids, means = ranks.from_first(*kept, device=device)
         samples, bias, scale = data.validation.size, model.bias, model.scale
         counter = AgreementCounter(model.classifier, means, ids, device, samples, bias, scale)
-        hits, totals = extract_agreement(model, share(data.validation, rank, world), counter, **common)
+        hits, totals = extract_agreement(model, data.validation, counter, rank=rank, world=world, **common)
         counts = {"hits": hits, "totals": totals}
         if counter.hits_weights is not hits:
             counts["hits_weights"] = counter.hits_weights
@@ -230,7 +236,8 @@ def _load_model(
 ) -> FeatureModel:
     source = work.checkpoint_source(run.name, checkpoint)
     if isinstance(run, PretrainedRun):
-        return load_feature_model(source, precision=precision, device=device, revision=run.revision, tokens=tokens)
+        revision = run.revisions[checkpoint]
+        return load_feature_model(source, precision=precision, device=device, revision=revision, tokens=tokens)
     return load_trained(Path(source), precision=precision, device=device, tokens=tokens)
 
 
@@ -241,13 +248,17 @@ def _describe(
     record = {"depth": model.depth, "width": model.classifier.shape[1], "n_params": model.n_params}
     if isinstance(run, TrainedRun):
         scores = json.loads((work.checkpoint(run.name, checkpoint) / "evaluation.json").read_text())
+        columns = ("steps", "tokens_seen", "val_loss", "val_accuracy", "perplexity")
         record |= {key: getattr(run.recipe, key) for key in ("epochs", "weight_decay", "seed")}
-    else:  # nobody has evaluated it on this text
-        exact = _load_model(work, run, checkpoint, "fp32", device, data.validation.size)
-        batch_size = work.study.extraction.blocks_per_batch
-        scores = evaluate_model(exact, data.validation, batch_size=batch_size, device=device)
-    columns = ("steps", "tokens_seen", "val_loss", "val_accuracy", "perplexity")
-    return record | {column: scores[column] for column in columns if column in scores}
+        return record | {column: scores[column] for column in columns if column in scores}
+    # Nobody has evaluated it on this text.
+    exact = _load_model(work, run, checkpoint, "fp32", device, data.validation.size)
+    batch_size = work.study.extraction.blocks_per_batch
+    scores = evaluate_model(exact, data.validation, batch_size=batch_size, device=device)
+    facts = describe_pretrained(run, checkpoint, data.summary, scores)
+    if facts["note"]:
+        print(f"{run.name}@{checkpoint}: {facts['note']}", file=sys.stderr, flush=True)
+    return record | facts
 
 
 # ------------------------------------------------------------------------------------------------------- 4 measure

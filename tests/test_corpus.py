@@ -16,7 +16,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from lcutils.corpus import open_blocks, prepare_corpus, source_digest
-from lcutils.corpus.prepare import entropy, pack, paper_batches, plain_batches
+from lcutils.corpus.layout import pack
+from lcutils.corpus.prepare import entropy, paper_batches, plain_batches
 from lcutils.corpus.readers import read_separated
 from lcutils.corpus.sources import open_stories
 from lcutils.errors import UserError
@@ -115,6 +116,7 @@ def test_prepared_blocks_and_counts_equal_naive_ones(tmp_path, packing, end_of_t
         total = sum(map(len, ids))
         assert summary[split] == {
             "stories": len(stories),
+            "characters": sum(map(len, stories)),
             "tokens": total,
             "blocks": len(blocks),
             "predictions": 7 * len(blocks),

@@ -105,7 +105,18 @@ def test_other_names_are_refused(name):
         ({"grid": [{"depth": 1, "width": 32, "checkpoints": 0}]}, ["grid[0].epochs", "is missing"]),
         ({"corpus": {"block_size": 4096}}, ["corpus.block_size", "4096", "positions"]),
         ({"pretrained": {"a b": "x"}}, ["pretrained.a b", "letters"]),
-        ({"pretrained": {"theirs": "x"}}, ["corpus.tokenizer", "is not given", "pretrained model's own"]),
+        ({"corpus": {"layout": "documents"}}, ["corpus.layout", "trained on a stream", "under each model"]),
+        ({"corpus": {"chat_template": True}, "pretrained": {"a": "x"}}, ["corpus.chat_template", "layout: documents"]),
+        (
+            {"pretrained": {"a": {"source": "x", "revision": "y", "revisions": ["z"]}}},
+            ["pretrained.a", "both revision and revisions"],
+        ),
+        ({"pretrained": {"a": {"source": "x", "revisions": "step{5..1}"}}}, ["pretrained.a.revisions", "from 5 to 1"]),
+        ({"pretrained": {"a": {"source": "x", "revisions": "step{5"}}}, ["pretrained.a.revisions", "braces"]),
+        ({"pretrained": {"a": {"source": "x", "revisions": ["y", "y"]}}}, ["pretrained.a.revisions", "named twice"]),
+        ({"pretrained": {"a": {"source": "x", "tokens_per_step": 5}}}, ["pretrained.a.tokens_per_step", "revisions"]),
+        ({"pretrained": {"a": {"source": "x", "base": "b"}}}, ["pretrained.a.base", "'b'", "no other model"]),
+        ({"pretrained": {"a": {"source": "x", "tokenizer": "bpe:300"}}}, ["pretrained.a.tokenizer", "trained anew"]),
         ({"name": "other"}, ["name", "delete the key"]),
         ({"pretrained": {"a": [5]}}, ["pretrained.a: should hold keys and values, not ['5']"]),
         ({"pretrained": {"..": "x"}}, ["pretrained...", "begin with a letter"]),
@@ -309,3 +320,31 @@ def test_a_path_may_hold_bytes_that_are_no_text_but_not_half_a_character():
     assert resolve_path("/a/\udcff").parts[-1] == "\udcff"  # the byte 0xff, as Python reads names
     with pytest.raises(UserError, match="holds half a character; correct the path"):
         resolve_path("/a/\ud83d")
+
+
+def test_revisions_are_written_out_as_a_shell_does_it(tmp_path):
+    names = ["main", "step{1000..3000..1000}", "a{1..2}-tokens{5..6}B"]
+    study = load_study(write(tmp_path, {"pretrained": {"theirs": {"source": "x", "revisions": names}}}))
+    run = study.runs["theirs"]
+    assert isinstance(run, PretrainedRun)
+    assert run.revisions == (
+        "main", "step1000", "step2000", "step3000", "a1-tokens5B", "a1-tokens6B", "a2-tokens5B", "a2-tokens6B",
+    )  # fmt: skip
+    assert run.checkpoints == tuple(range(8))
+    assert study.points[-1] == ("theirs", 7)
+
+
+@pytest.mark.parametrize(
+    ("name", "progress"),
+    [
+        ("step3000", {"steps": 3000, "tokens_seen": 6000}),
+        ("stage1-step140000-tokens588B", {"steps": 140_000, "tokens_seen": 588 * 10**9}),
+        ("iter-Tokens1.5T", {"tokens_seen": 1_500_000_000_000}),
+        ("main", {}),
+        (None, {}),
+        ("misstep5", {}),
+    ],
+)
+def test_how_far_a_revision_was_trained_is_in_its_name(name, progress):
+    run = PretrainedRun("theirs", "x", (name,), tokens_per_step=2)
+    assert run.progress_of(0) == progress

@@ -78,9 +78,9 @@ def test_a_changed_yaml_is_stale_not_refused(tiny):
 
 def test_relative_paths_start_at_the_repository(tiny):
     work = open_study(tiny, tiny.parent, "source=README.md ood=no/such/file.txt")
-    assert work.corpus.source.endswith("/README.md")
+    assert work.corpus_of().source.endswith("/README.md")
     assert work.study.corpus.source == "README.md"  # no machine's path gets into a manifest
-    assert work.corpus.ood == "no/such/file.txt"
+    assert work.corpus_of().ood == "no/such/file.txt"
 
 
 def test_home_and_relative_paths_are_the_same_everywhere(tiny, monkeypatch):
@@ -91,8 +91,8 @@ def test_home_and_relative_paths_are_the_same_everywhere(tiny, monkeypatch):
     overrides = {"source": "~/text.txt", "ood": "~/missing.txt", "tokenizer": "~/x", "pretrained": {"a": "~/model"}}
     work = open_study(tiny, "~/runs", overrides)
     assert work.folder == home / "runs" / "tiny"
-    assert work.corpus.source == f"{home}/text.txt"
-    assert work.corpus.ood == f"{home}/missing.txt"
+    assert work.corpus_of().source == f"{home}/text.txt"
+    assert work.corpus_of().ood == f"{home}/missing.txt"
     assert work.checkpoint_source("a", 0) == f"{home}/model"
     assert work.published_table("~/text.txt") == home / "text.txt"
     monkeypatch.chdir(home)  # what lies only here is not found by some and missed by others

@@ -8,12 +8,12 @@ import sys
 import numpy as np
 import pytest
 from test_corpus import settings, write_text
-from tokenizer_samples import BYTES, END, KINDS, LINES, sample
-from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors, trainers
+from tokenizer_samples import BYTES, END, KINDS, LINES, ids_of, sample
+from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, GPT2TokenizerFast
 
-from lcutils.corpus import open_blocks, prepare_corpus
-from lcutils.corpus.tokenization import Encoder, end_of_text_id, load_tokenizer, token_labels
+from lcutils.corpus import prepare_corpus
+from lcutils.corpus.tokenization import end_of_text_id, load_tokenizer, token_labels
 from lcutils.corpus.tokenizer_files import tokenizer_files
 from lcutils.errors import UserError
 from lcutils.parameters import ROOT
@@ -81,10 +81,10 @@ def test_ids_are_those_of_tokenizer_json_for_every_class(tmp_path, kind, odd):
         loaded.save_pretrained(saved)
         (saved / "config.json").write_text('{"model_type": "gpt_neo"}')
         for tokenizer in (loaded, load_tokenizer(str(saved))):
-            assert Encoder(tokenizer)(PROBES).tolist() == right, named
+            assert ids_of(tokenizer, PROBES) == right, named
         # transformers makes an added token of an ordinary one that plays a part, as <unk> does among `words`
-        theirs = Encoder(AutoTokenizer.from_pretrained(saved))
-        assert theirs(plain).tolist() == right_ids_of_plain, named
+        theirs = AutoTokenizer.from_pretrained(saved)
+        assert ids_of(theirs, plain) == right_ids_of_plain, named
         assert len(loaded) == file.get_vocab_size()
 
 
@@ -96,7 +96,7 @@ def test_the_tokens_that_play_a_part_are_in_the_vocabulary(tmp_path):
     tokenizer = load_tokenizer(str(folder))
     assert tokenizer.special_tokens_map == {"eos_token": "</s>", "unk_token": "<unk>"}
     assert end_of_text_id(tokenizer, str(folder)) == 1
-    assert Encoder(tokenizer)(["Lily</s>"]).tolist() == [0]  # one unknown word, as the file has it
+    assert ids_of(tokenizer, ["Lily</s>"]) == [0]  # one unknown word, as the file has it
     (folder / "special_tokens_map.json").unlink()
     (folder / "config.json").write_text('{"model_type": "t5"}')
     assert load_tokenizer(str(folder)).eos_token == "</s>"  # which T5's class knows
@@ -116,7 +116,7 @@ def test_dropout_of_a_bpe_is_off(tmp_path):
     settings_of = json.loads(sample("byte_level").to_str())
     settings_of["model"]["dropout"] = 0.5
     tokenizer = load_tokenizer(str(folder_of(tmp_path / "t", {"tokenizer.json": settings_of})))
-    assert Encoder(tokenizer)(PROBES).tolist() == right_ids(sample("byte_level"))
+    assert ids_of(tokenizer, PROBES) == right_ids(sample("byte_level"))
 
 
 def test_a_text_that_cannot_be_encoded_is_one_line(tmp_path):
@@ -211,7 +211,7 @@ def test_vocabulary_and_merges_give_the_ids_of_transformers(tmp_path, pair, file
     right = [i for text in PROBES for i in theirs(text, add_special_tokens=False)["input_ids"]]
     ours.save_pretrained(tmp_path / "saved")
     for tokenizer in (ours, load_tokenizer(str(tmp_path / "saved"))):
-        assert Encoder(tokenizer)(PROBES).tolist() == right
+        assert ids_of(tokenizer, PROBES) == right
         assert tokenizer.eos_token == theirs.eos_token
         assert end_of_text_id(tokenizer, str(folder)) == theirs.eos_token_id
     assert {file.name for file in tokenizer_files(str(folder))} == {*pair, *files}
@@ -242,7 +242,7 @@ def test_a_vocabulary_of_wordpieces_needs_its_class(tmp_path):
     text = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nthe\ncat\n##s\n"
     assert "its vocab.txt is of another kind than GPT-2's" in refusal(folder_of(tmp_path / "bare", {"vocab.txt": text}))
     files = {"vocab.txt": text, "tokenizer_config.json": {"tokenizer_class": "BertTokenizer"}}
-    assert Encoder(load_tokenizer(str(folder_of(tmp_path / "t", files))))(["the cats"]).tolist() == [5, 6, 7]
+    assert ids_of(load_tokenizer(str(folder_of(tmp_path / "t", files))), ["the cats"]) == [5, 6, 7]
 
 
 @pytest.mark.parametrize("file", ["tokenizer.model", "spiece.model", "qwen.tiktoken", "tekken.json"])
@@ -278,24 +278,6 @@ def test_no_code_of_a_folder_is_run(tmp_path, pair):
     assert outcome.stdout == f"{sample('byte_level').get_vocab_size()}\n"
     assert "Mine is not one of transformers, and code that comes with it is not run" in outcome.stderr
     assert not (tmp_path / "ran").exists()
-
-
-@pytest.mark.parametrize("kind", ["template", "bert", "none"])
-def test_a_beginning_of_text_that_blocks_lack_is_said(tmp_path, kind, recwarn):
-    tokenizer = sample("wordpiece")
-    if kind == "template":
-        template = processors.TemplateProcessing(single="[CLS] $A", special_tokens=[("[CLS]", 2)])
-        tokenizer.post_processor = processors.Sequence([processors.ByteLevel(), template])
-    elif kind == "none":
-        tokenizer.post_processor = processors.TemplateProcessing(single="$A [SEP]", special_tokens=[("[SEP]", 3)])
-    folder = folder_of(tmp_path / "t", {"tokenizer.json": tokenizer.to_str()})
-    source = write_text(tmp_path / "tales.txt", LINES)
-    (tmp_path / "out").mkdir()
-    prepare_corpus(settings(source=source, tokenizer=str(folder), block_size=4), tmp_path / "out")
-    said = [str(warning.message) for warning in recwarn if "tokenizer: " in str(warning.message)]
-    assert (open_blocks(tmp_path / "out", "train") != 2).all()
-    assert len(said) == (kind != "none")
-    assert all("begins every text with [CLS] when it is called; the blocks hold no such token" in line for line in said)
 
 
 # ---------------------------------------------------------------------------------------------------------- labels

@@ -4,6 +4,9 @@ import json
 from functools import cache
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+from lcutils.corpus.tokenization import Encoder
 
 END = "<|endoftext|>"
 LINES = [
@@ -94,3 +97,8 @@ def _saved(kind: str) -> str:
 def sample(kind: str) -> Tokenizer:
     """A fresh tokenizer of a kind."""
     return Tokenizer.from_str(_saved(kind))
+
+
+def ids_of(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> list[int]:
+    """The ids of all texts, one after the other, as the data stage gets them."""
+    return [number for ids in Encoder(tokenizer)(texts) for number in ids.tolist()]

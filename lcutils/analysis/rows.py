@@ -63,6 +63,8 @@ class Measured:
                 measured[key] = float(agreement[name].sum() / totals.sum()) if totals.sum() else float("nan")
         row = {column: record.get(column) for column in POINT_COLUMNS}
         row |= measured | {key: int(measured[key]) for key in COUNTS}
+        more = record.keys() - row.keys()
+        row |= {column: value for column, value in record.items() if column in more}
         names = {"model": row["model"], "checkpoint": row["checkpoint"]}
         sensitivity = [names | {"min_count": count} | dict(values) for count, values in by_count.items()]
 

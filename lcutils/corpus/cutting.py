@@ -66,25 +66,26 @@ class LongEncoder:
 
     Args:
         tokenizer: a fast tokenizer.
-        end_of_text: id appended to every text; None to append nothing.
+        ending: ids put behind every text.
         progress: is told how far a long text is tokenized.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, end_of_text: int | None, progress: Progress) -> None:
-        self.encode = Encoder(tokenizer, end_of_text)
-        self.encode_part = Encoder(tokenizer)
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, ending: tuple[int, ...], progress: Progress) -> None:
+        self.encode = Encoder(tokenizer)
+        self.ending = np.array(ending, dtype=np.uint32)
         self.may_cut = may_cut(tokenizer)
         self.progress = progress
 
-    def __call__(self, texts: list[str]) -> np.ndarray:  # (tokens,) uint32
-        """Concatenate the tokens of `texts`."""
+    def each(self, texts: list[str]) -> list[np.ndarray]:
+        """The tokens of each text: (tokens,) uint32."""
         if not self.may_cut or all(len(text) <= LONG for text in texts):
-            return self.encode(texts)
-        arrays = []
-        for text in texts:
-            *groups, last = cut(text) if len(text) > LONG else [[text]]
-            for number, group in enumerate(groups, 1):
-                arrays.append(self.encode_part(group))
+            encoded = self.encode(texts)
+        else:
+            encoded = [np.concatenate(list(self._pieces(text))) for text in texts]
+        return [np.concatenate((tokens, self.ending)) for tokens in encoded] if len(self.ending) else encoded
+
+    def _pieces(self, text: str) -> Iterator[np.ndarray]:
+        for number, group in enumerate(cut(text) if len(text) > LONG else [[text]], 1):
+            yield from self.encode(group)
+            if len(text) > LONG:
                 self.progress.update(0, MB_of_a_story=number * GROUP * PIECE / 1e6)
-            arrays += [self.encode_part(last[:-1]), self.encode(last[-1:])]
-        return np.concatenate(arrays)

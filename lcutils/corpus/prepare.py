@@ -1,7 +1,7 @@
 """The data stage: from stories to blocks of tokens and counts of labels.
 
 S = block_size (tokens per block), V = vocabulary size. A block gives S-1 predictions: the token at each position
-but the first is the label of the feature before it.
+but the first is the label of the feature before it. `layout` says how tokens become blocks.
 """
 
 from __future__ import annotations
@@ -18,20 +18,23 @@ import numpy as np
 
 from lcutils.artifacts import file_digest, write_json
 from lcutils.corpus.cutting import LongEncoder, cut_long
+from lcutils.corpus.files import say
 from lcutils.corpus.folders import local_files
+from lcutils.corpus.layout import Layout, SplitFigures
 from lcutils.corpus.paths import reason
 from lcutils.corpus.sources import BUILT_IN, check_sources, open_stories, origin
 from lcutils.corpus.stories import fingerprint
 from lcutils.corpus.tokenization import (
+    around,
+    as_message,
     bpe_size,
     check_tokenizer_name,
-    end_of_text_id,
     load_tokenizer,
     train_bpe,
     vocabulary_size,
-    warn_of_beginning,
 )
 from lcutils.corpus.tokenizer_files import tokenizer_files
+from lcutils.documents import Blocks, Documents
 from lcutils.errors import UserError
 from lcutils.manifests import check_artifact
 from lcutils.progress import Progress
@@ -63,37 +66,20 @@ def plain_batches(n: int) -> Iterator[range]:
         yield range(first, min(first + BATCH, n))
 
 
-def pack(arrays: Iterator[np.ndarray], block_size: int, packing: str) -> Iterator[tuple[np.ndarray, int]]:
-    """Cut token arrays into blocks.
-
-    "paper" drops the tokens that are left at the end of each array; "lossless" carries them into the next array, so
-    that only the last, partial block is dropped.
-
-    Yields:
-        For each array: blocks (n, block_size), and the number of tokens in the array (not in the blocks).
-    """
-    rest = np.empty(0, dtype=np.uint32)
-    for array in arrays:
-        tokens = np.concatenate((rest, array)) if packing == "lossless" else array
-        n = len(tokens) // block_size
-        rest = tokens[n * block_size :]
-        yield tokens[: n * block_size].reshape(n, block_size), len(array)
-
-
 def prepare_corpus(settings: CorpusSettings, folder: Path, *, log: Path | None = None) -> dict[str, Any]:
-    """Read the stories, tokenize, pack and count them, into `folder` (present and empty).
+    """Read the stories, tokenize, lay out and count them, into `folder` (present and empty).
 
-    Files: `train.bin`, `validation.bin` and, with out-of-distribution text, `ood.bin` (raw little-endian
-    blocks, uint16, or uint32 for a vocabulary above 65,535); `counts.npy` int64 (2, V), how often each token is a
-    label in train and in validation; `tokenizer/`; `corpus.json`, the summary.
+    Files: `train.bin`, `validation.bin` and, with out-of-distribution text, `ood.bin` (raw little-endian blocks, or
+    rows of documents with their `….lengths.npy`; uint16, or uint32 for a vocabulary above 65,535); `counts.npy` int64
+    (2, V), how often each token is a label in train and in validation; `tokenizer/`; `corpus.json`, the summary.
 
     Out-of-distribution text is always packed without loss, since it is never trained on.
 
     Returns:
-        The summary: packing, block_size, vocab_size, dtype, end_of_text; for each split its
-        stories, tokens, blocks, predictions and dropped_tokens; `label_types`, the number of token types among
-        the train labels; `unigram_entropy` in nats, the entropy of the validation labels, which is the lowest
-        validation loss that a model without context can reach.
+        The summary: packing, block_size, vocab_size, dtype, end_of_text, layout; `beginning` and `ending`, ids that
+        stand around the text; for each split its stories, characters, tokens, blocks, predictions and dropped_tokens;
+        `label_types`, the number of token types among the train labels; `unigram_entropy` in nats, the entropy of the
+        validation labels, which is the lowest validation loss that a model without context can reach.
 
     Raises:
         UserError: a source or the tokenizer is wrong, or there is too little text.
@@ -102,7 +88,7 @@ def prepare_corpus(settings: CorpusSettings, folder: Path, *, log: Path | None =
     # A wrong tokenizer is reported before any slow work.
     tokenizer = load_tokenizer(settings.tokenizer) if size is None else None
     if tokenizer is not None:
-        warn_of_beginning(tokenizer)
+        around(tokenizer, settings)
     with open_stories(settings, folder, log) as splits:
         if tokenizer is None:
             assert size is not None
@@ -112,51 +98,63 @@ def prepare_corpus(settings: CorpusSettings, folder: Path, *, log: Path | None =
                 tokenizer = train_bpe((part for batch in texts for part in cut_long(batch)), size)
         vocab_size = vocabulary_size(tokenizer)
         dtype = np.dtype("<u2" if vocab_size <= 65_535 else "<u4")
-        ending = end_of_text_id(tokenizer, settings.tokenizer) if settings.end_of_text else None
-
-        counts = {split: np.zeros(vocab_size, dtype=np.int64) for split in splits}  # (V,)
-        figures: dict[str, dict[str, int]] = {}
+        beginning, ending = around(tokenizer, settings)
+        figures = {split: SplitFigures(np.zeros(vocab_size, dtype=np.int64)) for split in splits}
         with Progress("tokenize", sum(map(len, splits.values())), unit="story", log=log) as progress:
             encoder = LongEncoder(tokenizer, ending, progress)
             for split, dataset in splits.items():
-                packing = "lossless" if split == "ood" else settings.packing
+                packing = None if settings.layout == "documents" else settings.packing
+                packing = "lossless" if packing and split == "ood" else packing
+                most = settings.max_tokens if split == "train" else None
+                layout = Layout(settings.block_size, beginning, packing, most)
                 batches = (paper_batches if packing == "paper" else plain_batches)(len(dataset))
-                tokens = blocks = 0
-                arrays = map(encoder, _texts(dataset, batches, progress))
-                with (folder / f"{split}.bin").open("wb") as file:
-                    for block, n in pack(arrays, settings.block_size, packing):
-                        block.astype(dtype).tofile(file)
-                        counts[split] += np.bincount(block[:, 1:].ravel(), minlength=vocab_size)
-                        tokens, blocks = tokens + n, blocks + len(block)
-                if not blocks:
-                    raise UserError(
-                        f"{origin(settings, split)}: the {split} split "
-                        f"({len(dataset):,} stories, {tokens:,} tokens) fills no block of {settings.block_size}; "
-                        f"use more text{' or' if packing == 'lossless' else ', packing: lossless or'} "
-                        "a smaller block_size"
+                texts = _texts(dataset, batches, progress)
+                counted = _counted(texts, figures[split])
+                shown = (as_message(tokenizer, text) for text in counted) if settings.chat_template else counted
+                layout.write(map(encoder.each, shown), folder / f"{split}.bin", dtype, figures[split])
+                _check_enough(settings, split, figures[split])
+                if cut := figures[split].cut:
+                    say(
+                        f"{split}: {cut:,} of {figures[split].stories:,} stories have more than {settings.block_size} "
+                        "tokens; they are cut into rows",
+                        log,
                     )
-                figures[split] = {
-                    "stories": len(dataset),
-                    "tokens": tokens,
-                    "blocks": blocks,
-                    "predictions": blocks * (settings.block_size - 1),
-                    "dropped_tokens": tokens - blocks * settings.block_size,
-                }
 
     tokenizer.save_pretrained(str(folder / "tokenizer"))
-    np.save(folder / "counts.npy", np.stack((counts["train"], counts["validation"])))
+    counts = figures["train"].counts, figures["validation"].counts
+    np.save(folder / "counts.npy", np.stack(counts))
     summary: dict[str, Any] = {
         "packing": settings.packing,
         "block_size": settings.block_size,
         "vocab_size": vocab_size,
         "dtype": dtype.name,
         "end_of_text": settings.end_of_text,
-        **figures,
-        "label_types": int(np.count_nonzero(counts["train"])),
-        "unigram_entropy": entropy(counts["validation"]),
+        "layout": settings.layout,
+        "beginning": list(beginning),
+        "ending": list(ending),
+        **{split: counted.summary() for split, counted in figures.items()},
+        "label_types": int(np.count_nonzero(counts[0])),
+        "unigram_entropy": entropy(counts[1]),
     }
     write_json(folder / SUMMARY, summary)
     return summary
+
+
+def _counted(batches: Iterable[list[str]], figures: SplitFigures) -> Iterator[list[str]]:
+    """The batches, whose stories and characters are counted on their way."""
+    for batch in batches:
+        figures.stories += len(batch)
+        figures.characters += sum(map(len, batch))
+        yield batch
+
+
+def _check_enough(settings: CorpusSettings, split: str, figures: SplitFigures) -> None:
+    """Raise a `UserError` if a split has no block."""
+    if not figures.blocks:
+        fix = "" if settings.layout == "documents" or settings.packing == "lossless" else ", packing: lossless or"
+        fix = f"use more text{fix or ' or'} a smaller block_size"
+        what = f"({figures.stories:,} stories, {figures.tokens:,} tokens) fills no block of {settings.block_size}"
+        raise UserError(f"{origin(settings, split)}: the {split} split {what}; {fix}")
 
 
 def entropy(counts: np.ndarray) -> float:
@@ -172,7 +170,7 @@ def _texts(dataset: Dataset, batches: Iterable[range], progress: Progress) -> It
         progress.update(len(batch))
 
 
-def open_blocks(folder: Path, split: str) -> np.ndarray:
+def open_blocks(folder: Path, split: str) -> Blocks:
     """Map the blocks of a split ("train", "validation", "ood") of a prepared corpus: (n_blocks, S), read-only.
 
     Raises:
@@ -183,8 +181,13 @@ def open_blocks(folder: Path, split: str) -> np.ndarray:
     if not path.is_file() or not (folder / SUMMARY).is_file():
         raise UserError(f"{path}: is missing; prepare the corpus first (make sweep, or notebook 01)")
     summary = json.loads((folder / SUMMARY).read_text())
-    dtype = np.dtype(summary["dtype"]).newbyteorder("<")
-    return np.memmap(path, dtype=dtype, mode="r").reshape(-1, summary["block_size"])
+    tokens = np.memmap(path, dtype=np.dtype(summary["dtype"]).newbyteorder("<"), mode="r")
+    size, beginning = summary["block_size"], len(summary.get("beginning", []))
+    if (lengths := path.with_suffix(".lengths.npy")).is_file():
+        return Documents(tokens, np.load(lengths), beginning, size)
+    if beginning > 1:  # more than one token to leave out of the labels
+        return Documents(tokens, np.full(len(tokens) // size, size, dtype=np.int32), beginning, size)
+    return tokens.reshape(-1, size)
 
 
 @dataclass(frozen=True)
@@ -193,19 +196,28 @@ class Data:
 
     Attributes:
         summary: what `prepare_corpus` returns.
-        train, validation: (n_blocks, S) memory maps.
+        train, validation: (n_blocks, S) memory maps, or rows of documents.
         counts: (2, V) how often each token is a label in train and in validation.
     """
 
     folder: Path
     summary: dict[str, Any]
-    train: np.ndarray
-    validation: np.ndarray
+    train: Blocks
+    validation: Blocks
     counts: np.ndarray
 
-    def blocks(self, split: str) -> np.ndarray:
+    def blocks(self, split: str) -> Blocks:
         """The blocks (n_blocks, S) of a split: "train", "validation" or "ood"."""
         return open_blocks(self.folder, split)
+
+    def stream(self) -> tuple[np.ndarray, np.ndarray]:
+        """Train and validation blocks to train on; a `UserError` where they are rows of documents."""
+        if isinstance(self.train, Documents) or isinstance(self.validation, Documents):
+            raise UserError(
+                "corpus.beginning_of_text: the tokenizer puts several tokens in front, models are trained with one at "
+                "most; leave it at auto, or name another tokenizer"
+            )
+        return self.train, self.validation
 
     def check_min_count(self, least: int) -> None:
         """Raise a `UserError` if fewer than two token types have at least `least` samples in the train text."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import warnings
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +19,13 @@ from lcutils.corpus.tokenizer_files import (
     tokenizer_folder,
     wrapped,
 )
-from lcutils.errors import UserError
+from lcutils.errors import UserError, first_line
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
+
+    from lcutils.parameters import CorpusSettings
 
 SMALLEST_BPE = 257  # 256 bytes and the end of text
 LARGEST_VOCABULARY = 2**24  # counts of every id are held in memory; the largest vocabularies have some 2**18
@@ -157,19 +158,69 @@ def end_of_text_id(tokenizer: PreTrainedTokenizerFast, name: str) -> int:
     return int(token_id)
 
 
-def warn_of_beginning(tokenizer: PreTrainedTokenizerFast) -> None:
-    """Say so if the tokenizer puts a token in front of every text when it is called: blocks are made without it."""
-    for part in _parts(tokenizer.backend_tokenizer.post_processor):
-        match part:
-            case {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": str(token)}}, *_]} | {
-                "type": "BertProcessing" | "RobertaProcessing",
-                "cls": [str(token), _],
-            }:
-                warnings.warn(
-                    f"tokenizer: {tokenizer.name_or_path} begins every text with {token} when it is called; the blocks "
-                    "hold no such token, without which some pretrained models predict badly",
-                    stacklevel=2,
-                )
+def around(tokenizer: PreTrainedTokenizerFast, settings: CorpusSettings) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Ids that stand in front of every block or row, and those behind every story.
+
+    "auto" is what the tokenizer adds when it is called. In a stream, which goes on over the end of a story, only
+    `end_of_text` puts something behind one; a chat template brings both by itself.
+
+    Raises:
+        UserError: there is no such token, no chat template, or no room left for the text.
+    """
+    if settings.chat_template:
+        if not tokenizer.chat_template:
+            raise UserError(f"chat_template: {settings.tokenizer} has none; set chat_template: false")
+        return (), ()
+    front, behind = _added_when_called(tokenizer.backend_tokenizer)
+    if settings.beginning_of_text is False:
+        front = ()
+    elif settings.beginning_of_text is True and not front:
+        front = (_beginning_of_text_id(tokenizer, settings.tokenizer),)
+    if settings.layout == "stream":
+        behind = ()
+    if settings.end_of_text and not behind:
+        behind = (end_of_text_id(tokenizer, settings.tokenizer),)
+    if len(front) + 1 >= settings.block_size:
+        raise UserError(
+            f"block_size: {settings.block_size} leaves no prediction beside the {len(front)} token that "
+            f"{settings.tokenizer} puts in front; use larger blocks, or beginning_of_text: false"
+        )
+    return front, behind
+
+
+def _added_when_called(backend: Tokenizer) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Ids that a tokenizer puts in front of a text and behind it."""
+    for text in ("a", *sorted(backend.get_vocab())[:1_000]):  # some know no "a"
+        try:
+            with in_one_line("tokenizer: cannot be called"):
+                plain = backend.encode(text, add_special_tokens=False).ids
+                whole = backend.encode(text, add_special_tokens=True).ids
+        except UserError:  # a word that it does not know; the story that has one is reported when it comes
+            continue
+        for start in range(len(whole) - len(plain) + 1) if plain else ():
+            if whole[start : start + len(plain)] == plain:
+                return tuple(whole[:start]), tuple(whole[start + len(plain) :])
+    return (), ()
+
+
+def _beginning_of_text_id(tokenizer: PreTrainedTokenizerFast, name: str) -> int:
+    token_id = tokenizer.get_vocab().get(tokenizer.bos_token or "")
+    if token_id is None:
+        raise UserError(f"tokenizer: {name} has no beginning-of-text token; set beginning_of_text: auto, or false")
+    return int(token_id)
+
+
+def as_message(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> list[str]:
+    """Each text as a user's message in the tokenizer's chat template; a `UserError` if the template refuses it."""
+    try:
+        return [
+            str(tokenizer.apply_chat_template([{"role": "user", "content": text}], tokenize=False)) for text in texts
+        ]
+    except Exception as error:  # whatever a template of others may do wrong
+        raise UserError(
+            f"chat_template: that of {tokenizer.name_or_path} cannot be used ({first_line(error)}); "
+            "set chat_template: false"
+        ) from None
 
 
 def _parts(component: Any) -> list[dict[str, Any]]:
@@ -232,28 +283,24 @@ def _labeller(parts: list[dict[str, Any]]) -> Callable[[str], str]:
 
 
 class Encoder:
-    """Turns batches of texts into one array of token ids, on all cores and without Python code per token.
+    """Turns batches of texts into arrays of token ids, on all cores and without Python code per token.
 
     Args:
         tokenizer: a fast tokenizer.
-        end_of_text: id appended to every text; None to append nothing, as in the paper.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, end_of_text: int | None = None) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         self.backend = tokenizer.backend_tokenizer  # it does not warn about long texts as transformers does
         self.name = tokenizer.name_or_path
         self.backend.no_truncation()
         self.backend.no_padding()
-        self.end_of_text = end_of_text
 
-    def __call__(self, texts: list[str]) -> np.ndarray:  # (tokens,) uint32
-        """Concatenate the tokens of `texts`.
+    def __call__(self, texts: list[str]) -> list[np.ndarray]:
+        """The tokens of each text: (tokens,) uint32.
 
         Raises:
             UserError: a text cannot be encoded, as where a word is unknown and there is no token for that.
         """
         with in_one_line(f"tokenizer: {self.name} cannot encode the text"):
             encoded = self.backend.encode_batch_fast(texts, add_special_tokens=False)
-        ends = [] if self.end_of_text is None else [self.end_of_text]
-        parts = [np.array(item.ids + ends, dtype=np.uint32) for item in encoded]
-        return np.concatenate(parts) if parts else np.empty(0, dtype=np.uint32)
+        return [np.array(item.ids, dtype=np.uint32) for item in encoded]

@@ -40,6 +40,12 @@ def tokenizer_folder(name: str) -> Path | None:
     return folder
 
 
+def holds_tokenizer(name: str) -> bool:
+    """Whether a model's folder has a tokenizer; one on the hub is taken to have its own."""
+    folder = tokenizer_folder(name)
+    return folder is None or any((folder / file).is_file() for file in (WHOLE, "vocab.json", "vocab.txt"))
+
+
 def tokenizer_files(name: str) -> list[Path]:
     """The local files that decide which ids a text gets; none for a tokenizer of the hub, or one to be trained."""
     if (folder := tokenizer_folder(name)) is None:
@@ -65,12 +71,17 @@ def in_one_line(what: str) -> Iterator[None]:
 
 
 def fetched(name: str) -> Path:
-    """The folder of the hub's cache that holds the files of a tokenizer on the hub, fetched if need be."""
+    """The folder of the hub's cache that holds the files of a tokenizer on the hub, fetched if need be.
+
+    Behind an `@`, a name has a revision: "owner/name@step3000".
+    """
     from transformers.utils.hub import cached_file
 
     names = (*TOKENIZER_FILES, *OTHER_FILES, TEMPLATE)
+    model, _, revision = name.partition("@")
+    wanted = {"revision": revision or None, "_raise_exceptions_for_missing_entries": False}
     try:
-        found = [cached_file(name, file, _raise_exceptions_for_missing_entries=False) for file in names]
+        found = [cached_file(model, file, **wanted) for file in names]
     except (OSError, ValueError) as error:  # unknown, gated; or no name for a repository
         found, why = [], first_line(error)
     else:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import torch
 
+from lcutils.documents import Blocks
 from lcutils.errors import UserError
 from lcutils.features.batches import batches
 from lcutils.features.models import FeatureModel
@@ -17,7 +17,7 @@ LOGITS_BYTES = 2**31  # of a batch in float32; transformers holds a few copies o
 
 @torch.no_grad()
 def evaluate_model(
-    model: FeatureModel, blocks: np.ndarray, *, batch_size: int, device: torch.device | str
+    model: FeatureModel, blocks: Blocks, *, batch_size: int, device: torch.device | str
 ) -> dict[str, float]:
     """Validation loss (mean over all predictions, in nats), accuracy and perplexity, by the model's own logits.
 
@@ -25,7 +25,7 @@ def evaluate_model(
 
     Args:
         model: on `device`.
-        blocks: (n, S) tokens; a block gives S - 1 predictions.
+        blocks: (n, S) tokens; a block gives S - 1 predictions; or documents.
         batch_size: blocks at a time; fewer where all their logits are held at once and would take too much room.
         device: where the work is done.
 
@@ -43,11 +43,13 @@ def evaluate_model(
     on = torch.device(device)
     loss = torch.zeros((), dtype=torch.float64, device=on)
     right = torch.zeros((), dtype=torch.float64, device=on)
+    predictions = torch.zeros((), dtype=torch.int64, device=on)
     for _, tokens, labels in batches(blocks, batch_size, on):
         sums = prediction_loss(scores(tokens).flatten(0, 1), head, labels)
         loss += sums[0]
         right += sums[1]
-    predictions = len(blocks) * (blocks.shape[1] - 1)
-    mean = float(loss) / predictions
+        predictions += (labels >= 0).sum()
+    number = int(predictions)
+    mean = float(loss) / number
     perplexity = math.exp(mean) if mean < 700 else math.inf
-    return {"val_loss": mean, "val_accuracy": float(right) / predictions, "perplexity": perplexity}
+    return {"val_loss": mean, "val_accuracy": float(right) / number, "perplexity": perplexity}

@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from lcutils.artifacts import find_sealed, remove, write_sealed
+from lcutils.documents import Blocks, Documents
 from lcutils.errors import NotFiniteError, UserError
-from lcutils.features.batches import batches
+from lcutils.features.batches import batches, tokens_in
 from lcutils.features.models import FeatureModel
 from lcutils.features.statistics import ClassStatistics
 from lcutils.manifests import claim_folder, note_digest
@@ -31,9 +32,13 @@ SECONDS_BETWEEN_STATES = 120.0
 STATES = "statistics-*.safetensors"
 
 
-def share(blocks: np.ndarray, rank: int, world: int) -> np.ndarray:
-    """The contiguous part of the blocks that a rank extracts; the parts of all ranks in order are all blocks."""
-    return blocks[len(blocks) * rank // world : len(blocks) * (rank + 1) // world]
+def share(blocks: Blocks, rank: int, world: int) -> tuple[int, int]:
+    """Where a rank's blocks begin and end. The ranks' in order are all blocks, and have about as many tokens each."""
+    if isinstance(blocks, Documents):
+        before = np.cumsum(np.sort(blocks.lengths))  # (n,) tokens up to each row's end
+        edges = [int(np.searchsorted(before, blocks.size * part / world, side="left")) for part in (rank, rank + 1)]
+        return 0 if rank == 0 else edges[0], len(blocks) if rank + 1 == world else edges[1]
+    return len(blocks) * rank // world, len(blocks) * (rank + 1) // world
 
 
 class Counter(Protocol):
@@ -59,7 +64,7 @@ def explain_overflow(name: str, precision: str) -> Iterator[None]:
 @torch.no_grad()
 def extract_statistics(
     model: FeatureModel,
-    blocks: np.ndarray,
+    blocks: Blocks,
     *,
     batch_size: int,
     device: str | torch.device = "cpu",
@@ -101,11 +106,11 @@ def extract_statistics(
         UserError: `resume` holds files that no extraction wrote, or the state of another process was lost.
         NotFiniteError: features overflowed; raised when the state is next saved, or at the end.
     """
-    device, mine = torch.device(device), share(blocks, rank, world)
+    device, (begin, end) = torch.device(device), share(blocks, rank, world)
     if world > 1 and resume is None:
         raise ValueError("resume: several processes need a folder for their states")
     vocabulary, dim = model.classifier.shape
-    done, saved_blocks, state, stats = 0, 0, None, None
+    done, state, stats = begin, None, None
     if resume is not None:
         if rank == 0:
             identity = _identity(model, blocks, covariance) | {"narrow": narrow, "ranks": world, "job": job}
@@ -113,16 +118,16 @@ def extract_statistics(
         barrier()
         state = _State(resume, rank, world)
         done, stats = state.load(device, "all" if classes is None else classes)
-        saved_blocks = done
+        done = max(done, begin)
+    saved_blocks = done
     stats = stats or ClassStatistics(vocabulary, dim, covariance, device, classes, narrow)
     saved_at = time.monotonic()
-    size = blocks.shape[1]
     title = "extract" if world == 1 else f"extract {rank + 1} of {world}"
-    with Progress(title, len(mine) * size, log=log, start=done * size) as progress:
-        for number, tokens, labels in batches(mine, batch_size, device, done):
+    with Progress(title, tokens_in(blocks, begin, end), log=log, start=tokens_in(blocks, begin, done)) as progress:
+        for number, tokens, labels in batches(blocks, batch_size, device, done, end):
             stats.update(model.features(tokens).reshape(-1, dim), labels)
+            progress.update(tokens_in(blocks, done, done + number))
             done += number
-            progress.update(number * size)
             if state is not None and time.monotonic() - saved_at >= SECONDS_BETWEEN_STATES:
                 stats.check_finite()
                 state.save(stats, done)
@@ -133,15 +138,15 @@ def extract_statistics(
     if resume is not None and world > 1:
         barrier()  # the states of all are complete
         for other in range(1, world) if rank == 0 else ():
-            _merge_state(stats, _State(resume, other, world), len(share(blocks, other, world)))
+            _merge_state(stats, _State(resume, other, world), *share(blocks, other, world))
     return stats
 
 
-def _merge_state(stats: ClassStatistics, state: _State, blocks: int) -> None:
-    """Add the complete state of another rank, which had so many blocks; it is read into the host's memory."""
+def _merge_state(stats: ClassStatistics, state: _State, begin: int, end: int) -> None:
+    """Add the complete state of another rank, which had these blocks; it is read into the host's memory."""
     done, part = state.load(torch.device("cpu"))
-    if done != blocks:
-        raise UserError(f"{state.folder}: {state.states} with {blocks} blocks is missing; extract again to make it")
+    if max(done, begin) != end:
+        raise UserError(f"{state.folder}: {state.states} up to block {end} is missing; extract again to make it")
     if part is not None:
         stats.merge(part)
 
@@ -172,11 +177,11 @@ class _State:
         write_sealed(self.folder, name, stats.save, job=job, replaces=self.states)
 
 
-def _identity(model: FeatureModel, blocks: np.ndarray, covariance: bool) -> dict[str, Any]:
+def _identity(model: FeatureModel, blocks: Blocks, covariance: bool) -> dict[str, Any]:
     """What decides the statistics, as far as this function's arguments say."""
     # Some rows tell models apart; all of them would take as long as the rest of a short extraction.
     digest = hashlib.sha256(model.classifier[::64].detach().float().cpu().numpy().tobytes())
-    for block in (blocks[0], blocks[-1]) if len(blocks) else ():
+    for block in (blocks[:1], blocks[-1:]):
         digest.update(np.ascontiguousarray(block).tobytes())
     return {
         "model": model.identity,
@@ -189,12 +194,14 @@ def _identity(model: FeatureModel, blocks: np.ndarray, covariance: bool) -> dict
 @torch.no_grad()
 def extract_agreement(
     model: FeatureModel,
-    blocks: np.ndarray,
+    blocks: Blocks,
     counter: Counter,
     *,
     batch_size: int,
     device: str | torch.device = "cpu",
     log: Path | None = None,
+    rank: int = 0,
+    world: int = 1,
 ) -> tuple[Tensor, Tensor]:
     """NC4 over the blocks: per-class hits and totals, (V,) int64 each, as `classifier_agreement` defines them.
 
@@ -205,22 +212,24 @@ def extract_agreement(
         batch_size: blocks per batch.
         device: where the work is done.
         log: file for lines of progress.
+        rank, world: which of how many processes this is: it counts its share of the blocks.
 
     Raises:
         NotFiniteError: features overflowed; raised at the end.
     """
-    device = torch.device(device)
-    with Progress("agreement", blocks.size, log=log) as progress:
-        for number, tokens, labels in batches(blocks, batch_size, device):
+    device, (done, end) = torch.device(device), share(blocks, rank, world)
+    with Progress("agreement", tokens_in(blocks, done, end), log=log) as progress:
+        for number, tokens, labels in batches(blocks, batch_size, device, done, end):
             counter.update(model.features(tokens).flatten(0, 1), labels)
-            progress.update(number * blocks.shape[1])
+            progress.update(tokens_in(blocks, done, done + number))
+            done += number
     return counter.result()
 
 
 @torch.no_grad()
 def extract_mean(
     model: FeatureModel,
-    blocks: np.ndarray,
+    blocks: Blocks,
     *,
     batch_size: int,
     device: str | torch.device = "cpu",

@@ -14,11 +14,11 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from lcutils.devices import tf32
+from lcutils.documents import Blocks
 from lcutils.errors import UserError
 from lcutils.features.model_folder import check_model_folder, no_checkpoint
 from lcutils.gptneo.checkpoint import OtherLayoutError, from_transformers, read_checkpoint
@@ -242,7 +242,7 @@ def _cut(
 
 
 def check_fit(
-    model: FeatureModel, name: str, blocks: Sequence[np.ndarray], vocab_size: int, label: Callable[[int], str]
+    model: FeatureModel, name: str, blocks: Sequence[Blocks], vocab_size: int, label: Callable[[int], str]
 ) -> None:
     """Raise a `UserError` if blocks have more positions or larger token ids than the model was made for.
 

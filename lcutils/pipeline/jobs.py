@@ -20,7 +20,7 @@ from lcutils.errors import UserError
 from lcutils.manifests import damaged_files, read_manifest, write_manifest
 from lcutils.pipeline.overrides import refuse_clash
 from lcutils.pipeline.paths import Workspace
-from lcutils.runs import PretrainedRun, TrainedRun
+from lcutils.runs import PretrainedRun, Run, TrainedRun
 
 INPUTS = ".inputs"  # in a study's folder: digests of text, tokenizers, models and tables, by size and time of the files
 
@@ -93,13 +93,23 @@ class Job:
         return self.complete and not self.out_of_date
 
 
-def data_job(work: Workspace) -> Job:
-    """The job that prepares the corpus."""
+def data_job(work: Workspace, model: str | None = None) -> Job:
+    """The job that prepares a model's corpus; that of the models trained here if none is named."""
     try:
-        text = source_digest(work.corpus, _remembered(work))
+        text = source_digest(work.corpus_of(model), _remembered(work))
     except UserError:  # the text is gone; the stage that has to read it reports that
         text = None
-    return Job(work.data, "01_data", work.study.corpus.model_dump(mode="json"), {"text": text})
+    parameters = work.settings_of(model).model_dump(mode="json")
+    for key, usual in (
+        ("layout", "stream"),
+        ("beginning_of_text", False),
+        ("chat_template", False),
+        ("max_tokens", None),
+    ):
+        if parameters[key] == usual:  # results from before there was such a key are up to date
+            del parameters[key]
+    folder = work.data_of(model)
+    return Job(folder, "01_data" + (f" with model {model}" if folder != work.data else ""), parameters, {"text": text})
 
 
 def train_job(work: Workspace, model: str, data: Job | None = None) -> Job:
@@ -118,7 +128,7 @@ def extract_job(
     work: Workspace, model: str, checkpoint: int, data: Job | None = None, trained: Job | None = None
 ) -> Job:
     """The job that extracts a point's class statistics; `data` and `trained` are its inputs' jobs, if known already."""
-    run, data, study = work.study.run(model), data or data_job(work), work.study
+    run, data, study = work.study.run(model), data or data_job(work, model), work.study
     # Agreement is decided over the kept classes, so extraction reads min_count too.
     parameters = study.extraction.model_dump(mode="json") | {
         "min_count": study.measurement.min_count,
@@ -126,17 +136,24 @@ def extract_job(
     }
     weights: str | None
     if isinstance(run, PretrainedRun):
-        parameters |= {"source": run.source, "revision": run.revision}
+        parameters |= {"source": run.source, "revision": run.revisions[checkpoint]}
+        parameters |= {"trust_remote_code": True} if run.trust_remote_code else {}
         source = work.checkpoint_source(model, checkpoint)
         weights = content_digest(Path(source), _remembered(work)) if Path(source).is_dir() else source
         upstream = (data,)
     else:
+        parameters["precision"] = precision_of(run, study.extraction.precision)
         trained = trained or train_job(work, model, data)
         weights = (read_manifest(trained.folder) or {}).get("checkpoints", {}).get(str(checkpoint))
         upstream = (trained,)
     folder = work.statistics(*work.point(model, checkpoint))
     inputs = {"data": _content(data), "checkpoint": weights}
     return Job(folder, f"03_extract with model {model}", parameters, inputs, upstream)
+
+
+def precision_of(run: Run, asked: str) -> str:
+    """The precision of a run's products: "auto" is fp16 for models trained here, and else the checkpoint's own."""
+    return "fp16" if asked == "auto" and isinstance(run, TrainedRun) else asked
 
 
 def resume_folder(extraction: Job) -> Path:
@@ -185,9 +202,11 @@ def _content(job: Job) -> str | None:
 def all_jobs(work: Workspace, model: str | None = None) -> dict[str, Job]:
     """All jobs except the analysis, or one model's, by the names that a sweep gives them."""
     runs = [work.study.run(model)] if model else list(work.study.runs.values())
-    data = data_job(work)
-    jobs = {"data": data}
+    jobs = {name: data_job(work, owner) for name, owner in work.corpora.items()}
+    if model:
+        jobs = {name: job for name, job in jobs.items() if name == work.data_of(model).name}
     for run in runs:
+        data = jobs[work.data_of(run.name).name]
         trained = train_job(work, run.name, data) if isinstance(run, TrainedRun) else None
         if trained:
             jobs[f"train/{run.name}"] = trained

@@ -58,9 +58,38 @@ def describe_failures(work: Workspace, began: float) -> str:
     text = ""
     for log in sorted((work.folder / "logs").glob(f"*{FAILED}")):
         if log.stat().st_mtime >= began:
-            lines = log.read_text(errors="replace").strip().splitlines() or ["nothing could be written of it"]
-            text += f"{one_line(log.stem)} failed: {one_line(lines[-1], 300)}\n"
+            text += f"{one_line(log.stem)} failed: {_last_line(log)}\n"
     return text
+
+
+def note_failure(work: Workspace, job: str, line: str) -> None:
+    """Leave a line that says why a job failed, as a sweep's jobs do."""
+    work.log(job).with_suffix(FAILED).write_text(line + "\n", encoding="utf-8")
+
+
+def forget_failures(work: Workspace) -> None:
+    """Delete what failed jobs of earlier times have left."""
+    for path in (work.folder / "logs").glob(f"*{FAILED}"):
+        path.unlink()
+
+
+def failed_points(work: Workspace) -> dict[str, str]:
+    """Why points were not measured when they were last tried, by "model@checkpoint", one line each."""
+    failed = {}
+    for model, k in work.study.points:
+        folder, point = work.data_of(model).name, f"{model}@{k}"
+        data = "01_data" if folder == "data" else f"01_data_{folder.removeprefix('data-')}"
+        jobs = (data, f"02_train_{model}", f"03_extract_{point}", f"04_measure_{point}")
+        logs = [log for job in jobs if (log := work.folder / "logs" / f"{job}{FAILED}").is_file()]
+        if logs:
+            newest = max(logs, key=lambda log: log.stat().st_mtime)
+            failed[point] = _last_line(newest)
+    return failed
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(errors="replace").strip().splitlines() or ["nothing could be written of it"]
+    return one_line(lines[-1], 300)
 
 
 def describe_outcome(work: Workspace, model: str | None = None) -> str:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from lcutils.corpus.tokenizer_files import holds_tokenizer
 from lcutils.errors import UserError
 from lcutils.parameters import ROOT, CorpusSettings, Study, is_there, resolve_path
 from lcutils.plain import brief, text_of
@@ -23,7 +25,7 @@ class Workspace:
     """A study, and the folder that its stages write.
 
     ```
-    data/                       token blocks, tokenizer, token counts
+    data/                       token blocks, tokenizer, token counts; data-<model>/ where its tokenizer is another
     runs/<run>/checkpoint-<k>/  Hugging Face checkpoints, training log
     statistics/<run>@<k>/       class statistics, head, agreement counts, a record of the point
     measurements/<run>@<k>/     row.json, tokens.parquet, sensitivity.csv
@@ -43,13 +45,35 @@ class Workspace:
 
     @property
     def data(self) -> Path:
-        """The prepared corpus."""
+        """The prepared corpus of the models trained here, or else of the first pretrained one."""
         return self.folder / "data"
 
+    def data_of(self, model: str | None = None) -> Path:
+        """The prepared corpus that a model is given; models share it where nothing in it differs."""
+        return self.data if model is None else self.folder / self._owners[self.study.run(model).name]
+
     @property
-    def tokenizer(self) -> Path:
-        """The tokenizer that the blocks were made with."""
-        return self.data / "tokenizer"
+    def corpora(self) -> dict[str, str | None]:
+        """Name of each folder of prepared text, and the first model that is given it; None for the grid's."""
+        found: dict[str, str | None] = {"data": None} if self.study.grid else {}
+        for model, folder in self._owners.items():
+            found.setdefault(folder, model)
+        return found
+
+    @cached_property
+    def _owners(self) -> dict[str, str]:
+        """The folder of prepared text of each model."""
+        folders: dict[str, str] = {}
+        if self.study.grid:
+            folders[self.settings_of(None).model_dump_json()] = "data"
+        owners = {}
+        for run in self.study.runs.values():
+            if isinstance(run, PretrainedRun):
+                given = self.settings_of(run.name).model_dump_json()
+                owners[run.name] = folders.setdefault(given, f"data-{run.name}" if folders else "data")
+            else:
+                owners[run.name] = "data"
+        return owners
 
     @property
     def analysis(self) -> Path:
@@ -101,10 +125,43 @@ class Workspace:
             )
         return run.name, int(checkpoint)
 
-    @property
-    def corpus(self) -> CorpusSettings:
-        """The corpus settings, with local paths made absolute."""
-        settings = self.study.corpus
+    def settings_of(self, model: str | None = None) -> CorpusSettings:
+        """The corpus settings of a model, as the study says them; of the grid, or the first model, if none is named."""
+        corpus = self.study.corpus
+        if model is None and not self.study.grid:
+            model = next(iter(self.study.runs))
+        if model is None or not isinstance(run := self.study.run(model), PretrainedRun):
+            # Models trained here see the stories alone, as in the paper, if nothing else is asked for.
+            return corpus.model_copy(
+                update={"beginning_of_text": corpus.beginning_of_text is True, "chat_template": False}
+            )
+        layout, beginning = self.study.fed(run.name)
+        own = {"layout": layout, "beginning_of_text": beginning, "tokenizer": self._tokenizer_of(run)}
+        return corpus.model_copy(update=own)
+
+    def _tokenizer_of(self, run: PretrainedRun) -> str:
+        """The name of a pretrained model's tokenizer: the one that the study names for it, or else its own."""
+        fields, corpus = self.study.pretrained[run.name], self.study.corpus
+        named = "tokenizer" in corpus.model_fields_set
+        if fields.tokenizer is not None:
+            return fields.tokenizer
+        if named and not self.study.grid:
+            return corpus.tokenizer
+        source = _local(f"pretrained.{run.name}", run.source)
+        if holds_tokenizer(source):
+            return (
+                run.source if len(run.revisions) > 1 or run.revisions[0] is None else f"{run.source}@{run.revisions[0]}"
+            )
+        if named:
+            return corpus.tokenizer
+        raise UserError(
+            f"pretrained.{run.name}: {one_line(run.source)} holds no tokenizer; name one in "
+            f"pretrained.{run.name}.tokenizer"
+        )
+
+    def corpus_of(self, model: str | None = None) -> CorpusSettings:
+        """The same, with local paths made absolute."""
+        settings = self.settings_of(model)
         given = {key: getattr(settings, key) for key in ("source", "validation", "tokenizer", "ood")}
         found = {key: _local(f"corpus.{key}", name) for key, name in given.items() if name and name != "built-in"}
         return settings.model_copy(update=found)

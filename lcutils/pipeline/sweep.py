@@ -25,6 +25,7 @@ from lcutils.pipeline.lanes import lanes
 from lcutils.pipeline.locks import TOKEN, end_sweep, hand_on, one_sweep, token_of
 from lcutils.pipeline.outcome import describe_failures, describe_outcome, describe_time, following_logs, watching_gpus
 from lcutils.pipeline.paths import REQUEST, STAMPS, Workspace
+from lcutils.runs import PretrainedRun
 from lcutils.text import one_line
 
 PROFILES = ROOT / "parameters" / "profiles"
@@ -152,17 +153,34 @@ def _remove(path: Path) -> None:
 
 
 def check_pretrained(work: Workspace) -> None:
-    """Refuse a pretrained model's path that cannot hold a model; a hub name is assumed to exist."""
-    for name, model in work.study.pretrained.items():
-        source = Path(work.checkpoint_source(name, 0))
-        looks_local = model.source.startswith((".", "/", "~")) or model.source.count("/") > 1
-        if model.revision and source.exists():
-            raise UserError(f"pretrained.{name}.revision: is for models on the hub, not for a folder; leave it out")
-        if looks_local or source.exists():
+    """Say at once which pretrained models cannot be loaded; raise a `UserError` if that leaves nothing to do.
+
+    A model that fails does not stop the others: its own jobs fail with the same line.
+    """
+    problems = []
+    for run in work.study.runs.values():
+        if isinstance(run, PretrainedRun):
             try:
-                check_model_folder(str(source))
+                check_pretrained_run(work, run)
             except UserError as error:
-                raise UserError(f"pretrained.{name}: {error}") from None
+                problems.append(error)
+    if problems and len(problems) == len(work.study.runs):
+        raise problems[0]
+    for problem in problems:
+        print(f"error: {problem}; the other models are measured", file=sys.stderr, flush=True)
+
+
+def check_pretrained_run(work: Workspace, run: PretrainedRun) -> None:
+    """Refuse a pretrained model that cannot be loaded, as far as its files say; a hub name is assumed to exist."""
+    source = Path(work.checkpoint_source(run.name, 0))
+    looks_local = run.source.startswith((".", "/", "~")) or run.source.count("/") > 1
+    if any(run.revisions) and source.exists():
+        raise UserError(f"pretrained.{run.name}.revision: is for models on the hub, not for a folder; leave it out")
+    if looks_local or source.exists():
+        try:
+            check_model_folder(str(source))
+        except UserError as error:
+            raise UserError(f"pretrained.{run.name}: {error}") from None
 
 
 def run_sweep(
@@ -180,8 +198,9 @@ def run_sweep(
     """
     check_overrides(work, model)
     check_pretrained(work)
-    if not data_job(work).current:
-        source_digest(work.corpus)  # fail early if the text is missing
+    for owner in work.corpora.values():
+        if not data_job(work, owner).current:
+            source_digest(work.corpus_of(owner))  # fail early if the text is missing
     analyze_job(work)  # or a published table
     if profile is None:  # a cluster's login node need not have the device
         choose_device(work.study.device)
@@ -230,7 +249,7 @@ def run_sweep(
         print(f"Snakemake was ended by {name}; the same command goes on from here", file=sys.stderr)
         return 1
     if dry_run and wanted:
-        stages = Counter(name.partition("/")[0] for name in wanted)
+        stages = Counter(name.partition("/")[0].partition("-")[0] for name in wanted)
         print("to do: " + ", ".join(f"{stage} {stages[stage]}" for stage in STAGES if stages[stage]))
     if wanted and not dry_run:
         print(describe_time(work, began, busy))

@@ -63,7 +63,7 @@ def attempt(random: Random, folder: Path) -> str:
     try:
         work = open_study(study, outputs, given)
         assert work.study.points
-        assert work.corpus.block_size
+        assert work.settings_of().block_size
     except UserError as error:
         return checked(error)
     assert work.folder.is_absolute()

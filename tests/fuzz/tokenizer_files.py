@@ -8,11 +8,11 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from tokenizer_samples import KINDS, LINES, sample
+from tokenizer_samples import KINDS, LINES, ids_of, sample
 from tokenizers import AddedToken, Tokenizer
 from transformers.models.auto import tokenization_auto  # noqa: F401 - imported before inputs are timed
 
-from lcutils.corpus.tokenization import Encoder, load_tokenizer, token_labels, vocabulary_size
+from lcutils.corpus.tokenization import load_tokenizer, token_labels, vocabulary_size
 from lcutils.errors import UserError
 
 CLASSES = [
@@ -83,7 +83,7 @@ def attempt(random: Random, folder: Path) -> str:
     texts = ["".join(random.choice(BITS + LINES) for _ in range(random.randrange(6))) for _ in range(4)]
     try:
         loaded = load_tokenizer(str(folder))
-        ids = Encoder(loaded)(texts).tolist()
+        ids = ids_of(loaded, texts)
     except UserError as error:
         message = str(error)
     else:
@@ -100,7 +100,7 @@ def attempt(random: Random, folder: Path) -> str:
     assert ids == [i for text in texts for i in right.encode(text, add_special_tokens=False).ids]
     loaded.save_pretrained(folder / "saved")
     again = load_tokenizer(str(folder / "saved"))
-    assert Encoder(again)(texts).tolist() == ids
+    assert ids_of(again, texts) == ids
     assert max(ids, default=0) < vocabulary_size(again) == vocabulary_size(loaded)
     labels = token_labels(again.backend_tokenizer, sorted(set(again.get_vocab().values())))
     assert len(set(labels)) == len(labels)

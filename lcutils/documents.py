@@ -1,0 +1,92 @@
+"""Rows of tokens of different length, such as one text each, beside the equal blocks of a stream."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+WIDTHS = 64
+
+
+@dataclass(frozen=True)
+class Documents:
+    """Rows of tokens, the shortest first: those of similar length are together, and little is padded.
+
+    Where a function takes blocks, (n, S) tokens, it takes this too. Rows are filled up with -1 behind their last
+    token, so that what follows that token is no label.
+
+    Attributes:
+        tokens: (N,) ids of all rows, one after the other.
+        lengths: (n,) tokens of each row.
+        beginning: how many tokens in front of each row are not of the text, and never a label.
+        longest: tokens that a row may have, S.
+    """
+
+    tokens: np.ndarray
+    lengths: np.ndarray
+    beginning: int
+    longest: int
+
+    @cached_property
+    def _order(self) -> np.ndarray:
+        """(n,) rows from the shortest to the longest, those of one length in the text's order."""
+        return np.argsort(self.lengths, kind="stable")
+
+    @cached_property
+    def _starts(self) -> np.ndarray:
+        """(n,) where each row begins in `tokens`."""
+        return np.cumsum(self.lengths) - self.lengths
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of rows, and tokens that a row may have: (n, S)."""
+        return len(self), self.longest
+
+    @property
+    def size(self) -> int:
+        """Tokens of all rows, N."""
+        return len(self.tokens)
+
+    def max(self) -> int:
+        """The largest token id."""
+        return int(self.tokens.max())
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        """The chosen rows, as wide as the longest of them: (m, width) int32, -1 behind the end of a row.
+
+        Widths are multiples of WIDTHS: kernels are chosen, or compiled, by shape.
+        """
+        chosen = self._order[rows]
+        lengths = self.lengths[chosen]  # (m,)
+        padded = np.full((len(chosen), int(self._widths(lengths).max(initial=0))), -1, dtype=np.int32)
+        for row, start, length in zip(padded, self._starts[chosen], lengths, strict=True):
+            row[:length] = self.tokens[start : start + length]
+        return padded
+
+    def tokens_in(self, start: int, end: int) -> int:
+        """Tokens of the rows from `start` to `end`."""
+        return int(self.lengths[self._order[start:end]].sum())
+
+    def _widths(self, lengths: np.ndarray) -> np.ndarray:
+        return np.minimum(-(-lengths // WIDTHS) * WIDTHS, self.longest)
+
+    def batch_ends(self, start: int, tokens: int) -> list[int]:
+        """Where batches from row `start` on end, each of at most `tokens` tokens, padding included, or one row.
+
+        From a row at which a batch ends, the same batches follow.
+        """
+        widths, ends = self._widths(self.lengths[self._order]), list[int]()
+        while start < len(self):
+            wide = widths[start : start + max(1, tokens // int(widths[start]))]  # a batch is as wide as its last row
+            fits = np.arange(1, len(wide) + 1) * wide <= tokens
+            start += max(1, int(fits.sum()))  # the products rise, so those that fit come first
+            ends.append(start)
+        return ends
+
+
+Blocks = np.ndarray | Documents  # (n, S) tokens

@@ -1,0 +1,239 @@
+"""One command for models of one's own: from models and a text to their measurements and a page.
+
+`lcutils measure` and `measure_model` write a study of pretrained models, `<outputs>/<name>/<name>.yaml`, and take it
+through the stages in this process. Notebooks and `lcutils sweep` open the same study; what is done is not done again.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from lcutils.artifacts import atomic_path
+from lcutils.corpus import source_digest
+from lcutils.corpus.tokenizer_files import holds_tokenizer
+from lcutils.errors import UserError
+from lcutils.features.preflight import ModelFacts, check_model
+from lcutils.parameters import is_there, parse_overrides, resolve_path
+from lcutils.pipeline.outcome import forget_failures, note_failure
+from lcutils.pipeline.overrides import open_study
+from lcutils.pipeline.paths import Workspace
+from lcutils.plain import PlainError, read_yaml
+from lcutils.runs import UNITS
+from lcutils.stages import analyze_study, extract_point, measure_point, prepare_data
+from lcutils.text import one_line
+
+if TYPE_CHECKING:
+    from lcutils.analysis.rows import Measured
+
+BLOCK_SIZE = 2048  # where the models have room for it
+MOST_THREADS = 16
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a request: the study, ready to be opened, and why some points are not in its table."""
+
+    work: Workspace
+    failures: Mapping[str, str]  # "model@checkpoint" -> one line
+
+    @property
+    def page(self) -> Path:
+        """The report."""
+        return self.work.analysis / "report.html"
+
+
+def measure_models(
+    models: str | Path | Sequence[str | Path],
+    text: str | Path,
+    *,
+    validation: str | Path | None = None,
+    revisions: Sequence[str] = (),
+    tokens: str | int | None = None,
+    outputs: str | Path = "outputs",
+    name: str | None = None,
+    overrides: Mapping[str, Any] | str | Iterable[str] | None = None,
+) -> Outcome:
+    """Measure language models on a text, and write `<outputs>/<name>/results.csv` and a report.
+
+    Configurations and tokenizers of all models are read before any long work. A model that fails leaves one line, and
+    the others are measured.
+
+    Args:
+        models: names on the hub, folders of checkpoints or of PEFT adapters, or a .txt file with one of these per line.
+        text: a file or folder of text, the name of a hub dataset, or "built-in".
+        validation: text that loss and agreement are taken on; by default a part of `text`.
+        revisions: of the models, which are then on the hub: step1000, or "step{1000..5000..1000}" for five.
+        tokens: of the text that statistics are taken of, such as "10M"; all of it by default.
+        outputs: folder below which the study's folder lies.
+        name: of the study; by default that of the model, or "models".
+        overrides: values by the keys of a study, such as `layout=documents`.
+
+    Raises:
+        UserError: no model can be measured, or a mistake in what was asked for.
+    """
+    sources = list(_sources([models] if isinstance(models, str | Path) else models))
+    named = _named(sources)
+    study = {"corpus": _corpus(text, validation, tokens), "pretrained": {}, "threads": _threads()}
+    for model, source in named.items():
+        study["pretrained"][model] = {"source": source} | ({"revisions": list(revisions)} if revisions else {})
+    _set(study, overrides)
+    failures = _preflight(study)
+    name = name or (next(iter(named)) if len(named) == 1 else "models")
+    path = resolve_path(outputs) / name / f"{name}.yaml"
+    _refuse_another_text(study, path)
+    with atomic_path(path) as aside:
+        aside.write_text(yaml.safe_dump(study, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    work = open_study(path, outputs)
+    for owner in work.corpora.values():
+        if owner not in failures:
+            source_digest(work.corpus_of(owner))  # fail early if the text is missing
+    failures = _measure(work, failures)
+    if len(failures) == len(work.study.points):
+        raise UserError(f"{next(iter(failures.values()))}; no model was measured")
+    analyze_study(work)
+    return Outcome(work, failures)
+
+
+def measure_model(model: str | Path, text: str | Path, **options: Any) -> Measured:
+    """Measure one language model on a text: `measure_models` of one, and its row, tokens and sensitivity.
+
+    Example:
+        >>> measured = measure_model("path/to/model", "path/to/text.txt", tokens="1M")  # doctest: +SKIP
+        >>> measured.row["nc1_cdnv"]  # doctest: +SKIP
+    """
+    work = measure_models([model], text, **options).work
+    return measure_point(work, *work.study.points[0])
+
+
+def _measure(work: Workspace, failures: Mapping[str, str]) -> dict[str, str]:
+    """Take every point through the stages; why each failed that did, by "model@checkpoint"."""
+    failed = {}
+    forget_failures(work)
+    for model, checkpoint in work.study.points:
+        point = f"{model}@{checkpoint}"
+        try:
+            if model in failures:
+                raise UserError(failures[model])
+            prepare_data(work, model)
+            extract_point(work, model, checkpoint)
+            measure_point(work, model, checkpoint)
+        except UserError as error:
+            failed[point] = str(error)
+            note_failure(work, f"03_extract_{point}", str(error))
+            print(f"{point} is left out: {error}", file=sys.stderr, flush=True)
+    return failed
+
+
+def _sources(models: Sequence[str | Path]) -> Iterator[str]:
+    """The models that were named, those in lists too."""
+    for model in map(str, models):
+        path = resolve_path(model)
+        if not (is_there(path) and path.is_file()):
+            yield model
+            continue
+        if path.suffix != ".txt":
+            raise UserError(f"{one_line(model)}: is a file; give the folder of a checkpoint, or a .txt list of models")
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except (OSError, ValueError) as error:
+            raise UserError(f"{one_line(model)}: cannot be read as a list of models ({one_line(error)})") from None
+        yield from (line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#"))
+
+
+def _named(sources: Sequence[str]) -> dict[str, str]:
+    """A short name for each model: the last part of its source, with a number where two are alike."""
+    if not sources:
+        raise UserError("models: none is named; give a folder or a name on the hub")
+    named: dict[str, str] = {}
+    for source in dict.fromkeys(sources):
+        path = resolve_path(source)
+        last = (path.resolve() if is_there(path) else Path(source)).name
+        short = re.sub(r"[^\w.-]+", "-", last).strip("-._")[:100] or "model"
+        taken = {name.casefold() for name in named}
+        number = next(
+            n for n in range(1, len(sources) + 2) if (short if n == 1 else f"{short}-{n}").casefold() not in taken
+        )
+        named[short if number == 1 else f"{short}-{number}"] = source
+    return named
+
+
+def _corpus(text: str | Path, validation: str | Path | None, tokens: str | int | None) -> dict[str, Any]:
+    corpus: dict[str, Any] = {"source": str(text), "packing": "lossless"}
+    if validation is not None:
+        corpus["validation"] = str(validation)
+    if tokens is not None:
+        corpus["max_tokens"] = read_number(tokens)
+    return corpus
+
+
+def read_number(text: str | int) -> int:
+    """A number of tokens such as 300000, 10M or 1.5B; a `UserError` if it is none."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMBGT]?)", str(text).strip().upper().replace("_", ""))
+    number = round(float(match[1]) * UNITS.get(match[2], 1)) if match else 0
+    if number < 1:
+        raise UserError(f"tokens: {one_line(text)} is no number of tokens; write for instance 10M")
+    return number
+
+
+def _threads() -> int:
+    return min(os.cpu_count() or 1, MOST_THREADS)
+
+
+def _set(study: dict[str, Any], overrides: Mapping[str, Any] | str | Iterable[str] | None) -> None:
+    """Put values into the study by their keys."""
+    for key, value in parse_overrides(overrides).items():
+        section, _, leaf = key.rpartition(".")
+        (study.setdefault(section, {}) if section else study)[leaf] = value
+
+
+def _preflight(study: dict[str, Any]) -> dict[str, str]:
+    """Read every model's configuration; choose what follows from that; why models cannot be loaded, by name."""
+    failures: dict[str, str] = {}
+    found: list[ModelFacts] = []
+    for name, fields in study["pretrained"].items():
+        source, revisions = fields["source"], fields.get("revisions", [])
+        local = resolve_path(source)
+        try:
+            place = str(local) if is_there(local) else source
+            facts = check_model(place, None if len(revisions) != 1 or "{" in revisions[0] else revisions[0])
+            if facts.adapter is not None and not holds_tokenizer(place):
+                fields["tokenizer"] = facts.adapter.base
+            if "tokenizer" not in fields and "tokenizer" not in study["corpus"] and not holds_tokenizer(place):
+                raise UserError(f"{source}: holds no tokenizer; name one: --set tokenizer=FOLDER")
+        except UserError as error:
+            failures[name] = str(error)
+        else:
+            found.append(facts)
+    if not found:
+        raise UserError(next(iter(failures.values())))
+    limits = [facts.positions for facts in found if facts.positions]
+    study["corpus"].setdefault("block_size", min(BLOCK_SIZE, *limits) if limits else BLOCK_SIZE)
+    return failures
+
+
+def _refuse_another_text(study: dict[str, Any], path: Path) -> None:
+    """Raise a `UserError` if this name holds measurements of another text; take over what does not concern it."""
+    if not is_there(path):
+        return
+    try:
+        earlier = read_yaml(path.read_bytes())
+    except (OSError, PlainError):
+        earlier = None
+    if not isinstance(earlier, dict) or not isinstance(earlier.get("corpus"), dict):
+        raise UserError(f"{path}: is no study that this command wrote; give another --name")
+    then, now = earlier["corpus"], study["corpus"]
+    for key in sorted(then.keys() | now.keys()):
+        if then.get(key) != now.get(key):
+            raise UserError(
+                f"{path}: was measured with {key} = {one_line(then.get(key))}, not {one_line(now.get(key))}; "
+                "give another --name"
+            )
+    study["threads"] = earlier.get("threads", study["threads"])  # they decide the last bits
