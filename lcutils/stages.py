@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tokenizers import Tokenizer
 
+from lcutils import ranks
 from lcutils.artifacts import MANIFEST, atomic_path, content_digest, explain_full_disk, remove
 from lcutils.collapse.agreement import AgreementCounter
 from lcutils.collapse.measure import measure_by_count
@@ -27,7 +28,7 @@ from lcutils.corpus import load_tokenizer as load_tokenizer_of
 from lcutils.corpus.tokenization import token_labels
 from lcutils.errors import UserError
 from lcutils.features.evaluation import evaluate_model
-from lcutils.features.extracted import Extracted
+from lcutils.features.extracted import Extracted, save_rest, save_sums
 from lcutils.features.extraction import explain_overflow, extract_agreement, extract_mean, extract_statistics
 from lcutils.features.fit import check_fit
 from lcutils.features.hub import forget, is_cached
@@ -52,7 +53,6 @@ from lcutils.pipeline.overrides import open_study, refuse_clash
 from lcutils.pipeline.paths import Workspace
 from lcutils.runs import Architecture, PretrainedRun, Run, TrainedRun
 from lcutils.text import csv_text
-from lcutils.training import ranks
 from lcutils.training.loop import Trained, train
 
 if TYPE_CHECKING:
@@ -142,7 +142,10 @@ def _device(work: Workspace) -> Iterator[torch.device]:
 
 
 def extract_point(work: Workspace, model: str, checkpoint: int) -> Extracted:
-    """Stage 3: class statistics over train, agreement counts over validation, under `statistics/<run>@<k>/`."""
+    """Stage 3: class statistics over train, agreement counts over validation, under `statistics/<run>@<k>/`.
+
+    Under torchrun each process extracts its share of the text, and the first one writes.
+    """
     job, run = extract_job(work, model, checkpoint), work.study.run(model)
     if needs_work(work, job):
         _check_weights(work, run, checkpoint)
@@ -150,12 +153,15 @@ def extract_point(work: Workspace, model: str, checkpoint: int) -> Extracted:
         data.check_min_count(work.study.measurement.min_count)
         resume = resume_folder(job)
         resumed, began = resume.exists(), time.monotonic()
-        with _device(work) as device, making(job, facts) as folder:
-            _extract(work, run, checkpoint, data, job, resume, device, facts).save(folder)
-            facts["device"] = str(device)
-            if not resumed:  # otherwise an earlier process took part of the time
-                facts["tokens_per_second"] = data.train.size / (time.monotonic() - began)
-    remove(resume_folder(job))
+        with _device(work) as reserved, ranks.process_group(reserved) as (rank, _, device):
+            with making(job, facts) if rank == 0 else nullcontext() as folder:
+                _extract(work, run, checkpoint, data, job, resume, device, folder, facts)
+                facts["device"] = str(device)
+                if not resumed:  # otherwise an earlier process took part of the time
+                    facts["tokens_per_second"] = data.train.size / (time.monotonic() - began)
+            ranks.barrier()  # the first one has written all
+    if ranks.is_first():
+        remove(resume_folder(job))
     return Extracted.load(job.folder)
 
 
@@ -177,9 +183,12 @@ def _extract(
     job: Job,
     resume: Path,
     device: torch.device,
+    folder: Path | None,
     facts: dict[str, Any],
-) -> Extracted:
-    settings, log = work.study.extraction, work.log(f"{run.name}@{checkpoint}")
+) -> None:
+    """Extract a point into an existing folder; a process that is not the first of torchrun's has none."""
+    settings, log = work.study.extraction, work.log(f"{run.name}@{checkpoint}") if folder else None
+    rank, world = ranks.rank(), ranks.number()
     precision = precision_of(run, settings.precision)
     precision = precision if device.type == "cuda" or precision == "auto" else "fp32"
     source, revision = work.checkpoint_source(run.name, checkpoint), None
@@ -196,17 +205,39 @@ def _extract(
     common: dict[str, Any] = {"batch_size": settings.blocks_per_batch, "device": device, "log": log}
     with explain_overflow(run.name, model.precision):
         statistics = extract_statistics(
-            model, data.train, covariance=settings.covariance, resume=resume, job=job.identity, **common
+            model,
+            data.train,
+            covariance=settings.covariance,
+            classes=torch.from_numpy(data.counts[0]).nonzero()[:, 0],
+            narrow=isinstance(run, PretrainedRun),  # models trained here are small, and keep their bits
+            resume=resume,
+            job=job.identity,
+            rank=rank,
+            world=world,
+            **common,
         )
-        keep = statistics.counts >= work.study.measurement.min_count
-        counter = AgreementCounter(model.classifier, statistics.means, keep, device, data.validation.size)
-        hits, totals = extract_agreement(model, data.validation, counter, **common)
-        agreement = {"hits": hits.cpu().numpy(), "totals": totals.cpu().numpy()}
+        if folder:
+            save_sums(folder, statistics, model.classifier)
+            texts = token_labels(tokenizer, statistics.counts.nonzero()[:, 0].tolist())
+        kept = statistics.turn_into_means(work.study.measurement.min_count) if folder else ()
+        del statistics  # its memory, for the means of all processes
+        ids, means = ranks.from_first(*kept, device=device)
+        samples, bias, scale = data.validation.size, model.bias, model.scale
+        counter = AgreementCounter(model.classifier, means, ids, device, samples, bias, scale)
+        hits, totals = extract_agreement(model, data.validation, counter, rank=rank, world=world, **common)
+        counts = {"hits": hits, "totals": totals}
+        if counter.hits_weights is not hits:
+            counts["hits_weights"] = counter.hits_weights
+        for count in counts.values():
+            ranks.sum_over_ranks(count)
+        if not folder:
+            return
+        agreement = {name: count.cpu().numpy() for name, count in counts.items()}
+        del counter, kept, means  # their memory, before more models are loaded
         if work.study.corpus.ood:
             agreement["ood_mean"] = extract_mean(model, data.blocks("ood"), **common).cpu().numpy()
     record = {"model": run.name, "checkpoint": checkpoint} | _describe(work, run, checkpoint, model, data, device)
-    texts = token_labels(tokenizer, statistics.counts.nonzero()[:, 0].tolist())
-    return Extracted(statistics, model.classifier, agreement, texts, record)
+    save_rest(folder, agreement, texts, record)
 
 
 def _load_model(

@@ -104,18 +104,19 @@ def measurements(counts, means, variances, covariance, head, min_count=1, riesz_
     }
 
 
-def decisions(features, head, means, keep):
-    """argmax_c <w_c, h> and argmin_c ||h - mu_c|| over kept classes, in float64."""
+def decisions(features, head, means, keep, bias=None, scale=1.0):
+    """argmax_c scale (<w_c, h> + b_c) and argmin_c ||h - mu_c|| over kept classes, in float64."""
     ids = np.flatnonzero(keep)
     features, head, means = (np.asarray(x, dtype=np.float64) for x in (features, head, means))
-    linear = np.array([ids[np.argmax(head[ids] @ h)] for h in features])
+    bias = np.zeros(len(keep)) if bias is None else np.asarray(bias, dtype=np.float64)
+    linear = np.array([ids[np.argmax(scale * (head[ids] @ h + bias[ids]))] for h in features])
     nearest = np.array([ids[np.argmin(((means[ids] - h) ** 2).sum(1))] for h in features])
     return linear, nearest
 
 
-def agreement(features, labels, head, means, keep):
+def agreement(features, labels, head, means, keep, bias=None, scale=1.0):
     """Per-class hits and totals."""
-    linear, nearest = decisions(features, head, means, keep)
+    linear, nearest = decisions(features, head, means, keep, bias, scale)
     hits, totals = np.zeros(len(keep), dtype=int), np.zeros(len(keep), dtype=int)
     for label, alike in zip(labels, linear == nearest, strict=True):
         if label >= 0 and keep[label]:
@@ -130,4 +131,12 @@ def ood_deviation(means, keep, other):
     return np.mean([abs(means[c] @ other) / lengths[c] for c in np.flatnonzero(keep)])
 
 
-OF_TEXT = {"nc4_agreement": agreement, "nc5_ood_deviation": ood_deviation}  # what `measurements` does not return
+def agreement_of_weights(features, labels, head, means, keep):
+    """Per-class hits and totals of the head's weights alone, whatever its bias and scale."""
+    return agreement(features, labels, head, means, keep)
+
+
+# What `measurements` does not return.
+OF_TEXT = {
+    "nc4_agreement": agreement, "nc4_agreement_weights": agreement_of_weights, "nc5_ood_deviation": ood_deviation,
+}  # fmt: skip

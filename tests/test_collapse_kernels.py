@@ -20,7 +20,7 @@ import triton  # noqa: E402
 import triton.language as tl  # noqa: E402
 from triton_bounds import check_bounds  # noqa: E402
 
-from lcutils.collapse import agreement, kernels, pairs, terms  # noqa: E402
+from lcutils.collapse import agreement, kernels, pairs, scores, terms  # noqa: E402
 from lcutils.collapse.agreement import classifier_agreement  # noqa: E402
 from lcutils.collapse.classes import keep_classes  # noqa: E402
 from lcutils.collapse.measure import measure_collapse  # noqa: E402
@@ -59,7 +59,7 @@ def zipf(number, classes, seed):
 def add(stats, features, labels):
     """One update by the kernels, whatever the device."""
     sums = stats._counts, stats._pivots, stats._totals, stats._squares, stats._scatter
-    statistics_kernels.add_batch(features.to(DEVICE), labels.to(DEVICE), stats._largest, *sums)
+    statistics_kernels.add_batch(features.to(DEVICE), labels.to(DEVICE), stats._rows, stats._largest, *sums)
 
 
 @pytest.mark.parametrize(
@@ -100,6 +100,49 @@ def test_a_run_over_many_chunks():
     add(fast, features, labels)
     assert fast.counts.tolist() == plain.counts.tolist()
     torch.testing.assert_close(fast.means.cpu(), plain.means, rtol=1e-13, atol=1e-14)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_run_sums_of_some_classes_and_with_narrow_pivots(dtype):
+    torch.manual_seed(3)
+    num_classes, ids = 900, torch.randperm(900)[:40].sort().values
+    every, some = ClassStatistics(num_classes, 5, device=DEVICE), ClassStatistics(num_classes, 5, True, DEVICE, ids)
+    narrow, plain = (ClassStatistics(num_classes, 5, True, on, ids, narrow=True) for on in (DEVICE, "cpu"))
+    one = (1e3 + torch.randn(5)).to(dtype)
+    for seed in range(2):
+        features = (3 * torch.randn(200, 5) + 20).to(dtype)
+        labels = ids[zipf(200, 40, seed)]
+        features[labels == ids[1]] = one
+        labels[torch.rand(200) < 0.05] = -1
+        plain.update(features, labels)
+        for stats in (every, some, narrow):
+            add(stats, features, labels)
+    for name in ("counts", "means", "variances", "covariance"):
+        assert torch.equal(getattr(some, name), getattr(every, name)), name
+        torch.testing.assert_close(getattr(narrow, name).cpu(), getattr(plain, name), rtol=1e-11, atol=1e-11)
+        torch.testing.assert_close(getattr(narrow, name), getattr(every, name), rtol=1e-9, atol=1e-9)
+    assert narrow.counts[ids[1]] > 20
+    assert narrow.variances[ids[1]] == 0
+    off = narrow._pivots.double() - every._pivots[ids.to(DEVICE)]
+    assert (off.abs() <= 2**-7 * every._pivots[ids.to(DEVICE)].abs()).all()
+    assert off.any() == (dtype != torch.bfloat16)
+
+
+def test_a_pivot_that_bfloat16_cannot_hold_is_0():
+    stats = ClassStatistics(3, 2, True, DEVICE, narrow=True)
+    add(stats, torch.tensor([[3.4e38, 1.0], [torch.inf, 2.0], [torch.nan, -3.0]]), torch.arange(3))
+    assert stats._pivots.cpu().tolist() == [[0.0, 1.0], [0.0, 2.0], [0.0, -3.0]]
+    with pytest.raises(ValueError, match="features of 2 classes are not finite, class 1 first"):
+        stats.check_finite()
+
+
+@pytest.mark.parametrize("stray", [0, 5, 9, 2**40])
+def test_a_label_without_a_row_is_found_and_not_written(stray):
+    stats = ClassStatistics(9, 2, True, DEVICE, torch.tensor([1, 4, 8]))
+    add(stats, torch.ones(4, 2), torch.tensor([1, -1, 8, stray]))
+    assert stats._counts.tolist() == [1, 0, 1]
+    with pytest.raises(ValueError, match=f"label {stray} is (not among the 3|out of range: there are 9) classes"):
+        _ = stats.means
 
 
 def test_a_label_out_of_range_is_found_and_not_written():
@@ -165,16 +208,16 @@ def test_scores(number, classes, dim):
     rows, bias = torch.zeros(padded, dim, device=DEVICE).half(), torch.full((padded,), -torch.inf, device=DEVICE)
     rows[:classes], bias[:classes] = torch.randn(classes, dim).half().to(DEVICE), torch.randn(classes).to(DEVICE)
     rows[5], bias[5] = rows[3], bias[3]
-    scores = 0.5 * (features.double() @ rows[:classes].double().T) + bias[:classes]
+    exact = 0.5 * (features.double() @ rows[:classes].double().T) + bias[:classes]
     best, which, second = kernels.best_two(features, rows, bias, 0.5)
-    expected = scores.topk(2, 1).values
+    expected = exact.topk(2, 1).values
     torch.testing.assert_close(best.double(), expected[:, 0], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(second.double(), expected[:, 1], rtol=1e-5, atol=1e-5)
-    assert (which.long() == scores.argmax(1)).all()
+    assert (which.long() == exact.argmax(1)).all()
     cut = best - 0.7
     row, candidate = kernels.list_candidates(features, rows, bias, 0.5, cut, classes)
     found = set(zip(row.tolist(), candidate.tolist(), strict=True))
-    sure, maybe = ((scores >= (cut + shift)[:, None]).nonzero().tolist() for shift in (1e-4, -1e-4))
+    sure, maybe = ((exact >= (cut + shift)[:, None]).nonzero().tolist() for shift in (1e-4, -1e-4))
     assert {tuple(pair) for pair in sure} <= found <= {tuple(pair) for pair in maybe}
     assert len(found) == len(row)
 
@@ -194,9 +237,9 @@ def test_near_ties_are_decided_as_float64_does(half, dtype):
     side = torch.where(torch.rand(90, 1) < 0.5, -1, 1) * 1e-4
     h = ((means[first] + means[second]) / 2 + side * (means[first] - means[second])).to(dtype)
     counter = agreement.AgreementCounter(means, means, torch.ones(80, dtype=torch.bool), DEVICE)
-    x = agreement._RoundedFeatures.of(h.to(DEVICE), counter.origin, torch.float16)
+    x = scores.Features.of(h.to(DEVICE), counter.origin, torch.float16)
     exact = (h.double()[:, None] - means).square().sum(2).argmin(1)
-    assert torch.equal(agreement.decide(x, counter.nearest).cpu(), exact)
+    assert torch.equal(scores.decide(x, counter.nearest).cpu(), exact)
     g = counter.origin.cpu()
     rounded = (h.float() - g).double() + g.double()  # no straw man: float32 differences are decided otherwise
     assert ((rounded[:, None] - means).square().sum(2).argmin(1) != exact).any()
@@ -214,6 +257,40 @@ def test_agreement_in_half_precision_is_that_of_the_cpu(half, monkeypatch, seed,
     for a, b in zip(fast, plain, strict=True):
         assert torch.equal(a.cpu(), b)
     assert 0 < plain[0].sum() < plain[1].sum()
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, of what overflows
+@pytest.mark.parametrize("numbers", [1, 10**6])
+def test_chunks_of_classes_in_half_precision(half, monkeypatch, numbers):
+    """Three chunks of 256 classes and one, with a bias and a scale, and features near ties and beyond float16."""
+    monkeypatch.setattr(scores, "FAST_NUMBERS", numbers)
+    torch.manual_seed(7)
+    means = 3 + torch.randn(600, 6)
+    head, bias, labels = means - 3 + 0.3 * torch.randn(600, 6), torch.randn(600), torch.randint(0, 600, (150,))
+    features, keep = means[labels] + 0.5 * torch.randn(150, 6), torch.rand(600) < 0.9
+    features[:40] = (means[labels[:40]] + means[labels[1:41]]) / 2
+    features[7] = 1e6
+    for options in ({}, {"bias": bias}, {"bias": bias, "scale": -0.5}):
+        counters = []
+        for lowest in (torch.float16, torch.float32):
+            monkeypatch.setitem(agreement.LOW_PRECISION, "cpu", lowest)
+            device = DEVICE if lowest == torch.float16 else "cpu"
+            rows = -head if "scale" in options else head
+            counters.append(agreement.AgreementCounter(rows, means, keep, device, **options))
+            counters[-1].update(features, labels)
+        fast, plain = counters
+        assert len(list(fast.linear.chunks())) == (3 if numbers == 1 else 1)
+        for a, b in zip((*fast.result(), fast.hits_weights), (*plain.result(), plain.hits_weights), strict=True):
+            assert torch.equal(a.cpu(), b)
+        assert 0 < plain.hits.sum() < plain.totals.sum()
+
+
+def test_more_candidates_than_a_list_holds_are_decided_by_all_scores(half, monkeypatch):
+    monkeypatch.setattr(scores, "FAST_NUMBERS", 1)
+    monkeypatch.setattr(kernels, "LIST", 700)
+    head, labels = torch.ones(600, 3), torch.randint(0, 600, (20,))  # all classes alike: the first one wins
+    hits, totals = classifier_agreement(torch.randn(20, 3), labels, head, head, torch.ones(600, dtype=torch.bool))
+    assert hits.sum() == totals.sum() == 20
 
 
 @pytest.mark.skipif(not CUDA, reason="needs an NVIDIA GPU: the whole path, not its kernels alone")

@@ -33,8 +33,8 @@ def test_every_public_name_is_there():
 
 
 GROUND = {
-    "artifacts", "devices", "documents", "drawing", "errors", "manifests", "paper", "plain", "progress", "runs",
-    "settings", "tensors", "text",
+    "artifacts", "devices", "documents", "drawing", "errors", "manifests", "paper", "plain", "progress", "ranks",
+    "runs", "settings", "tensors", "text",
 }  # fmt: skip
 EVERYTHING = {"analysis", "charts", "collapse", "corpus", "features", "gptneo", "parameters", "pipeline", "report"}
 # What each room may import beside the ground: a whole room, or one file of it.

@@ -54,11 +54,13 @@ class Measured:
             min_count: the count whose measurements become the row.
             tokens: result of `measure_tokens`.
             texts: class id -> text of the token.
-            agreement: `hits` and `totals` (V,).
+            agreement: `hits` and `totals` (V,), and `hits_weights` (V,) if the head has more than weights that decide.
         """
         hits, totals = agreement["hits"], agreement["totals"]
         measured = dict(by_count[min_count])
-        measured["nc4_agreement"] = float(hits.sum() / totals.sum()) if totals.sum() else float("nan")
+        for key, name in (("nc4_agreement", "hits"), ("nc4_agreement_weights", "hits_weights")):
+            if name in agreement:
+                measured[key] = float(agreement[name].sum() / totals.sum()) if totals.sum() else float("nan")
         row = {column: record.get(column) for column in POINT_COLUMNS}
         row |= measured | {key: int(measured[key]) for key in COUNTS}
         more = record.keys() - row.keys()

@@ -225,7 +225,18 @@ MEASUREMENTS: dict[str, Measurement] = {
         "NC4",
         "classifier agreement",
         "share of validation tokens where head and nearest class mean agree",
-        "Share of validation tokens where argmax_c <w_c, h> = argmin_c ||h - mu_c||, over the kept classes.",
+        "Share of validation tokens where argmax_c <w_c, h> = argmin_c ||h - mu_c||, over the kept classes; a head's "
+        "bias and the sign of its scale take part, and with a bias NC4 is not scale-free.",
+        function="lcutils.collapse.agreement:classifier_agreement",
+        reads="text",
+        limit="1 at collapse",
+    ),
+    "nc4_agreement_weights": Measurement(
+        "NC4",
+        "classifier agreement, weights alone",
+        "share of validation tokens where the head's weights and nearest class mean agree",
+        "Share of validation tokens where argmax_c <w_c, h> = argmin_c ||h - mu_c||, over the kept classes, without "
+        "the head's bias and scale; only for models that have a bias or a scale that is not positive.",
         function="lcutils.collapse.agreement:classifier_agreement",
         reads="text",
         limit="1 at collapse",

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lcutils.features.statistics import SPLIT, ClassStatistics, check_tensors
+from lcutils.features.statistics import ClassStatistics, check_tensors
+from lcutils.tensors import SPLIT
 
 PADDING = 64
+CLASS_BLOCK = 256  # classes that the scoring kernels take at a time
 # Two means nearer to each other than this multiple of their own rounding are the same mean.
 ROUNDING = 16 * torch.finfo(torch.float64).eps
 
@@ -115,29 +117,33 @@ def keep_classes(stats: ClassStatistics, min_count: int = 1) -> KeptClasses:
         central=norms <= ROUNDING * raw_norms.max(),
     )
     if not math.isfinite(norms.sum() + variances.sum()):
-        _check_finite("the features", means.isfinite().all(1) & variances.isfinite(), ids)
+        check_finite("the features", means.isfinite().all(1) & variances.isfinite(), ids)
     return classes
 
 
-def _check_finite(what: str, finite: Tensor, ids: Tensor) -> None:
+def check_finite(what: str, finite: Tensor, ids: Tensor) -> None:
     """Raise ValueError if not all are `finite`; a sum of large finite numbers, which led here, may also overflow."""
     if len(broken := ids[~finite]):
         raise ValueError(f"{what} of {len(broken)} classes are not finite, class {int(broken[0])} first")
 
 
 def kept_head(classifier: Tensor, stats: ClassStatistics, classes: KeptClasses) -> Tensor:
-    """Rows w_c of the kept classes: (C, D) -> (K, D), on the statistics' device, in the head's own type.
+    """Rows w_c of the kept classes: (C, D) or (R, D) -> (K, D), on the statistics' device, in the head's own type.
 
     Raises:
-        ValueError: the head is not a tensor, its shape is not (C, D), or a kept row is not finite.
+        ValueError: the head is not a tensor, its shape is neither (C, D) nor that of one row per class of
+            `stats.classes`, or a kept row is not finite.
     """
     check_tensors(classifier=classifier)
-    expected = (stats.num_classes, stats.dim)
-    if tuple(classifier.shape) != expected:
-        raise ValueError(f"the classifier must be {expected}, one row per class, not {tuple(classifier.shape)}")
-    head = classifier.detach().to(stats.device).index_select(0, classes.ids)
+    every, some = (stats.num_classes, stats.dim), (len(stats.classes), stats.dim)
+    if tuple(classifier.shape) not in (every, some):
+        other = f", or {some}, one per class that may occur" if some != every else ""
+        raise ValueError(f"the classifier must be {every}, one row per class{other}, not {tuple(classifier.shape)}")
+    rows = classes.ids if len(classifier) == stats.num_classes else torch.searchsorted(stats.classes, classes.ids)
+    # Chosen where the head lies: a model's head is not copied to another device for its rows.
+    head = classifier.detach().index_select(0, rows.to(classifier.device)).to(stats.device)
     if not math.isfinite(head.sum(dtype=torch.float64)):
-        _check_finite("the classifier's rows", head.isfinite().all(1), classes.ids)
+        check_finite("the classifier's rows", head.isfinite().all(1), classes.ids)
     return head
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lcutils.collapse.classes import SPLIT, KeptClasses, Moments, gram
+from lcutils.collapse.classes import KeptClasses, Moments, gram
 from lcutils.collapse.geometry import frame_error
 from lcutils.collapse.inputs import MeasurementInputs
+from lcutils.tensors import SPLIT
 
 
 def head_cosines(classes: KeptClasses, head: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,12 +12,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from lcutils.collapse.classes import PairInputs
+from lcutils.collapse.classes import CLASS_BLOCK, PairInputs
 from lcutils.collapse.terms import TERMS
 
 LIST = 1 << 22  # doubtful pairs or candidates that a list holds; with more, the caller takes another way
 BLOCK, WARPS = 256, 8
-CLASS_BLOCK = 256  # classes that the scoring kernels take at a time
 MOST_CLASSES = 1000 * BLOCK  # a lane then multiplies at most 1000 mantissas below 2: no overflow
 TERM_NAMES, TERM_NUMBER = tl.constexpr(tuple(TERMS)), tl.constexpr(len(TERMS))
 

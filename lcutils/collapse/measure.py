@@ -34,7 +34,7 @@ def measure_collapse(
 
     Args:
         stats: class statistics, on any device: the work is done there.
-        classifier: (C, D) rows of the head, any float type.
+        classifier: (C, D) rows of the head, or one per class of `stats.classes`, (R, D); any float type.
         min_count: samples that a class needs to be kept; classes without samples never are.
         riesz_s: exponent s > 0 of the Riesz kernel (the released library takes D - 2).
         tile: rows of means multiplied at a time (default 1024 on a GPU, 64 on a CPU); memory grows with it.
@@ -104,6 +104,7 @@ def measure_by_count(
             continue
         values[min_count] = measure_collapse(stats, classifier, min_count=min_count, riesz_s=riesz_s)
         if ood_mean is not None:
-            mean = torch.from_numpy(ood_mean).to(stats.device)
-            values[min_count]["nc5_ood_deviation"] = ood_deviation(stats.means, keep, mean)
+            mean, means = torch.from_numpy(ood_mean).to(stats.device), stats.means_of(keep.nonzero()[:, 0])
+            every = torch.ones(len(means), dtype=torch.bool, device=stats.device)
+            values[min_count]["nc5_ood_deviation"] = ood_deviation(means, every, mean)
     return values

@@ -41,16 +41,19 @@ def tokens_in(blocks: Blocks, start: int, end: int) -> int:
 
 
 def batches(
-    blocks: Blocks, batch_size: int, device: torch.device, start: int = 0
+    blocks: Blocks, batch_size: int, device: torch.device, start: int = 0, end: int | None = None
 ) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """Yield (number of blocks, tokens (B, S) int32, labels (B S,) int32); a label of -1 has no next token.
+    """Yield (number of blocks, tokens (B, S) int32, labels (B S,) int32) of the blocks from `start` to `end`.
+
+    A label of -1 has no next token.
 
     On a GPU the last batch is filled up with blocks without labels: another shape would compile the model anew. Rows
     of documents come as many at a time as make up `batch_size` blocks, padded to a width that few batches differ in.
     """
     if isinstance(blocks, Documents):
-        yield from _padded(blocks, batch_size, device, start)
+        yield from _padded(blocks, batch_size, device, start, len(blocks) if end is None else end)
         return
+    blocks = blocks[:end]
     for begin in range(start, len(blocks), batch_size):
         tokens = _on_device(torch.from_numpy(blocks[begin : begin + batch_size].astype(np.int32)), device)
         labels, number = next_tokens(tokens), len(tokens)
@@ -61,10 +64,13 @@ def batches(
 
 
 def _padded(
-    documents: Documents, batch_size: int, device: torch.device, start: int
+    documents: Documents, batch_size: int, device: torch.device, start: int, last: int
 ) -> Iterator[tuple[int, Tensor, Tensor]]:
     """Batches of documents. What stands behind a row's end is token 0, which no causal model lets the row see."""
-    for end in documents.batch_ends(start, batch_size * documents.longest):
+    for whole in documents.batch_ends(start, batch_size * documents.longest):
+        if start >= last:
+            return
+        end = min(whole, last)
         rows = _on_device(torch.from_numpy(documents[start:end]), device)  # (B, width)
         labels = next_tokens(rows)
         labels[:, : max(documents.beginning - 1, 0)] = -1

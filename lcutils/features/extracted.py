@@ -15,7 +15,7 @@ from torch import Tensor
 from lcutils.artifacts import write_json
 from lcutils.features.statistics import ClassStatistics
 from lcutils.manifests import check_artifact
-from lcutils.tensors import save_tensors
+from lcutils.tensors import ChosenRows, save_rows
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,11 @@ class Extracted:
     """Class statistics of the train text, agreement over the validation text, the head, and what the model is.
 
     Attributes:
-        statistics: of the features of the train text.
-        head: (V, D) the head's rows; zero for classes that do not occur in the train text.
-        agreement: `hits` and `totals` (V,) over validation; `ood_mean` (D,) if the study has such text.
-        texts: (seen classes,) the token of each class that occurs, decoded, in the order of class ids.
+        statistics: of the features of the train text, with rows for the classes that occur in it.
+        head: (R, D) the head's rows of `statistics.classes`, in the model's own type.
+        agreement: `hits` and `totals` (V,) over validation, and `hits_weights` (V,) of the head's weights alone where
+            its bias or scale set them apart; `ood_mean` (D,) if the study has such text.
+        texts: (R,) the token of each class that occurs, decoded, in the order of class ids.
         record: what the model is and how well it predicts, as columns of `results.csv`.
     """
 
@@ -38,26 +39,32 @@ class Extracted:
 
     @property
     def seen(self) -> Tensor:
-        """(seen classes,) ids of the classes that occur in the train text."""
-        return self.statistics.counts.nonzero()[:, 0]
-
-    def save(self, folder: Path) -> None:
-        """Write all of it into an existing folder."""
-        self.statistics.save(folder / "statistics.safetensors")
-        save_tensors({"rows": self.head[self.seen].cpu().contiguous()}, folder / "head.safetensors")
-        np.savez(folder / "agreement.npz", **self.agreement)  # type: ignore[arg-type]  # numpy's stub mistakes the names
-        write_json(folder / "texts.json", self.texts)
-        write_json(folder / "point.json", self.record)
+        """(R,) ids of the classes that occur in the train text."""
+        return self.statistics.classes
 
     @classmethod
     def load(cls, folder: Path, device: torch.device | str = "cpu") -> Self:
-        """Read what `save` wrote, the tensors onto `device`; a `UserError` names a file that is damaged."""
+        """Read what `save_sums` and `save_rest` wrote; a `UserError` names a file that is damaged.
+
+        The tensors come onto `device`.
+        """
         check_artifact(folder)
-        statistics = ClassStatistics.load(folder / "statistics.safetensors", device)
-        rows = load_file(folder / "head.safetensors", device=str(device))["rows"]
-        head = rows.new_zeros(statistics.num_classes, statistics.dim)
-        head[statistics.counts.nonzero()[:, 0]] = rows
+        statistics = ClassStatistics.load(folder / "statistics.safetensors", device, "seen")
+        head = load_file(folder / "head.safetensors", device=str(device))["rows"]
         with np.load(folder / "agreement.npz") as arrays:
             agreement = dict(arrays)
         texts, record = (json.loads((folder / name).read_text()) for name in ("texts.json", "point.json"))
         return cls(statistics, head, agreement, texts, record)
+
+
+def save_sums(folder: Path, statistics: ClassStatistics, classifier: Tensor) -> None:
+    """Write the statistics, and the rows of the head (V, D) of the classes that occur, into an existing folder."""
+    statistics.save(folder / "statistics.safetensors")
+    save_rows({"rows": ChosenRows(classifier, statistics.counts.nonzero()[:, 0])}, folder / "head.safetensors")
+
+
+def save_rest(folder: Path, agreement: dict[str, np.ndarray], texts: list[str], record: dict[str, Any]) -> None:
+    """Write what else an `Extracted` holds into the folder."""
+    np.savez(folder / "agreement.npz", **agreement)  # type: ignore[arg-type]  # numpy's stub mistakes the names
+    write_json(folder / "texts.json", texts)
+    write_json(folder / "point.json", record)

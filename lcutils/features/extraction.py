@@ -12,23 +12,33 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from lcutils.artifacts import find_sealed, remove, write_sealed
-from lcutils.documents import Blocks
+from lcutils.documents import Blocks, Documents
 from lcutils.errors import NotFiniteError, UserError
 from lcutils.features.batches import batches, tokens_in
 from lcutils.features.models import FeatureModel
 from lcutils.features.statistics import ClassStatistics
 from lcutils.manifests import claim_folder, note_digest
 from lcutils.progress import Progress
+from lcutils.ranks import barrier
 
 SECONDS_BETWEEN_STATES = 120.0
 STATES = "statistics-*.safetensors"
+
+
+def share(blocks: Blocks, rank: int, world: int) -> tuple[int, int]:
+    """Where a rank's blocks begin and end. The ranks' in order are all blocks, and have about as many tokens each."""
+    if isinstance(blocks, Documents):
+        before = np.cumsum(np.sort(blocks.lengths))  # (n,) tokens up to each row's end
+        edges = [int(np.searchsorted(before, blocks.size * part / world, side="left")) for part in (rank, rank + 1)]
+        return 0 if rank == 0 else edges[0], len(blocks) if rank + 1 == world else edges[1]
+    return len(blocks) * rank // world, len(blocks) * (rank + 1) // world
 
 
 class Counter(Protocol):
@@ -59,14 +69,21 @@ def extract_statistics(
     batch_size: int,
     device: str | torch.device = "cpu",
     covariance: bool = True,
+    classes: Tensor | None = None,
+    narrow: bool = False,
     resume: Path | None = None,
     job: Mapping[str, Any] | None = None,
     log: Path | None = None,
+    rank: int = 0,
+    world: int = 1,
 ) -> ClassStatistics:
     """Statistics of all features of all blocks, in one pass.
 
     The state is saved every two minutes. A call with the same `resume` folder after a kill goes on from there; the
     result has the same bits with the same batch size, and differs by rounding with another.
+
+    Several processes may each call it with their rank, in one process group (`lcutils.ranks`): each extracts its share
+    of the blocks and saves its own state, and the first merges all of them.
 
     Args:
         model: features and head.
@@ -74,27 +91,40 @@ def extract_statistics(
         batch_size: blocks per batch.
         device: where features are made and counted.
         covariance: keep the pooled within-class covariance too (for `nc1_pinv`).
+        classes: (R,) ascending ids of the tokens that may be labels; only these take memory. None for all.
+        narrow: keep narrow pivots, which take a quarter of the memory of exact ones (see `ClassStatistics`).
         resume: folder for the state, made if absent. Another extraction's state there is deleted. The complete state
             stays, for the caller to remove.
         job: what else decides the result, such as the content of the weights, as JSON values.
         log: file for lines of progress.
+        rank, world: which of how many processes this is; several need `resume`.
+
+    Returns:
+        The statistics of all blocks; in a process that is not the first, those of its share.
 
     Raises:
-        UserError: `resume` holds files that no extraction wrote.
+        UserError: `resume` holds files that no extraction wrote, or the state of another process was lost.
         NotFiniteError: features overflowed; raised when the state is next saved, or at the end.
     """
-    device = torch.device(device)
-    classes, dim = model.classifier.shape
-    stats = ClassStatistics(classes, dim, covariance=covariance, device=device)
-    done, saved_blocks, state = 0, 0, None
+    device, (begin, end) = torch.device(device), share(blocks, rank, world)
+    if world > 1 and resume is None:
+        raise ValueError("resume: several processes need a folder for their states")
+    vocabulary, dim = model.classifier.shape
+    done, state, stats = begin, None, None
     if resume is not None:
-        claim_folder(resume, _identity(model, blocks, covariance) | {"job": job}, discard=True, ours=[STATES])
-        state = _State(resume)
-        done, saved = state.load(device)
-        stats, saved_blocks = saved or stats, done
+        if rank == 0:
+            identity = _identity(model, blocks, covariance) | {"narrow": narrow, "ranks": world, "job": job}
+            claim_folder(resume, identity, discard=True, ours=[STATES])
+        barrier()
+        state = _State(resume, rank, world)
+        done, stats = state.load(device, "all" if classes is None else classes)
+        done = max(done, begin)
+    saved_blocks = done
+    stats = stats or ClassStatistics(vocabulary, dim, covariance, device, classes, narrow)
     saved_at = time.monotonic()
-    with Progress("extract", blocks.size, log=log, start=tokens_in(blocks, 0, done)) as progress:
-        for number, tokens, labels in batches(blocks, batch_size, device, done):
+    title = "extract" if world == 1 else f"extract {rank + 1} of {world}"
+    with Progress(title, tokens_in(blocks, begin, end), log=log, start=tokens_in(blocks, begin, done)) as progress:
+        for number, tokens, labels in batches(blocks, batch_size, device, done, end):
             stats.update(model.features(tokens).reshape(-1, dim), labels)
             progress.update(tokens_in(blocks, done, done + number))
             done += number
@@ -105,27 +135,46 @@ def extract_statistics(
     stats.check_finite()
     if state is not None and done > saved_blocks:
         state.save(stats, done)
+    if resume is not None and world > 1:
+        barrier()  # the states of all are complete
+        for other in range(1, world) if rank == 0 else ():
+            _merge_state(stats, _State(resume, other, world), *share(blocks, other, world))
     return stats
 
 
+def _merge_state(stats: ClassStatistics, state: _State, begin: int, end: int) -> None:
+    """Add the complete state of another rank, which had these blocks; it is read into the host's memory."""
+    done, part = state.load(torch.device("cpu"))
+    if max(done, begin) != end:
+        raise UserError(f"{state.folder}: {state.states} up to block {end} is missing; extract again to make it")
+    if part is not None:
+        stats.merge(part)
+
+
 class _State:
-    """The statistics so far, in one file whose name says how many blocks are in them, and its digest."""
+    """The statistics so far of one rank, in one file whose name says how many blocks are in them, and its digest."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, rank: int, world: int) -> None:
         self.folder = folder
+        self.name = "statistics" if world == 1 else f"statistics-rank{rank}of{world}"
+        self.states = f"{self.name}-*.safetensors"
 
-    def load(self, device: torch.device) -> tuple[int, ClassStatistics | None]:
+    def load(
+        self, device: torch.device, classes: Tensor | Literal["all", "seen"] = "seen"
+    ) -> tuple[int, ClassStatistics | None]:
         """Blocks done and their statistics; (0, None) where nothing was saved, or what was saved is damaged."""
-        saved, damaged = find_sealed(self.folder, STATES, job=note_digest(self.folder))
+        saved, damaged = find_sealed(self.folder, self.states, job=note_digest(self.folder))
         for file in damaged:
             print(f"{file}: is damaged, and removed; the work it held is done again", file=sys.stderr, flush=True)
             remove(file)
-        return (0, None) if saved is None else (int(saved.stem.split("-")[1]), ClassStatistics.load(saved, device))
+        if saved is None:
+            return 0, None
+        return int(saved.stem.split("-")[-2]), ClassStatistics.load(saved, device, classes)
 
     def save(self, stats: ClassStatistics, done: int) -> None:
         """Write the new state, then remove the older ones."""
-        name, job = f"statistics-{done:012d}.safetensors", note_digest(self.folder)
-        write_sealed(self.folder, name, stats.save, job=job, replaces=STATES)
+        name, job = f"{self.name}-{done:012d}.safetensors", note_digest(self.folder)
+        write_sealed(self.folder, name, stats.save, job=job, replaces=self.states)
 
 
 def _identity(model: FeatureModel, blocks: Blocks, covariance: bool) -> dict[str, Any]:
@@ -151,6 +200,8 @@ def extract_agreement(
     batch_size: int,
     device: str | torch.device = "cpu",
     log: Path | None = None,
+    rank: int = 0,
+    world: int = 1,
 ) -> tuple[Tensor, Tensor]:
     """NC4 over the blocks: per-class hits and totals, (V,) int64 each, as `classifier_agreement` defines them.
 
@@ -161,14 +212,14 @@ def extract_agreement(
         batch_size: blocks per batch.
         device: where the work is done.
         log: file for lines of progress.
+        rank, world: which of how many processes this is: it counts its share of the blocks.
 
     Raises:
         NotFiniteError: features overflowed; raised at the end.
     """
-    device = torch.device(device)
-    done = 0
-    with Progress("agreement", blocks.size, log=log) as progress:
-        for number, tokens, labels in batches(blocks, batch_size, device):
+    device, (done, end) = torch.device(device), share(blocks, rank, world)
+    with Progress("agreement", tokens_in(blocks, done, end), log=log) as progress:
+        for number, tokens, labels in batches(blocks, batch_size, device, done, end):
             counter.update(model.features(tokens).flatten(0, 1), labels)
             progress.update(tokens_in(blocks, done, done + number))
             done += number

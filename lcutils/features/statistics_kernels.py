@@ -6,7 +6,9 @@ run of equal labels that lies wholly in it and adds that run's sums to the class
 borders leaves partial sums, one "tail" in the chunk where it begins and one "head" in each chunk that it goes on in;
 a second kernel adds those up. Every sum is made in a fixed order.
 
-Shapes: N features, D dimensions, C classes, P chunks.
+Labels are first turned into rows of the sums, which only the classes that may occur have.
+
+Shapes: N features, D dimensions, C classes, R rows, P chunks.
 """
 
 from __future__ import annotations
@@ -22,16 +24,21 @@ TRIANGLE = 256  # columns of one product where only the upper triangle of the sc
 
 
 @triton.jit
-def _check_labels(labels, checked, largest, N, C, BLOCK: tl.constexpr):
-    """Labels as int32 with -1 for those to skip, and the largest label met."""
+def _find_rows(labels, rows, found, largest, N, C, SOME: tl.constexpr, BLOCK: tl.constexpr):
+    """Rows of labels as int32 with -1 for those to skip, and the largest label met that has no row."""
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     label = tl.load(labels + i, mask=i < N, other=-1).to(tl.int64)
-    tl.atomic_max(largest, tl.max(label, 0), sem="relaxed")
-    tl.store(checked + i, tl.where((label >= 0) & (label < C), label, -1).to(tl.int32), mask=i < N)
+    inside = (label >= 0) & (label < C)
+    if SOME:  # noqa: SIM108 - decided when the kernel is compiled
+        row = tl.load(rows + label, mask=inside, other=-1)
+    else:
+        row = tl.where(inside, label, -1).to(tl.int32)
+    tl.atomic_max(largest, tl.max(tl.where(row < 0, label, -1), 0), sem="relaxed")
+    tl.store(found + i, row, mask=i < N)
 
 
 @triton.jit
-def _set_pivots(features, order, labels, counts, pivots, D, BLOCK: tl.constexpr):
+def _set_pivots(features, order, labels, counts, pivots, D, most, NARROW: tl.constexpr, BLOCK: tl.constexpr):
     """A class without features so far takes the first one of its run as its pivot."""
     i = tl.program_id(0)
     label = tl.load(labels + i).to(tl.int64)
@@ -40,8 +47,12 @@ def _set_pivots(features, order, labels, counts, pivots, D, BLOCK: tl.constexpr)
         if tl.load(counts + label) == 0:
             column = tl.arange(0, BLOCK)
             row = tl.load(order + i)
-            feature = tl.load(features + row * D + column, mask=column < D)
-            tl.store(pivots + label * D + column, feature.to(tl.float64), mask=column < D)
+            feature = tl.load(features + row * D + column, mask=column < D, other=0.0)
+            if NARROW:
+                near = tl.where(tl.abs(feature.to(tl.float64)) < most, feature, 0.0).to(tl.float32)
+                tl.store(pivots + label * D + column, near.to(tl.bfloat16), mask=column < D)
+            else:
+                tl.store(pivots + label * D + column, feature.to(tl.float64), mask=column < D)
 
 
 @triton.jit
@@ -71,7 +82,7 @@ def _sum_runs(
     inside = column < D
     current = tl.load(labels + start).to(tl.int64)
     goes_on = (tl.load(labels + start - 1, mask=start > 0, other=-2) == current).to(tl.int32)
-    pivot = tl.load(pivots + current * D + column, mask=inside & (current >= 0), other=0.0)
+    pivot = tl.load(pivots + current * D + column, mask=inside & (current >= 0), other=0.0).to(tl.float64)
     total = tl.zeros([BLOCK], tl.float64)
     square = tl.zeros([BLOCK], tl.float64)
     count = tl.zeros([], tl.int64)
@@ -90,7 +101,7 @@ def _sum_runs(
                     _add_to_class(counts, totals, squares, current, column, inside, total, tl.sum(square, 0), count, D)
                 goes_on = tl.zeros([], tl.int32)
                 current = label
-                pivot = tl.load(pivots + current * D + column, mask=inside & (current >= 0), other=0.0)
+                pivot = tl.load(pivots + current * D + column, mask=inside & (current >= 0), other=0.0).to(tl.float64)
                 total = tl.zeros([BLOCK], tl.float64)
                 square = tl.zeros([BLOCK], tl.float64)
                 count = tl.zeros([], tl.int64)
@@ -155,6 +166,7 @@ def _join_runs(
 def add_batch(
     features: Tensor,
     labels: Tensor,
+    rows: Tensor | None,
     largest: Tensor,
     counts: Tensor,
     pivots: Tensor,
@@ -166,19 +178,22 @@ def add_batch(
 
     Args:
         features: (N, D), any float type.
-        labels: (N,) integers; those outside 0 ... C-1 are skipped.
-        largest: () int64, raised to the largest label.
-        counts, pivots, totals, squares: (C,) int64, (C, D), (C, D) and (C,) float64.
+        labels: (N,) integers; those without a row are skipped.
+        rows: (C,) int32 row of each class, -1 for those without; None where all C have one.
+        largest: () int64, raised to the largest label that has no row.
+        counts, pivots, totals, squares: (R,) int64, (R, D) float64 or bfloat16, (R, D) and (R,) float64.
         scatter: (D, D) float64, of which the upper triangle is made, or None.
     """
     N, D = features.shape
     features, labels = features.contiguous(), labels.contiguous()
     device = features.device
-    checked = torch.empty(N, dtype=torch.int32, device=device)
-    _check_labels[(triton.cdiv(N, 1024),)](labels, checked, largest, N, len(counts), 1024, num_warps=4)
-    checked, order = torch.sort(checked, stable=True)
-    rows = 32 if N < 1 << 17 else 64
-    chunks = triton.cdiv(N, rows)
+    found = torch.empty(N, dtype=torch.int32, device=device)
+    known = counts if rows is None else rows
+    some = rows is not None
+    _find_rows[(triton.cdiv(N, 1024),)](labels, known, found, largest, N, len(known), some, 1024, num_warps=4)
+    found, order = torch.sort(found, stable=True)
+    size = 32 if N < 1 << 17 else 64
+    chunks = triton.cdiv(N, size)
     block = triton.next_power_of_2(D)
     warps = 8 if block >= 2048 else 4 if block >= 512 else 2 if block >= 128 else 1
     centred = torch.empty(N, D, dtype=torch.float64, device=device) if scatter is not None else totals
@@ -186,14 +201,16 @@ def add_batch(
     part_square = torch.empty(2 * chunks, dtype=torch.float64, device=device)
     part_count = torch.empty(2 * chunks, dtype=torch.int64, device=device)
     parts = part_total, part_square, part_count
-    _set_pivots[(N,)](features, order, checked, counts, pivots, D, block, num_warps=1)
+    narrow = pivots.dtype == torch.bfloat16
+    most = torch.finfo(torch.bfloat16).max
+    _set_pivots[(N,)](features, order, found, counts, pivots, D, most, narrow, block, num_warps=1)
     _sum_runs[(chunks,)](
-        features, order, checked, counts, pivots, totals, squares, centred, *parts,
-        N, D, chunks, rows, block, scatter is not None, num_warps=warps,
+        features, order, found, counts, pivots, totals, squares, centred, *parts,
+        N, D, chunks, size, block, scatter is not None, num_warps=warps,
     )  # fmt: skip
     columns = min(COLUMNS, block)
     _join_runs[(chunks, triton.cdiv(D, columns))](
-        checked, counts, totals, squares, *parts, N, D, chunks, rows, columns, FAN, num_warps=4
+        found, counts, totals, squares, *parts, N, D, chunks, size, columns, FAN, num_warps=4
     )
     if scatter is not None:
         for left in range(0, D, TRIANGLE):

@@ -29,9 +29,9 @@ from lcutils.gptneo.model import PRECISIONS, GPTNeo
 from lcutils.gptneo.trunk import worth_compiling
 from lcutils.manifests import claim_folder, read_note, write_manifest
 from lcutils.progress import Progress
+from lcutils.ranks import barrier, number, process_group
 from lcutils.runs import Architecture, Recipe, count_parameters
 from lcutils.training.optimizer import ClippedAdamW, FlatParameters
-from lcutils.training.ranks import barrier, process_group
 from lcutils.training.resume import LOG, OURS, check_state, is_kept, load_state, restore_log, run_identity, save_state
 from lcutils.training.step import TrainingStep, epoch_order
 
@@ -89,8 +89,12 @@ def train(
             f"block_size: {train_blocks.shape[1]} tokens exceed the model's {architecture.positions} positions; "
             "use shorter blocks"
         )
+    if number() > recipe.batch_size:
+        raise UserError(
+            f"torchrun: {number()} processes cannot share batches of {recipe.batch_size} sequences; start fewer"
+        )
     exactly = deterministic(recipe.deterministic and torch.device(device).type == "cuda")
-    with exactly, process_group(recipe.batch_size, torch.device(device)) as (rank, world, on):
+    with exactly, process_group(torch.device(device)) as (rank, world, on):
         if rank == 0:
             identity = run_identity(architecture, recipe, train_blocks, on) | {"job": job}
             others = job is not None and read_note(folder).get("job") != job

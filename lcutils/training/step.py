@@ -19,8 +19,8 @@ from lcutils.features.batches import as_int32, next_tokens
 from lcutils.gptneo.determinism import add_rows
 from lcutils.gptneo.loss import head_loss
 from lcutils.gptneo.trunk import compiled, run_trunk
+from lcutils.ranks import sum_over_ranks
 from lcutils.training.optimizer import ClippedAdamW, FlatParameters
-from lcutils.training.ranks import sum_over_ranks
 
 WARM_UP_STEPS = 2  # steps before the capture: compilation, and the workspaces of libraries
 

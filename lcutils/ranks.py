@@ -1,4 +1,4 @@
-"""Processes that torchrun started, which share each batch of one training."""
+"""Processes that torchrun started, which share the work of one training or extraction."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from lcutils import devices
-from lcutils.errors import UserError
 
 
 def is_first() -> bool:
     """True in the process that writes files: the first that torchrun started, or the only one."""
-    return os.environ.get("RANK", "0") == "0"
+    return rank() == 0
 
 
 @contextmanager
@@ -30,13 +30,20 @@ def reserved_device(name: str, jobs_per_gpu: int = 1) -> Iterator[torch.device]:
             yield device
 
 
+def rank() -> int:
+    """This process's rank among torchrun's, or 0."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def number() -> int:
+    """Number of ranks: of torchrun's processes, or 1."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 @contextmanager
-def process_group(batch_size: int, device: torch.device) -> Iterator[tuple[int, int, torch.device]]:
+def process_group(device: torch.device) -> Iterator[tuple[int, int, torch.device]]:
     """(rank, number of ranks, this rank's device): those of torchrun, or of a single process."""
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world > batch_size:
-        raise UserError(f"torchrun: {world} processes cannot share batches of {batch_size} sequences; start fewer")
-    if world == 1:
+    if number() == 1:
         yield 0, 1, device
         return
     if device.type == "cuda":
@@ -60,5 +67,23 @@ def barrier() -> None:
 
 
 def sum_over_ranks(tensor: Tensor) -> None:
-    """Replace a tensor, on every rank, by its sum over all ranks."""
-    dist.all_reduce(tensor)
+    """Replace a tensor, on every rank, by its sum over all ranks; a single process keeps it."""
+    if dist.is_initialized():
+        dist.all_reduce(tensor)
+
+
+def from_first(*tensors: Tensor, device: torch.device) -> list[Tensor]:
+    """The first rank's tensors, on every rank.
+
+    Args:
+        tensors: of the first rank; the others give none.
+        device: where all of them lie, and shall lie.
+    """
+    if not dist.is_initialized():
+        return list(tensors)
+    kinds: list[Any] = [[(tuple(tensor.shape), tensor.dtype) for tensor in tensors]]
+    dist.broadcast_object_list(kinds, 0)
+    sent = list(tensors) or [torch.empty(shape, dtype=dtype, device=device) for shape, dtype in kinds[0]]
+    for tensor in sent:
+        dist.broadcast(tensor, 0)
+    return sent
