@@ -53,7 +53,8 @@ def table_2(ours: Mapping[str, object] | None = None) -> pd.DataFrame:
     known = [key for _, _, key in CONFIGURATION]
     rest = [key for key in flat if key not in known]
     more = pd.DataFrame({"setting": rest, "paper": ""})
-    values = [flat.get(key, "as the paper" if not key else "") for key in known]
+    same = "as the paper" + (" (pretrained models: as they are)" if ours.get("pretrained") else "")
+    values = [flat.get(key, same if not key else "") for key in known]
     return pd.concat([theirs, more], ignore_index=True).assign(ours=values + [flat[key] for key in rest])
 
 

@@ -13,6 +13,7 @@ from lcutils.charts.theme import INK, OUTLINE, PANEL, slim
 LETTER = 5.6  # pixels, of the average letter of a name
 LINE = 12  # pixels from name to name
 ASIDE = 7  # pixels from a point to its name
+LOWEST = PANEL - LINE / 2  # pixels from the upper edge, of a name
 NUDGED = 7  # pixels; a name moved farther than this has a line to its point
 
 
@@ -21,8 +22,8 @@ def placed_names(
 ) -> pd.DataFrame:
     """Return `table` (columns of x and y, and `name`) with the place of each name.
 
-    Names stand right of their points, left of those in the right half. In each half they go down by the height of a
-    line where they would cover one another.
+    Names stand right of their points, or left where they would leave the panel. They go down by the height of a line
+    where they would cover one another, and up where they would leave it below.
 
     Args:
         table: one row per point.
@@ -39,26 +40,32 @@ def placed_names(
     down = [(top - v) / (top - bottom) * PANEL for v in table[y].astype(float)]
     wide = [len(str(name)) * LETTER for name in table["name"]]
     sides = ["left" if a + ASIDE + w > PANEL and a > PANEL / 2 else "right" for a, w in zip(across, wide, strict=True)]
-    places = list(down)
-    taken: list[tuple[float, float, float]] = []  # left, right and middle of each placed name
-    for i in sorted(range(len(down)), key=lambda i: down[i]):
-        left = across[i] + ASIDE if sides[i] == "right" else across[i] - ASIDE - wide[i]
-        right = left + wide[i]
-        place = down[i]
-        for a, b, middle in sorted(taken, key=lambda name: name[2]):
-            if a < right and left < b and abs(middle - place) < LINE:
-                place = middle + LINE
-        places[i] = place
-        taken.append((left, right, place))
-    # A column of names that grew past the lower edge goes up as a whole.
-    past = max([place - (PANEL - LINE / 2) for place in places], default=0.0)
-    if past > 0:
-        places = [place - past if place > PANEL / 2 else place for place in places]
+    spans = [(a + ASIDE, a + ASIDE + w) if side == "right" else (a - ASIDE - w, a - ASIDE)
+             for a, w, side in zip(across, wide, sides, strict=True)]  # fmt: skip
+    places = _apart(spans, down, LINE)
+    if max(places, default=0.0) > LOWEST:  # back up from the lower edge
+        places = _apart(spans, [min(place, LOWEST) for place in places], -LINE)
     return table.assign(
         name_y=[top - place / PANEL * (top - bottom) for place in places],
         side=sides,
         moved=[abs(place - at) > NUDGED for place, at in zip(places, down, strict=True)],
     )
+
+
+def _apart(spans: list[tuple[float, float]], places: list[float], step: float) -> list[float]:
+    """Return the heights of names which take the `spans` across, each moved by `step` from those that it would cover.
+
+    Names that are moved down (a positive step) are taken from the top, those that are moved up from the bottom.
+    """
+    down, taken, moved = math.copysign(1.0, step), list[tuple[tuple[float, float], float]](), list(places)
+    for i in sorted(range(len(places)), key=lambda i: down * places[i]):
+        (left, right), place = spans[i], places[i]
+        for (a, b), other in sorted(taken, key=lambda name: down * name[1]):
+            if a < right and left < b and abs(other - place) < abs(step):
+                place = other + step
+        moved[i] = place
+        taken.append((spans[i], place))
+    return moved
 
 
 def name_layers(

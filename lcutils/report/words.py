@@ -56,7 +56,7 @@ def percent(share: float) -> str:
 
 
 def _about(row: pd.Series, checkpoints: int) -> str:
-    parts = [str(row.get("family", "GPT-Neo of this study's grid"))]
+    parts = [str(row.get("family", "GPT-Neo"))]
     if "depth" in row:
         parts.append(f"{int(row['depth'])} layer{'s' if row['depth'] != 1 else ''}")
     parts += [f"width {int(row['width'])}"] if "width" in row else []
@@ -64,6 +64,7 @@ def _about(row: pd.Series, checkpoints: int) -> str:
     parts += [f"{int(row['n_classes']):,} token types as classes"] if "n_classes" in row else []
     parts += [f"fine-tuned from {row['base']}"] if "base" in row else []
     parts += [f"revision {row['revision']}"] if "revision" in row else []
+    parts += [f"{int(row['epochs'])} epoch{'s' if row['epochs'] != 1 else ''}"] if "epochs" in row else []
     parts += [f"{int(row['steps']):,} training steps"] if "steps" in row else []
     parts += [f"the last of {checkpoints} checkpoints"] if checkpoints > 1 else []
     return ", ".join(parts) + "."
