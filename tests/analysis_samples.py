@@ -74,3 +74,23 @@ def made_sensitivity(results: pd.DataFrame) -> pd.DataFrame:
                 part[key] = results[key] * factor
         parts.append(part)
     return pd.concat(parts, ignore_index=True)
+
+
+def made_models(**models: dict) -> pd.DataFrame:
+    """Results of pretrained models: name -> columns that differ; `revisions` are pairs of a name and its steps."""
+    rng = np.random.default_rng(11)
+    rows = []
+    for name, given in models.items():
+        for k, (revision, steps) in enumerate(given.get("revisions", [("", None)])):
+            loss = 3.0 + rng.normal(0, 0.3)
+            row = {
+                "model": name, "depth": 2, "width": 128, "epochs": None, "weight_decay": None, "seed": None,
+                "checkpoint": k, "steps": steps, "tokens_seen": None, "n_params": 656_000, "val_loss": loss,
+                "val_accuracy": 0.6 - 0.1 * loss, "perplexity": np.exp(loss), "n_classes": CLASSES,
+            }  # fmt: skip
+            for key, known in MEASUREMENTS.items():
+                row[key] = np.exp(rng.normal(-2, 0.5)) if known.log else rng.uniform(0.1, 0.9)
+            row |= {"family": "llama", "source": f"hub/{name}", "revision": revision, "base": "", "note": ""}
+            row |= {"val_loss_per_character": loss / 4, "unigram_entropy": 5.5, "layout": "stream"}
+            rows.append(row | {key: value for key, value in given.items() if key != "revisions"})
+    return pd.DataFrame(rows)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from analysis_samples import made_results, made_sensitivity, made_tokens
+from analysis_samples import made_models, made_results, made_sensitivity, made_tokens
 from browser import becomes, chromium, needs_chromium, new_page
 
 from lcutils.charts.tokens import TOKEN_COLUMNS
@@ -256,4 +256,60 @@ def test_nothing_is_wider_than_the_window(browser, report, width):
             page.evaluate("name => document.getElementById(name).scrollIntoView()", name)
             page.wait_for_selector(f"#drawing-{name}[data-drawn]")
         assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert errors == []
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory) -> Path:
+    """The report of a few models: long names, revisions, a fine-tuned one beside its base, a failure, a warning."""
+    long = "somebody-some-model-410m-deduped-of-some-day"
+    results = made_models(
+        base={},
+        tuned={"base": "base", "note": "validation loss 11.2 is above the unigram entropy 7.1: wrong tokenizer?"},
+        **{
+            long: {"family": "gpt_neox", "revisions": [("step1000", 1000), ("step3000", 3000), ("step143000", 143_000)]}
+        },
+    )
+    tuned = made_tokens(300).assign(cdnv=lambda t: t["cdnv"] * np.exp(np.sin(t["token_id"])))
+    folder = tmp_path_factory.mktemp("few")
+    write_analysis(
+        results, folder, title="Few", settings={}, tokens={"base@0": made_tokens(300), "tuned@0": tuned},
+        sensitivity=made_sensitivity(results), published=RESULTS, failures={"other@0": "cannot be loaded"},
+    )  # fmt: skip
+    return folder / "report.html"
+
+
+@pytest.mark.parametrize(("width", "dark"), [(420, False), (900, True), (1440, False)])
+def test_a_report_of_few_models_is_drawn_whole(browser, few, width, dark):
+    with new_page(browser, offline=True, dark=dark) as (page, errors):
+        page.set_viewport_size({"width": width, "height": 900})
+        page.goto(few.as_uri())
+        drawings = page.locator(".drawing")
+        names = [drawings.nth(i).get_attribute("data-name") for i in range(drawings.count())]
+        assert {"strips", "moved_tokens", "trajectories", "against_loss", "overlaid"} < set(names)
+        for name in names:
+            page.evaluate("name => document.getElementById('drawing-' + name).scrollIntoView()", name)
+            page.wait_for_selector(f"#drawing-{name}[data-drawn]")
+        words = page.locator("#drawing-strips text").all_text_contents()
+        assert {"base", "tuned", "somebody-som…d-of-some-day", "published"} <= set(words)
+        # No word of a figure lies outside of its picture.
+        outside = """svg => { const frame = svg.getBoundingClientRect();
+            return [...svg.querySelectorAll('text')].filter(node => { const box = node.getBoundingClientRect();
+                return box.width && (box.left < frame.left - 1 || box.right > frame.right + 1); })
+                .map(node => node.textContent); }"""
+        for name in names:
+            assert page.locator(f"#drawing-{name} svg.marks").evaluate(outside) == [], name
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert errors == []
+
+
+def test_a_model_picked_in_a_strip_is_picked_everywhere(browser, few):
+    with new_page(browser, offline=True) as (page, errors):
+        page.goto(few.as_uri())
+        for name in ("against_loss", "strips"):
+            page.evaluate("name => document.getElementById(name).scrollIntoView()", name)
+            page.wait_for_selector(f"#drawing-{name}[data-drawn]")
+        page.locator("#drawing-strips path[aria-label*='model: tuned']").first.click(force=True)
+        page.wait_for_function("document.getElementById('picked').textContent.includes('tuned')")
+        becomes(page, lambda: faint(page, "against_loss") > 0, True)
         assert errors == []

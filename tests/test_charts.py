@@ -157,8 +157,8 @@ def test_filters_change_the_r2():
 
 def test_two_points_have_no_r2():
     figure = charts.figure_1(ODD["two rows"])
-    assert "n = 2: too few for R²" in words_of(figure.svg)
-    assert "no R² is given" in figure.caption
+    assert not [word for word in [*words_of(figure.svg), figure.caption] if "R²" in word]
+    assert {"01x0064_03d@0", "01x0064_03d@2"} <= set(words_of(figure.svg))  # few points bear their names
 
 
 def test_a_panel_that_cannot_be_drawn_is_named():
@@ -181,12 +181,13 @@ def test_a_grid_with_holes_keeps_each_point_under_its_heading():
     rows = RESULTS.head(3).assign(
         depth=1, width=64, epochs=[1, 3, 10], checkpoint=[0, 2, 9], weight_decay=[0.1, 5e-4, 0.1], nc1_cdnv=0.5
     )
+    rows = pd.concat([rows] * 3, ignore_index=True)  # three models are no grid
     points, words = places_of(charts.by_width(rows, "nc1_cdnv").svg)
     headings = sorted(["1 epoch", "3 epochs", "10 epochs"], key=lambda word: words[word])
     assert headings == ["1 epoch", "3 epochs", "10 epochs"]
     (upper,) = {min(y for _, y in points)}
     # 5e-4 is the upper row: the one point of 3 epochs is in it, between the columns of the other two.
-    assert [y == upper for _, y in sorted(points)] == [False, True, False]
+    assert [y == upper for _, y in sorted(set(points))] == [False, True, False]
 
 
 def limits_drawn(figure: charts.Figure) -> dict[str, float]:

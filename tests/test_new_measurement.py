@@ -31,8 +31,8 @@ ENTRY = Measurement(
 
 def test_a_function_and_an_entry_are_enough(tiny, monkeypatch):
     monkeypatch.setitem(MEASUREMENTS, KEY, ENTRY)
-    epochs, two_epochs = "epochs: 1, decay: d, checkpoints: 0", "epochs: 2, decay: d, checkpoints: [0, 1]"
-    tiny.write_text(tiny.read_text().replace(epochs, two_epochs))  # a relation needs more than two rows
+    epochs, four_epochs = "epochs: 1, decay: d, checkpoints: 0", "epochs: 4, decay: d, checkpoints: [0, 1, 2, 3]"
+    tiny.write_text(tiny.read_text().replace(epochs, four_epochs))  # a report of relations needs eight rows
     work = open_study(tiny, tiny.parent)
     prepare_data(work)
     for model, checkpoint in work.study.points:
@@ -46,7 +46,7 @@ def test_a_function_and_an_entry_are_enough(tiny, monkeypatch):
     paths = analyze_study(work).paths
 
     results = pd.read_csv(work.results)
-    assert results[KEY].notna().tolist() == [True] * 4
+    assert results[KEY].notna().tolist() == [True] * 8
     assert results.columns[-len(COUNTS) :].tolist() == [KEY, *list(COUNTS)[1:]]  # measurements, then counts
     for table in ("correlations", "partial_correlations", "sensitivity_correlations"):
         row = pd.read_csv(paths[f"tables/{table}.csv"]).query("measurement == @KEY").iloc[0]

@@ -1,11 +1,14 @@
-"""All of the analysis under one import: relations, tables, kinds of token, definitions of the measurements.
+"""All of the analysis under one import: relations, tables, few models, kinds of token, definitions of the measurements.
 
 Every function takes a results table (with the columns of `results.csv`, ours or `load_published`'s) or a table of
 tokens. It returns a new DataFrame, or `Missing` with a sentence that says why it cannot be computed.
 """
 
 from lcutils.analysis.conditional import influence, partial_correlations, sensitivity_correlations, within_architecture
-from lcutils.analysis.definitions import Missing, limits_of_theory, measurements_in
+from lcutils.analysis.configuration import applying, model_table, own_settings
+from lcutils.analysis.definitions import Missing, limits_at, limits_of_theory, measurements_in
+from lcutils.analysis.few import FEW, comparable_loss, few_models
+from lcutils.analysis.fine_tuned import base_differences, base_pairs, moved_tokens
 from lcutils.analysis.inference import permutation_test
 from lcutils.analysis.relations import correlations, seed_groups, seed_rows, table_1
 from lcutils.analysis.tables import (

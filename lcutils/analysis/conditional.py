@@ -12,6 +12,7 @@ import pandas as pd
 import scipy
 
 from lcutils.analysis.definitions import Missing, in_display_order
+from lcutils.analysis.few import family_column, with_families
 from lcutils.analysis.inference import FEWEST_ROWS, Vector, holm, independent_columns, is_constant, partial_correlation
 from lcutils.analysis.relations import LABEL_COLUMNS, finite_rows, label_columns, no_relation, pairs_with
 from lcutils.analysis.rows import SETTING
@@ -113,13 +114,14 @@ def influence(results: pd.DataFrame, target: str = "val_loss") -> pd.DataFrame |
 
 
 def within_architecture(results: pd.DataFrame, target: str = "val_loss") -> pd.DataFrame | Missing:
-    """Relations among models of one size: over seeds, epochs and decay, never over depth and width.
+    """Relations among models of one family and size: over seeds, epochs and decay, never over depth and width.
 
     "pooled" rows correlate deviations from the mean of each architecture, with n - groups - 1 degrees of freedom, so
     that differences between sizes do not count; then follows one row per architecture.
 
     Returns:
-        Columns `measurement, property, label, architecture` ("02x0768" or "pooled"), `depth, width, groups, n, r, r2,
+        Columns `measurement, property, label, architecture` ("02x0768", after the family's name where
+        the table has families, or "pooled"), `depth, width, groups, n, r, r2,
         p` (t test, two-sided), `p_holm` (over the pooled rows), `r_log, r2_log, p_log` (of the log of the
         measurement; nan where a value is not positive), `note`.
     """
@@ -127,16 +129,19 @@ def within_architecture(results: pd.DataFrame, target: str = "val_loss") -> pd.D
         return Missing(reason)
     if not {"depth", "width"} <= set(results.columns):
         return Missing("Relations within an architecture need the columns depth and width.")
+    results = with_families(results)
     rows: list[dict[str, Any]] = []
     for key, *_ in pairs_with(results, target):
         known = results[finite_rows(results, [key, target, "depth", "width"])]
-        values = known[["depth", "width", key, target]].astype(np.float64)
-        groups = [group for _, group in values.groupby(["depth", "width"]) if len(group) >= 2]
+        values = known.astype(dict.fromkeys(("depth", "width", key, target), np.float64))
+        by_architecture = values.groupby([*family_column(results), "depth", "width"])
+        groups = [group for _, group in by_architecture if len(group) >= 2]
         rows.append({**label_columns(key), "architecture": "pooled", **_within(groups, key, target)})
         for group in groups:
             if len(group) >= FEWEST_ROWS:
                 depth, width = (int(group[column].iloc[0]) for column in ("depth", "width"))
-                row = {**label_columns(key), "architecture": f"{depth:02}x{width:04}", "depth": depth, "width": width}
+                name = " ".join([*group[family_column(results)].iloc[0], f"{depth:02}x{width:04}"])
+                row = {**label_columns(key), "architecture": name, "depth": depth, "width": width}
                 rows.append(row | _within([group], key, target))
     columns = [*LABEL_COLUMNS, "architecture", "depth", "width", "groups", "n", "r", "r2", "p", "p_holm"]
     table = pd.DataFrame(rows).reindex(columns=[*columns, "r_log", "r2_log", "p_log", "note"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import exp, log, sqrt
 
+import numpy as np
 import pandas as pd
 from scipy.special import gammaln, polygamma, psi
 
@@ -108,3 +109,22 @@ def limits_of_theory(dim: int, classes: int, *, riesz_s: float | None = None) ->
     if classes <= dim + 1:
         rows += [("simplex", *pair) for pair in simplex.items()]
     return pd.DataFrame(rows, columns=["limit", "measurement", "value"])
+
+
+def limits_at(dim: int, classes: int, *, riesz_s: float | None = None) -> pd.DataFrame:
+    """Every limit of theory for one model: its value at collapse, and that of directions spread evenly over a sphere.
+
+    The value at collapse is the catalogue's, 0 or 1 for most. The mean cosine's is -1 / (K - 1): more classes than
+    D + 1 cannot form a simplex, but no arrangement of their directions has a lower mean.
+
+    Returns:
+        Columns `measurement`, `limit` ("collapse" or "uniform sphere"), `value` (maybe minus infinity), in display
+        order; measurements without a known limit have no row.
+    """
+    sphere = limits_of_theory(dim, classes, riesz_s=riesz_s)
+    sphere = sphere[(sphere["limit"] == "uniform sphere") & np.isfinite(sphere["value"])]
+    collapsed = {key: known.collapsed for key, known in MEASUREMENTS.items()}
+    collapsed["nc2_cosine_mean"] = simplex_cosine(classes)
+    rows = [(key, "collapse", value) for key, value in collapsed.items() if value is not None]
+    table = pd.DataFrame(rows, columns=["measurement", "limit", "value"])
+    return in_display_order(pd.concat([table, sphere[table.columns]], ignore_index=True))

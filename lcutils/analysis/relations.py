@@ -14,6 +14,7 @@ import pandas as pd
 import scipy
 
 from lcutils.analysis.definitions import MEASUREMENTS, Missing, measurements_in
+from lcutils.analysis.few import family_column, with_families
 from lcutils.analysis.inference import (
     FEWEST_ROWS,
     Permutation,
@@ -163,19 +164,20 @@ def seed_groups(results: pd.DataFrame) -> pd.DataFrame | Missing:
 
     Returns:
         One row per group of two seeds or more, most seeds first: `model` (run name without seed), `checkpoint`,
-        `depth`, `width`, `epochs`, `weight_decay`, `seeds`.
+        `depth`, `width`, `epochs`, `weight_decay`, `seeds`, and `family` if the table has one.
     """
     wanted = [*SETTING, "checkpoint", "seed", "model"]
     if absent := [column for column in wanted if column not in results]:
         return Missing(f"Seeds cannot be compared: the table lacks {', '.join(absent)}.")
-    keys = [*SETTING, "checkpoint"]
+    results = with_families(results)
+    keys = [*SETTING, "checkpoint", *family_column(results)]
     groups = results.dropna(subset=keys).groupby(keys, sort=False, as_index=False)
     table = groups.agg(seeds=("seed", "nunique"), model=("model", "first"))
     table = table[table["seeds"] >= 2].sort_values("seeds", ascending=False, kind="stable")
     if table.empty:
         return Missing("Seeds cannot be compared: no model of this table was trained with several.")
     table["model"] = [_without_seed(name) for name in table["model"]]
-    return table[["model", "checkpoint", *SETTING, "seeds"]].reset_index(drop=True)
+    return table[["model", "checkpoint", *SETTING, *family_column(results), "seeds"]].reset_index(drop=True)
 
 
 def _without_seed(name: str) -> str:
@@ -191,10 +193,11 @@ def seed_rows(results: pd.DataFrame) -> pd.DataFrame | Missing:
     groups = seed_groups(results)
     if isinstance(groups, Missing):
         return groups
-    group = groups.iloc[0]
+    results = with_families(results)
+    keys, group = [*SETTING, "checkpoint", *family_column(results)], groups.iloc[0]
     if group["seeds"] < FEWEST_ROWS:
         return Missing(f"A relation over seeds needs at least {FEWEST_ROWS} seeds of one model; the most is 2.")
-    same = (results[[*SETTING, "checkpoint"]] == group[[*SETTING, "checkpoint"]]).all(axis=1)
+    same = (results[keys] == group[keys]).all(axis=1)
     return results[same].drop_duplicates("seed").reset_index(drop=True)
 
 

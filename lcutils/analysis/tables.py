@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from lcutils.analysis.definitions import MEASUREMENTS, Missing, in_display_order, measurements_in
+from lcutils.analysis.few import PER_CHARACTER
 from lcutils.analysis.rows import OUTCOMES, SETTING
 from lcutils.paper import BATCH_SIZES, FIRST_NAMES
 from lcutils.text import storable
@@ -52,7 +53,8 @@ def table_2(ours: Mapping[str, object] | None = None) -> pd.DataFrame:
     known = [key for _, _, key in CONFIGURATION]
     rest = [key for key in flat if key not in known]
     more = pd.DataFrame({"setting": rest, "paper": ""})
-    values = [flat.get(key, "as the paper" if not key else "") for key in known]
+    same = "as the paper" + (" (pretrained models: as they are)" if ours.get("pretrained") else "")
+    values = [flat.get(key, same if not key else "") for key in known]
     return pd.concat([theirs, more], ignore_index=True).assign(ours=values + [flat[key] for key in rest])
 
 
@@ -87,7 +89,9 @@ def table_3() -> pd.DataFrame:
     return table.rename_axis(columns=None).reset_index()
 
 
-def table_5(tokens: pd.DataFrame, names: Sequence[str] = FIRST_NAMES) -> pd.DataFrame | Missing:
+def table_5(
+    tokens: pd.DataFrame, names: Sequence[str] = FIRST_NAMES, text: str = "training text"
+) -> pd.DataFrame | Missing:
     """Table 5: CDNV and interference of single tokens beside the average token.
 
     Args:
@@ -95,6 +99,7 @@ def table_5(tokens: pd.DataFrame, names: Sequence[str] = FIRST_NAMES) -> pd.Data
             are averages over the token's pairs.
         names: words to look up; the token of a word may have white space around it. White space alone stands for
             itself.
+        text: what a note calls the text of the statistics; pretrained models were not trained on it.
 
     Returns:
         Columns `token, token_id, count, cdnv, interference, cdnv_ratio, interference_ratio` (to the average token),
@@ -111,7 +116,7 @@ def table_5(tokens: pd.DataFrame, names: Sequence[str] = FIRST_NAMES) -> pd.Data
         same = stripped == name.strip() if name.strip() else texts == name  # a name of white space is no other's
         found = tokens[same].sort_values("count", ascending=False)
         if found.empty:
-            rows.append({"token": name, "note": "not one token, or not in the training text"})
+            rows.append({"token": name, "note": f"not one token, or not in the {text}"})
         known = found[["token_id", "count", "cdnv", "interference"]].assign(token=found["text"], note="")
         rows += [{str(key): value for key, value in row.items()} for row in known.to_dict("records")]
     table = pd.DataFrame(rows)
@@ -144,7 +149,8 @@ def trajectories(results: pd.DataFrame) -> pd.DataFrame | Missing:
 
     Returns:
         Columns `model, depth, width, epochs, weight_decay, checkpoint, steps, tokens_seen, val_loss, measurement,
-        value`, in order of checkpoint; only models with two checkpoints or more.
+        value`, in order of checkpoint; only models with two checkpoints or more. `family`, `revision` and
+        `val_loss_per_character` too where the table has them.
     """
     if not {"model", "checkpoint"} <= set(results.columns):
         return Missing("Trajectories need the columns model and checkpoint.")
@@ -152,7 +158,8 @@ def trajectories(results: pd.DataFrame) -> pd.DataFrame | Missing:
     if several.empty or not measurements_in(several):
         return Missing("There are no trajectories: no model was measured at two checkpoints or more.")
     ordered = several.sort_values(["model", "checkpoint"], kind="stable")
-    return _long(ordered, ["model", *SETTING, "checkpoint", "steps", "tokens_seen", "val_loss"])
+    place = ["model", "family", *SETTING, "checkpoint", "revision", "steps", "tokens_seen", "val_loss", PER_CHARACTER]
+    return _long(ordered, place)
 
 
 def sensitivity(table: pd.DataFrame) -> pd.DataFrame | Missing:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import altair as alt
 import pandas as pd
 
 from lcutils import analysis
-from lcutils.analysis import MEASUREMENTS, Missing
+from lcutils.analysis import MEASUREMENTS, Missing, few_models
+from lcutils.analysis.few import with_families
 from lcutils.charts import scatter, theme
+from lcutils.charts.names import name_layers
 from lcutils.charts.paper import FIGURE_1, FIGURE_3
 from lcutils.charts.theme import Figure
 
@@ -27,15 +30,17 @@ def overlaid(results: pd.DataFrame, published: pd.DataFrame | None) -> Figure:
     name, title = "overlaid", "Ours and the published models in one picture"
     if published is None or published.empty:
         return Figure(name, title, missing=NO_PUBLISHED)
+    few = scatter.Few.of(results.reset_index(drop=True))  # the rows of `both` begin with ours
     both = pd.concat([results.assign(source=OURS), published.assign(source=PUBLISHED)], ignore_index=True)
-    controls, test = scatter.filters(both)
-    data = theme.slim(both, [*scatter.IDENTITY, "source", "val_loss", *FIGURE_1, *FIGURE_3])
+    both = with_families(both)
+    controls, test = scatter.filters(both, few)
+    data = theme.slim(both, [*scatter.identity(both), "source", "val_loss", *FIGURE_1, *FIGURE_3])
     charts = []
     for key in dict.fromkeys(FIGURE_1 + FIGURE_3):
         rows = scatter.usable(both, key, "val_loss", positive=MEASUREMENTS[key].log)
         # A panel with one of the two sources compares nothing.
         if rows["source"].nunique() == 2:
-            charts.append(_overlay(rows, key, test))
+            charts.append(_overlay(rows, key, test, few.names if few else {}))
     if not charts:
         return Figure(name, title, missing="No measurement of Figures 1 and 3 is in both tables.")
     caption = (
@@ -45,21 +50,30 @@ def overlaid(results: pd.DataFrame, published: pd.DataFrame | None) -> Figure:
     return Figure(name, title, caption, theme.together(charts, 3, controls), rows=data)
 
 
-def _overlay(rows: pd.DataFrame, key: str, test: str) -> Any:
+def _overlay(rows: pd.DataFrame, key: str, test: str, names: Mapping[Hashable, str]) -> Any:
+    """Return one panel of `rows`, `key` against the loss; `names` stand beside the points of their rows."""
     axis, log = MEASUREMENTS[key].axis, MEASUREMENTS[key].log
+    domains = theme.padded(rows[key], log), theme.padded(rows["val_loss"], False)
+    legend: Any = alt.Legend(orient="bottom") if names else alt.Undefined
     chart = (
         scatter.shown_rows(test, key, log)
         .mark_point(size=44, filled=True, strokeWidth=0.5, stroke=theme.OUTLINE)
         .encode(
-            x=alt.X(f"{key}:Q", **theme.value_axis(axis, theme.padded(rows[key], log), log)),
-            y=alt.Y("val_loss:Q", **theme.value_axis(scatter.LOSS, theme.padded(rows["val_loss"], False), False)),
-            color=alt.Color("source:N", title="source", scale=SOURCES),
-            shape=alt.Shape("source:N", title="source", scale=SHAPES),
+            x=alt.X(f"{key}:Q", **theme.value_axis(axis, domains[0], log)),
+            y=alt.Y("val_loss:Q", **theme.value_axis(scatter.LOSS, domains[1], False)),
+            color=alt.Color("source:N", title="source", scale=SOURCES, legend=legend),
+            shape=alt.Shape("source:N", title="source", scale=SHAPES, legend=legend),
             opacity=scatter.FAINT_UNLESS_PICKED,
             tooltip=["source:N", *scatter.tooltip(rows, "val_loss", key)],
         )
     )
-    return scatter.framed(chart.add_params(scatter.SELECTED), key)
+    chart = chart.add_params(scatter.SELECTED)
+    ours = rows[rows.index.isin(names)]
+    if len(ours):
+        called = ours[["model", key, "val_loss"]].assign(name=[names[index] for index in ours.index])
+        layers = name_layers(called, (key, "val_loss"), domains, log, scatter.FAINT_UNLESS_PICKED)
+        chart = alt.layer(chart, *layers)
+    return scatter.framed(chart, key)
 
 
 def beside_published(results: pd.DataFrame, published: pd.DataFrame | None) -> Figure:
@@ -76,6 +90,8 @@ def beside_published(results: pd.DataFrame, published: pd.DataFrame | None) -> F
     data = theme.slim(table, ["measurement", "model", "checkpoint", "ours", "published", "difference", "relative"])
     charts = []
     for key, rows in table.groupby("measurement", sort=False):
+        if few_models(results) and len(rows) < 2:
+            continue
         both = pd.concat([rows["ours"], rows["published"]])
         ends = theme.padded(both, False)
         square: dict[str, Any] = {"scale": alt.Scale(domain=ends, nice=False), "axis": alt.Axis(tickCount=4)}
@@ -102,6 +118,8 @@ def beside_published(results: pd.DataFrame, published: pd.DataFrame | None) -> F
         )
         title_ = theme.panel_title(scatter.heading(str(key)), 28)
         charts.append(alt.layer(diagonal, points).properties(width=170, height=170, title=title_))
+    if not charts:
+        return Figure(name, title, missing="One point is no figure: the table sets it beside the published one.")
     caption = "A point on the dashed diagonal is reproduced exactly. Click a model to see it in every panel."
     return Figure(name, title, caption, theme.together(charts, 4, spacing=26), rows=data)
 

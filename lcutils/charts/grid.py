@@ -1,4 +1,4 @@
-"""Measurements over the grid of models: against width by depth, along checkpoints, against the minimum class count."""
+"""Measurements over the grid of models: against width by depth, and against the minimum class count."""
 
 from __future__ import annotations
 
@@ -11,26 +11,11 @@ import pandas as pd
 
 from lcutils import analysis
 from lcutils.analysis import MEASUREMENTS, Missing
+from lcutils.analysis.few import GRID, family_column, few_models, last_checkpoints, with_families
 from lcutils.charts import scatter, theme
 from lcutils.charts.theme import Figure
 
-# SI prefixes say G where people say billion.
-COUNT_WORDS = "replace(format(datum.value, '~s'), 'G', 'B')"
 NO_SENSITIVITY = "No sensitivity table was given: the measure stage writes one per checkpoint (sensitivity.csv)."
-TRAJECTORY_KEYS = [
-    "val_loss",
-    "nc1_cdnv",
-    "gnc2_log_uncentred_cov",
-    "gnc2_log_cov",
-    "nc3_cosine_mean",
-    "unc3_cosine_cov",
-    "nc4_agreement",
-]
-
-
-def _axis_of(key: str) -> tuple[str, bool]:
-    """Return the axis title of a measurement or of val_loss, and whether a log axis suits it."""
-    return (MEASUREMENTS[key].axis, MEASUREMENTS[key].log) if key in MEASUREMENTS else (scatter.LOSS, False)
 
 
 def _schedules(rows: pd.DataFrame) -> pd.DataFrame:
@@ -48,29 +33,46 @@ def _schedules(rows: pd.DataFrame) -> pd.DataFrame:
     ]
     order = pd.to_numeric(epochs, errors="coerce").fillna(0) * 1000 + pd.to_numeric(after, errors="coerce").fillna(0)
     words = ["any weight decay" if pd.isna(value) else f"weight decay {value:g}" for value in decay]
-    return rows.assign(schedule=schedule, schedule_order=order, decay=words)
+    rows = rows.assign(schedule=schedule, schedule_order=order, decay=words)
+    if "family" not in rows or not (others := rows["family"] != GRID).any():
+        return rows
+    # Nobody told the schedule of pretrained models: they stand in a column and a row of their own.
+    return rows.assign(
+        schedule=rows["schedule"].mask(others, "pretrained"),
+        schedule_order=order.mask(others, order[~others].max() + 1 if (~others).any() else 0),
+        decay=rows["decay"].mask(others, "pretrained"),
+    )
 
 
 def by_width(results: pd.DataFrame, key: str, riesz_s: float | None = None) -> Figure:
     """Return `key` (a measurement, or val_loss) against width: one line per depth; columns are schedules, rows decays.
 
+    Families have lines of their own, and of a pretrained model's checkpoints the last one counts. Few models are drawn
+    where a line has two widths at least.
+
     `riesz_s` is the exponent that the Riesz kernel was measured with; its limits of theory follow from it.
     """
-    axis, log = _axis_of(key)
+    axis, log = scatter.axis_of(key)
     label = MEASUREMENTS[key].label if key in MEASUREMENTS else axis
     name, title = f"by_width_{key}", f"{label[:1].upper()}{label[1:]} against width"
     if key not in results.columns or "width" not in results.columns:
         return Figure(name, title, missing=f"The table has no column {key if key not in results.columns else 'width'}.")
-    rows = scatter.usable(results, key, "width", positive=log)
+    rows = with_families(results)
+    if "family" in rows:
+        rows = rows[(rows["family"] == GRID) | rows.index.isin(last_checkpoints(rows).index)]
+    rows = scatter.usable(rows, key, "width", positive=log)
     if rows.empty:
         return Figure(name, title, missing=f"No row has a number for {label} that this axis can show.")
     rows = _schedules(rows if "depth" in rows.columns else rows.assign(depth=0))
+    line = [*family_column(rows), "depth", "schedule", "decay"]
+    if few_models(results) and rows.groupby(line)["width"].nunique().max() < 2:
+        return Figure(name, title, missing="No two models differ in their width alone.")
     limits = scatter.theory_lines(rows, key, riesz_s)
     kinds = []
     for limit, values in limits.groupby("limit", sort=False):
         kinds.append(f"limit_{str(limit).split()[-1]}")
         rows[kinds[-1]] = rows["width"].map(values.groupby("width")["value"].mean())
-    data = theme.slim(rows, [*scatter.IDENTITY, "schedule", "schedule_order", "decay", "val_loss", key, *kinds])
+    data = theme.slim(rows, [*scatter.identity(rows), "schedule", "schedule_order", "decay", "val_loss", key, *kinds])
     domain = theme.padded(rows[key], log, limits["value"].tolist())
     x = alt.X(
         "width:Q",
@@ -83,18 +85,21 @@ def by_width(results: pd.DataFrame, key: str, riesz_s: float | None = None) -> F
     y = theme.value_axis(axis, domain, log, letters=26)
     depths = sorted(data["depth"].unique().tolist())
     colour = alt.Color("depth:O", title="depth L", scale=alt.Scale(domain=depths, scheme=theme.VIRIDIS))
-    base = alt.Chart()
+    base, shape = alt.Chart(), scatter.families_shape(rows)
+    lines = base.mark_line(strokeWidth=1.5).encode(x=x, y=alt.Y(f"mean({key}):Q", **y), color=colour)
+    marks = (
+        base.mark_point(size=40, filled=True, **scatter.EDGE) if shape else base.mark_circle(size=40, **scatter.EDGE)
+    )
     layers = [
-        base.mark_line(strokeWidth=1.5).encode(x=x, y=alt.Y(f"mean({key}):Q", **y), color=colour),
-        base.mark_circle(size=40, stroke=theme.OUTLINE, strokeWidth=0.6)
-        .encode(
+        lines.encode(detail="family:N") if shape else lines,
+        marks.encode(
             x=x,
             y=alt.Y(f"{key}:Q", **y),
             color=colour,
             opacity=scatter.FAINT_UNLESS_PICKED,
             tooltip=scatter.tooltip(data, *dict.fromkeys(c for c in ("val_loss", key) if c in data.columns)),
-        )
-        .add_params(scatter.SELECTED),
+            **shape,
+        ).add_params(scatter.SELECTED),
     ]
     near = [kind for kind in kinds if rows[kind].between(domain[0], domain[1]).any()]
     for kind, dash in zip(near, ([2, 2], [6, 3]), strict=False):
@@ -113,6 +118,7 @@ def by_width(results: pd.DataFrame, key: str, riesz_s: float | None = None) -> F
     caption = theme.sentence(
         definition,
         "Lines join the means over seeds, one line per depth; columns are schedules, rows weight decays.",
+        "Each family has lines and a shape of its own." if shape else "",
         theory,
     )
     return Figure(name, title, caption, chart)
@@ -121,66 +127,6 @@ def by_width(results: pd.DataFrame, key: str, riesz_s: float | None = None) -> F
 def losses(results: pd.DataFrame) -> Figure:
     """Return the validation loss against width, by depth."""
     return replace(by_width(results, "val_loss"), name="losses", title="Validation loss by depth and width")
-
-
-def trajectories(results: pd.DataFrame) -> Figure:
-    """Return loss and measurements along the checkpoints of each model that has two or more."""
-    name, title = "trajectories", "Along the checkpoints"
-    rows = analysis.trajectories(results)
-    if isinstance(rows, Missing):
-        return Figure(name, title, missing=rows.reason)
-    along = "tokens_seen" if rows["tokens_seen"].notna().any() else "checkpoint"
-    wide = results[results["model"].isin(rows["model"].unique())].copy()
-    wide = wide[wide[along].notna()]
-    controls, test = scatter.filters(wide)
-    charts = [
-        _along(wide, key, along, test)
-        for key in TRAJECTORY_KEYS
-        if len(scatter.usable(wide, key, along, positive=_axis_of(key)[1]))
-    ]
-    if not charts:
-        return Figure(name, title, missing="No model with two checkpoints has a measurement at them.")
-    caption = (
-        f"{wide['model'].nunique()} models with two or more kept checkpoints, one line per model and one point per "
-        "checkpoint. Click a model to see it in every panel."
-    )
-    return Figure(
-        name,
-        title,
-        caption,
-        theme.together(charts, 3, controls),
-        rows=theme.slim(wide, [*scatter.IDENTITY, "tokens_seen", *TRAJECTORY_KEYS]),
-    )
-
-
-def _along(rows: pd.DataFrame, key: str, along: str, test: str) -> Any:
-    axis, log = _axis_of(key)
-    drawn = scatter.usable(rows, key, along, positive=log)
-    counts = along == "tokens_seen"
-    x = alt.X(
-        f"{along}:Q",
-        title="tokens seen (log scale)" if counts else "checkpoint (0 is the end of epoch 1)",
-        scale=alt.Scale(type="log" if counts else "linear", nice=False, padding=12),
-        axis=alt.Axis(tickCount=4, labelExpr=COUNT_WORDS if counts else "format(datum.value, 'd')"),
-    )
-    y = alt.Y(f"{key}:Q", **theme.value_axis(axis, theme.padded(drawn[key], log), log))
-    base = (
-        alt.Chart(theme.ROWS)
-        .transform_filter(f"{test} && {scatter.can_be_shown(key, log)}")
-        .encode(x=x, y=y, opacity=scatter.FAINT_UNLESS_PICKED)
-    )
-    # Lines take their colour from the stroke channel, without a legend: one for lines would list sizes, not shade them.
-    colour = scatter.size_colour(rows)
-    stroke = colour
-    if isinstance(colour, alt.Color):
-        stroke = alt.Stroke("n_params:Q", scale=scatter.size_scale(rows), legend=None)
-    lines = base.mark_line(strokeWidth=1.3).encode(stroke=stroke, detail="model:N", order=f"{along}:Q")
-    points = (
-        base.mark_circle(size=45, stroke=theme.OUTLINE, strokeWidth=0.6)
-        .encode(color=colour, tooltip=scatter.tooltip(rows, key))
-        .add_params(scatter.SELECTED)
-    )
-    return scatter.framed(alt.layer(lines, points), key)
 
 
 def sensitivity(table: pd.DataFrame | None, results: pd.DataFrame) -> Figure:
@@ -198,10 +144,12 @@ def sensitivity(table: pd.DataFrame | None, results: pd.DataFrame) -> Figure:
         moved.groupby(["measurement", "min_count"])["relative"].agg(["median", "min", "max", "count"]).reset_index()
     )
     middle = middle[middle["median"].notna()].assign(label=lambda t: t["measurement"].map(labels))
-    charts = []
+    few, charts = few_models(results), []
+    one = few and len(middle) and middle["count"].max() == 1
     if len(middle):
-        charts.append(_heat(middle, "median", "median change", list(labels.values()), diverging=True))
-    related = analysis.sensitivity_correlations(table, results)
+        words = "change" if one else "median change"
+        charts.append(_heat(middle, "median", words, list(labels.values()), diverging=True))
+    related = Missing("") if few else analysis.sensitivity_correlations(table, results)
     note = related.reason if isinstance(related, Missing) else ""
     if not isinstance(related, Missing):
         related = related[related["measurement"].isin(known) & related["r2"].notna()]
@@ -214,11 +162,12 @@ def sensitivity(table: pd.DataFrame | None, results: pd.DataFrame) -> Figure:
             )
     if not charts:
         return Figure(name, title, missing=theme.sentence("The sensitivity table has no number to draw.", note))
+    one_model = "" if one else " (median over models)"
     caption = theme.sentence(
         "Left: median over models of each measurement's change against its value at the smallest minimum count. "
         "Right: its R² with validation loss at each minimum count."
         if len(charts) > 1
-        else "Each measurement's change against its value at the smallest minimum count (median over models).",
+        else f"Each measurement's change against its value at the smallest minimum count{one_model}.",
         note,
     )
     return Figure(name, title, caption, alt.hconcat(*charts, spacing=30).resolve_scale(color="independent"))

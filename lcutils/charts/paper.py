@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pandas as pd
 
-from lcutils.analysis import MEASUREMENTS, Missing, measurements_in, seed_rows
+from lcutils.analysis import FEW, MEASUREMENTS, Missing, few_models, measurements_in, seed_rows
+from lcutils.analysis.few import with_families
 from lcutils.analysis.inference import FEWEST_ROWS
 from lcutils.analysis.relations import TABLE_1
-from lcutils.charts.scatter import IDENTITY, LOSS, filters, panel, usable
+from lcutils.charts.scatter import LOSS, Few, filters, identity, panel, usable
 from lcutils.charts.theme import Figure, sentence, slim, together
 from lcutils.text import one_line
 
@@ -22,10 +23,13 @@ FIGURE_2 = [
     "gnc2_log_cov",
 ]
 FIGURE_3 = ["nc3_cosine_mean", "nc3_duality_error", "unc3_cosine_cov"]
-HOW_TO = (
+POINTS = (
     "Each point is one model at one checkpoint; click one to see it in every panel, double-click to let go, hover for "
-    "its name. The dashed line is least squares on the scale drawn."
+    "its name"
 )
+HOW_TO = f"{POINTS}. The dashed line is least squares on the scale drawn."
+LINES = "A thin line leads from a name that had to make room to its point."
+OTHER_TOKENS = "The loss is per character of text, because these models do not share a tokenizer."
 THEORY = "Orange dashes mark limits of theory (hover for which) where they lie near the points."
 
 
@@ -36,33 +40,50 @@ def panels_figure(
     title: str,
     caption: str,
     riesz_s: float | None = None,
+    few: Few | None = None,
 ) -> Figure:
-    """Return a figure of panels, one for each of `keys` that `results` has, against the loss; linked and filtered."""
-    rows, numbered = results, ""
+    """Return a figure of panels, one for each of `keys` that `results` has, against the loss; linked and filtered.
+
+    `few` says how panels of few models are drawn.
+    """
+    rows, numbered = with_families(results), ""
     if "model" not in results.columns:
         rows = results.assign(model=[f"row {i}" for i in range(len(results))])
         numbered = "The table names no models: rows are numbered."
-    controls, test = filters(rows)
-    made = {key: panel(rows, key, test, riesz_s) for key in keys}
+    target = few.target if few else "val_loss"
+    controls, test = filters(rows, few)
+    made = {key: panel(rows, key, test, riesz_s, few) for key in keys}
     lacking = [MEASUREMENTS[key].label for key, chart in made.items() if chart is None]
     charts = [chart for chart in made.values() if chart is not None]
-    if "val_loss" not in results.columns or results["val_loss"].isna().all():
+    if target not in results.columns or results[target].isna().all():
         return Figure(name, title, missing=f"The table has no {LOSS} to set the measurements against.")
+    if few and len(usable(rows, target)) < 2:
+        return Figure(name, title, missing="One point has nothing to be set against.")
     if not charts:
-        return Figure(name, title, missing=f"The table has none of these measurements: {', '.join(lacking)}.")
-    drawn = max(len(usable(rows, key, "val_loss")) for key in keys)
-    points = "one point" if drawn == 1 else f"{drawn} points"
-    few = f"With {points}, no R² is given: it needs {FEWEST_ROWS}." if drawn < FEWEST_ROWS else ""
+        which = "The table has none of these measurements" + (" at two points" if few else "")
+        return Figure(name, title, missing=f"{which}: {', '.join(lacking)}.")
     lack = f"Not in this table, so not drawn: {', '.join(lacking)}." if lacking else ""
     chart = together(charts, 3, controls)
-    data = slim(rows, [*IDENTITY, "val_loss", *keys])
-    return Figure(name, title, sentence(caption, HOW_TO, few, lack, numbered), chart, rows=data)
+    data = slim(rows, [*identity(rows), target, *keys])
+    if few:
+        enough = max(len(usable(rows, key, target)) for key in keys) >= FEW
+        reading = [HOW_TO if enough else POINTS + "."] + ([LINES] if few.names and len(rows) > 2 else [])
+        reading += [f"No R² is given of fewer than {FEW} points."] if enough else []
+        reading += [OTHER_TOKENS] if target != "val_loss" else []
+    else:
+        drawn = max(len(usable(rows, key, "val_loss")) for key in keys)
+        points = "one point" if drawn == 1 else f"{drawn} points"
+        reading = [HOW_TO, f"With {points}, no R² is given: it needs {FEWEST_ROWS}." if drawn < FEWEST_ROWS else ""]
+    return Figure(name, title, sentence(caption, *reading, lack, numbered), chart, rows=data)
 
 
 def figure_1(results: pd.DataFrame) -> Figure:
     """Return Figure 1: NC1, GNC2 (un-centred and centred), UNC3 and NC4 against validation loss."""
-    caption = f"NC1, GNC2, UNC3 and NC4 against validation loss, coloured by the number of parameters. {THEORY}"
-    return panels_figure(results, FIGURE_1, "figure_1", "Figure 1. Neural collapse against validation loss", caption)
+    few = Few.of(results)
+    colours = "model" if few and few.names else "the number of parameters"
+    caption = f"NC1, GNC2, UNC3 and NC4 against validation loss, coloured by {colours}. {THEORY}"
+    title = "Figure 1. Neural collapse against validation loss"
+    return panels_figure(results, FIGURE_1, "figure_1", title, caption, few=few)
 
 
 def figure_2(results: pd.DataFrame) -> Figure:
@@ -72,9 +93,8 @@ def figure_2(results: pd.DataFrame) -> Figure:
         "standard deviation of the cosines) and uniform spread (GNC2) of the class means against validation loss. "
         f"{THEORY}"
     )
-    return panels_figure(
-        results, FIGURE_2, "figure_2", "Figure 2. Geometry of the class means against validation loss", caption
-    )
+    title = "Figure 2. Geometry of the class means against validation loss"
+    return panels_figure(results, FIGURE_2, "figure_2", title, caption, few=Few.of(results))
 
 
 def figure_3(results: pd.DataFrame) -> Figure:
@@ -82,7 +102,8 @@ def figure_3(results: pd.DataFrame) -> Figure:
     caption = (
         f"Alignment of classifier rows with class means (NC3) and its evenness (UNC3) against validation loss. {THEORY}"
     )
-    return panels_figure(results, FIGURE_3, "figure_3", "Figure 3. Duality of classifier and class means", caption)
+    title = "Figure 3. Duality of classifier and class means"
+    return panels_figure(results, FIGURE_3, "figure_3", title, caption, few=Few.of(results))
 
 
 def against_loss(results: pd.DataFrame, riesz_s: float | None = None) -> Figure:
@@ -91,7 +112,7 @@ def against_loss(results: pd.DataFrame, riesz_s: float | None = None) -> Figure:
     keys = measurements_in(results)
     if not keys:
         return Figure("against_loss", title, missing="The table has no measurement with a number in it.")
-    return panels_figure(results, keys, "against_loss", title, THEORY, riesz_s)
+    return panels_figure(results, keys, "against_loss", title, THEORY, riesz_s, Few.of(results))
 
 
 def seeds_scatter(results: pd.DataFrame) -> Figure:
@@ -100,6 +121,8 @@ def seeds_scatter(results: pd.DataFrame) -> Figure:
     rows = seed_rows(results)
     if isinstance(rows, Missing):
         return Figure("seeds", title, missing=rows.reason)
+    if few_models(results) and len(rows) < FEW:
+        return Figure("seeds", title, missing=f"A relation over seeds needs {FEW} of them; there are {len(rows)}.")
     keys = [key for key in TABLE_1.values() if key in measurements_in(rows)]
     if not keys:
         return Figure(

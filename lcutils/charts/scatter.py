@@ -5,20 +5,33 @@ All panels of a figure share one selection (click a model to see it everywhere) 
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from typing import Any, Self
 
 import altair as alt
 import numpy as np
 import pandas as pd
 
-from lcutils.analysis import MEASUREMENTS, limits_of_theory
+from lcutils.analysis import FEW, MEASUREMENTS, comparable_loss, few_models, limits_of_theory
+from lcutils.analysis.few import PER_CHARACTER, point_names, short_names
 from lcutils.analysis.inference import FEWEST_ROWS
 from lcutils.analysis.rows import OUTCOMES
-from lcutils.charts.theme import INK, OUTLINE, PANEL, ROWS, VIRIDIS, padded, panel_title, slim, value_axis
+from lcutils.charts.names import name_layers
+from lcutils.charts.theme import INK, OKABE_ITO, OUTLINE, PANEL, ROWS, VIRIDIS, padded, panel_title, slim, value_axis
 
 IDENTITY = ["model", "checkpoint", "depth", "width", "epochs", "weight_decay", "seed", "n_params", "steps"]
-FILTERS = {"depth": "depth", "width": "width", "epochs": "epochs", "weight_decay": "decay"}
+OF_PRETRAINED = ["family", "revision", "tokens_seen"]  # more of a point's identity, where a table has families
+FILTERS = {"family": "family", "depth": "depth", "width": "width", "epochs": "epochs", "weight_decay": "decay"}
 LOSS = "validation loss (nats per token)"
+OF_CHARACTERS = {PER_CHARACTER: "validation loss per character"}
+LOSSES = {"val_loss": LOSS, PER_CHARACTER: "validation loss (nats per character)"}
+NAMED_POINTS = 12  # the most that bear their names
+NAME_LIMIT = 20  # characters of a name beside a point: half a panel
+LEGEND_LIMIT = 330  # pixels of a name in a legend
+SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right", "triangle-left")
+MODEL_COLOURS = (*OKABE_ITO[:6], OKABE_ITO[7])  # without the yellow, which is lost on white
+EDGE: dict[str, Any] = {"stroke": OUTLINE, "strokeWidth": 0.6}  # of a point
 SELECTED = alt.selection_point(name="picked", fields=["model"], clear="dblclick")
 FAINT_UNLESS_PICKED = alt.OpacityValue(**alt.when(SELECTED).then(alt.value(0.9)).otherwise(alt.value(0.12)))
 
@@ -26,15 +39,59 @@ FAINT_UNLESS_PICKED = alt.OpacityValue(**alt.when(SELECTED).then(alt.value(0.9))
 def heading(key: str) -> str:
     """Return what stands over the panel of `key`: a measurement's property and label, or the name of an outcome."""
     known = MEASUREMENTS.get(key)
-    return f"{known.property}: {known.label}" if known else OUTCOMES[key]
+    return f"{known.property}: {known.label}" if known else (OUTCOMES | OF_CHARACTERS)[key]
 
 
-def filters(rows: pd.DataFrame) -> tuple[list[Any], str]:
+def axis_of(key: str) -> tuple[str, bool]:
+    """Return the axis title of a measurement or of a loss, and whether a log axis suits it."""
+    return (MEASUREMENTS[key].axis, MEASUREMENTS[key].log) if key in MEASUREMENTS else (LOSSES[key], False)
+
+
+@dataclass(frozen=True)
+class Few:
+    """How a panel of few models differs from one of a grid.
+
+    Attributes:
+        target: the loss on its y axis, by which these models can be compared.
+        names: what stands beside each point, by the row's index; none where there are too many points.
+    """
+
+    target: str
+    names: Mapping[Hashable, str]
+
+    @classmethod
+    def of(cls, rows: pd.DataFrame) -> Self | None:
+        """How panels of `rows` are to be drawn; None if they are not few models."""
+        if not few_models(rows):
+            return None
+        names = short_names(point_names(rows).tolist(), NAME_LIMIT) if len(rows) <= NAMED_POINTS else {}
+        called = {index: names[name] for index, name in point_names(rows).items() if name in names}
+        return cls(comparable_loss(rows), called)
+
+
+def identity(rows: pd.DataFrame) -> list[str]:
+    """Return the columns that say what a point is: those of `rows` that hold something."""
+    known = [c for c in (*IDENTITY, *(OF_PRETRAINED if "family" in rows else [])) if c in rows.columns]
+    return [c for c in known if rows[c].notna().any()] if "family" in rows else known
+
+
+def families_shape(rows: pd.DataFrame) -> dict[str, Any]:
+    """Return the channel that tells families apart, where `rows` hold several; {} where there is one."""
+    if "family" not in rows or rows["family"].nunique() < 2:
+        return {}
+    domain = sorted(rows["family"].unique().tolist())
+    scale = alt.Scale(domain=domain, range=[SHAPES[i % len(SHAPES)] for i in range(len(domain))])
+    return {"shape": alt.Shape("family:N", title="family", scale=scale)}
+
+
+def filters(rows: pd.DataFrame, few: Few | None = None) -> tuple[list[Any], str]:
     """Return the filter controls for `rows` and the Vega expression that is true for a row that they let through.
 
-    There is a control for each of depth, width, epochs and decay that has more than one value, and a text field that
-    finds models by a part of their name.
+    There is a control for each of family, depth, width, epochs and decay that has more than one value, and a text
+    field that finds models by a part of their name. Points that bear their names need none.
     """
+    if few and few.names:
+        return [], "true"
     controls: list[Any] = []
     tests: list[str] = []
     for column, word in FILTERS.items():
@@ -59,23 +116,37 @@ def size_scale(rows: pd.DataFrame) -> alt.Scale:
     return alt.Scale(type="log", scheme=VIRIDIS, domain=[float(sizes.min()), float(sizes.max())])
 
 
-def size_colour(rows: pd.DataFrame) -> Any:
-    """Return the colour channel: parameters on a log viridis scale; one plain colour where all rows have one size."""
+def size_colour(rows: pd.DataFrame, few: Few | None = None) -> Any:
+    """Return the colour channel: parameters on a log viridis scale; one plain colour where all rows have one size.
+
+    Points of few models have the colour of their model, as in every figure of them.
+    """
+    if few and few.names:
+        return model_colour(rows)
     if "n_params" not in rows.columns or rows["n_params"].dropna().nunique() < 2:
         return alt.value("#21918c")
     legend = alt.Legend(title="parameters", format=".2~s", type="gradient", gradientLength=PANEL - 40)
     return alt.Color("n_params:Q", scale=size_scale(rows), legend=legend)
 
 
+def model_colour(rows: pd.DataFrame, legend: alt.Legend | None = None) -> alt.Color:
+    """Return the colour channel of models: one colour for each, the same in every figure of a table."""
+    return alt.Color("model:N", scale=model_scale(rows), title="model", legend=legend)
+
+
+def model_scale(rows: pd.DataFrame) -> alt.Scale:
+    """Return the scale that gives each model its colour, in the order of the table."""
+    models = list(dict.fromkeys(rows["model"].tolist()))
+    return alt.Scale(domain=models, range=[MODEL_COLOURS[i % len(MODEL_COLOURS)] for i in range(len(models))])
+
+
 def tooltip(rows: pd.DataFrame, *values: str) -> list[alt.Tooltip]:
     """Return what hovering shows: the model and its place in the grid, then `values`."""
-    grouped = {"n_params": ",", "steps": ","}
+    grouped = {"n_params": ",", "steps": ",", "tokens_seen": ","}
+    words = ("model", "seed", "family", "revision")
     place = [
-        alt.Tooltip(
-            f"{c}:N" if c in ("model", "seed") else f"{c}:Q", title=c.replace("_", " "), format=grouped.get(c, "")
-        )
-        for c in IDENTITY
-        if c in rows.columns
+        alt.Tooltip(f"{c}:N" if c in words else f"{c}:Q", title=c.replace("_", " "), format=grouped.get(c, ""))
+        for c in identity(rows)
     ]
     return place + [alt.Tooltip(f"{v}:Q", title=v, format=".5g") for v in values]
 
@@ -120,13 +191,15 @@ def can_be_shown(column: str, log: bool) -> str:
     return f"isValid(datum.{column})" + (f" && datum.{column} > 0" if log else "")
 
 
-def shown_rows(test: str, key: str, log: bool) -> Any:
+def shown_rows(test: str, key: str, log: bool, target: str = "val_loss") -> Any:
     """Return a chart of the rows that the filters leave (`test`) and that have both `key` and a validation loss."""
-    return alt.Chart(ROWS).transform_filter(f"{test} && {can_be_shown(key, log)} && {can_be_shown('val_loss', False)}")
+    return alt.Chart(ROWS).transform_filter(f"{test} && {can_be_shown(key, log)} && {can_be_shown(target, False)}")
 
 
-def panel(rows: pd.DataFrame, key: str, test: str, riesz_s: float | None) -> Any | None:
+def panel(rows: pd.DataFrame, key: str, test: str, riesz_s: float | None, few: Few | None = None) -> Any | None:
     """Return one panel over `ROWS`, `key` on x and validation loss on y, or None where no row has both.
+
+    A panel of few models needs two points, names each, and gives R² only where there are eight.
 
     The line is least squares on the scale drawn; R² is of that scale. On a log axis the R² of the value itself
     stands at the right.
@@ -134,31 +207,34 @@ def panel(rows: pd.DataFrame, key: str, test: str, riesz_s: float | None) -> Any
     `test` is the Vega expression of `filters`; `riesz_s` the exponent of the rows' Riesz kernel, if it is known.
     """
     measurement = MEASUREMENTS[key]
-    log = measurement.log
-    drawn = usable(rows, key, "val_loss", positive=log)
-    if drawn.empty:
+    log, target, fewest = measurement.log, few.target if few else "val_loss", FEW if few else FEWEST_ROWS
+    drawn = usable(rows, key, target, positive=log)
+    if len(drawn) < (2 if few else 1):
         return None
     limits = theory_lines(drawn, key, riesz_s)
-    domain = padded(drawn[key], log, limits["value"].tolist())
-    x = alt.X(f"{key}:Q", **value_axis(measurement.axis, domain, log))
-    y = alt.Y("val_loss:Q", **value_axis(LOSS, padded(drawn["val_loss"], False), False))
-    base = shown_rows(test, key, log)
-    points = (
-        base.mark_circle(size=58, stroke=OUTLINE, strokeWidth=0.6)
-        .encode(
-            x=x,
-            y=y,
-            color=size_colour(rows),
-            opacity=FAINT_UNLESS_PICKED,
-            tooltip=tooltip(rows, "val_loss", key),
-        )
-        .add_params(SELECTED)
-    )
+    domains = padded(drawn[key], log, limits["value"].tolist()), padded(drawn[target], False)
+    x = alt.X(f"{key}:Q", **value_axis(measurement.axis, domains[0], log))
+    y = alt.Y(f"{target}:Q", **value_axis(LOSSES[target], domains[1], False))
+    base = shown_rows(test, key, log, target)
+    shape = families_shape(rows)
+    marks = base.mark_point(size=58, filled=True, **EDGE) if shape else base.mark_circle(size=58, **EDGE)
+    points = marks.encode(
+        x=x,
+        y=y,
+        color=size_colour(rows, few),
+        opacity=FAINT_UNLESS_PICKED,
+        tooltip=tooltip(rows, target, key),
+        **shape,
+    ).add_params(SELECTED)
     layers = [points]
-    if drawn[key].nunique() > 1 and len(drawn) >= FEWEST_ROWS:
-        layers.insert(0, _fit_line(base, key, log, x, y))
-    layers += _fit_words(base, key, log)
-    layers += _limit_rules(limits, domain)
+    if drawn[key].nunique() > 1 and len(drawn) >= fewest:
+        layers.insert(0, _fit_line(base, key, target, log, x, y))
+    if not few or len(drawn) >= fewest:
+        layers += _fit_words(base, key, target, log, fewest)
+    layers += _limit_rules(limits, domains[0])
+    if few and few.names:
+        called = drawn[["model", key, target]].assign(name=[few.names[index] for index in drawn.index])
+        layers += name_layers(called, (key, target), domains, log, FAINT_UNLESS_PICKED)
     return framed(alt.layer(*layers), key)
 
 
@@ -166,13 +242,13 @@ def _scaled(base: Any, key: str, log: bool) -> Any:
     return base.transform_calculate(scaled=f"log(datum.{key})" if log else f"+datum.{key}")
 
 
-def _fit_line(base: Any, key: str, log: bool, x: Any, y: Any) -> Any:
-    line = _scaled(base, key, log).transform_regression("scaled", "val_loss")
+def _fit_line(base: Any, key: str, target: str, log: bool, x: Any, y: Any) -> Any:
+    line = _scaled(base, key, log).transform_regression("scaled", target)
     line = line.transform_calculate(as_=key, calculate="exp(datum.scaled)" if log else "datum.scaled")
     return line.mark_line(color=OUTLINE, strokeWidth=1, strokeDash=[4, 3], clip=True).encode(x=x, y=y)
 
 
-def _fit_words(base: Any, key: str, log: bool) -> list[Any]:
+def _fit_words(base: Any, key: str, target: str, log: bool, fewest: int) -> list[Any]:
     """Return the text layers above the frame, computed in the browser from the rows that the filters leave.
 
     Vega's regression returns its coefficients and the values it grouped by (`keys`), nothing else. Grouping by n, which
@@ -181,17 +257,17 @@ def _fit_words(base: Any, key: str, log: bool) -> list[Any]:
     number = "'R² = ' + format(datum.rSquared, '.3f')"
     lines = [(log, f"{number} + '{' (log x)' if log else ''}, n = ' + datum.keys[0]", "left", 0)]
     if log:
-        unknown = f"datum.keys[0] < {FEWEST_ROWS} || isNaN(datum.rSquared)"
+        unknown = f"datum.keys[0] < {fewest} || isNaN(datum.rSquared)"
         linear = f"{unknown} ? '' : format(datum.rSquared, '.3f') + ' (linear x)'"
         lines.append((False, linear, "right", PANEL))
     layers = []
     for scaled, words, align, place in lines:
         few = (
-            f"datum.keys[0] < {FEWEST_ROWS} ? ('n = ' + datum.keys[0] + ': too few for R²') : "
+            f"datum.keys[0] < {fewest} ? ('n = ' + datum.keys[0] + ': too few for R²') : "
             f"isNaN(datum.rSquared) ? 'R² undefined' : "
         )
         fitted = _scaled(base, key, scaled).transform_joinaggregate(n="count()")
-        fitted = fitted.transform_regression("scaled", "val_loss", groupby=["n"], params=True)
+        fitted = fitted.transform_regression("scaled", target, groupby=["n"], params=True)
         fitted = fitted.transform_calculate(words=few + words if align == "left" else words)
         text = fitted.mark_text(align=align, baseline="bottom", fontSize=10, color=INK, clip=False)
         layers.append(text.encode(text="words:N", x=alt.XValue(place), y=alt.YValue(-4)))

@@ -51,8 +51,11 @@ def _visible() -> str:
 VISIBLE = _visible()
 
 
-def token_kinds(tokens: pd.DataFrame | None) -> Figure:
-    """Return the frequency of every token by id, in four kinds, and each kind's shares of these tokens and the data."""
+def token_kinds(tokens: pd.DataFrame | None, text: str = "training text") -> Figure:
+    """Return the frequency of every token by id, in four kinds, and each kind's shares of these tokens and the data.
+
+    `text` is what the text of the counts is called: pretrained models were not trained on it.
+    """
     name, title = "token_kinds", "Token frequencies by kind of token"
     if tokens is None or not {"token_id", "text", "count"} <= set(tokens.columns):
         return Figure(name, title, missing=NO_TOKENS)
@@ -67,7 +70,9 @@ def token_kinds(tokens: pd.DataFrame | None) -> Figure:
         .mark_circle(size=14)
         .encode(
             x=alt.X("token_id:Q", title="token id", scale=alt.Scale(nice=False)),
-            y=alt.Y("count:Q", **theme.value_axis(TOKEN_COLUMNS["count"][0], theme.padded(drawn["count"], True), True)),
+            y=alt.Y(
+                "count:Q", **theme.value_axis(f"occurrences in the {text}", theme.padded(drawn["count"], True), True)
+            ),
             color=alt.Color(
                 "kind:N", title="kind (click to pick)", scale=KIND_SCALE, legend=alt.Legend(orient="bottom")
             ),
@@ -99,7 +104,7 @@ def token_kinds(tokens: pd.DataFrame | None) -> Figure:
     right = alt.layer(bar, words).properties(width=230, height=300, title="shares of these tokens and of the data")
     caption = theme.sentence(
         "Kinds: lowercase words; starts of words and proper nouns; punctuation; special (all others), after decoding "
-        "and stripping. Shares are of the tokens that occur in the training text and were measured, not of the whole "
+        f"and stripping. Shares are of the tokens that occur in the {text} and were measured, not of the whole "
         "vocabulary.",
         notice,
     )
@@ -107,7 +112,7 @@ def token_kinds(tokens: pd.DataFrame | None) -> Figure:
     return Figure(name, title, caption, alt.hconcat(dots, right, spacing=30), rows=data)
 
 
-def token_explorer(tokens: pd.DataFrame | None, model: str = "") -> Figure:
+def token_explorer(tokens: pd.DataFrame | None, model: str = "", text: str = "training text") -> Figure:
     """Return the tokens of one model as points and as lists: search for one, choose the axes, go to its nearest means.
 
     All of it is one Vega-Lite specification, so that a notebook and the report show the same. Its parameters are
@@ -116,6 +121,7 @@ def token_explorer(tokens: pd.DataFrame | None, model: str = "") -> Figure:
     Args:
         tokens: per-token table of the measure stage; None gives a figure that says so.
         model: what the title names.
+        text: what the text of the counts is called, as in `token_kinds`.
     """
     name, title = "token_explorer", "Token explorer" + (f", {one_line(model, 120)}" if model else "")
     if tokens is None or tokens.empty:
@@ -139,13 +145,13 @@ def token_explorer(tokens: pd.DataFrame | None, model: str = "") -> Figure:
         "␣ is a space, and total counts the validation features with this label.",
         notice,
     )
-    return Figure(name, title, caption, _explorer(tuple(axes), tuple(listed)), rows=data)
+    return Figure(name, title, caption, _explorer(tuple(axes), tuple(listed), text), rows=data)
 
 
 @cache
-def _explorer(axes: tuple[str, ...], listed: tuple[str, ...]) -> Any:
+def _explorer(axes: tuple[str, ...], listed: tuple[str, ...], text: str) -> Any:
     """Return the explorer over `ROWS`, whatever the rows: a report has one for each of many models."""
-    words = [_axis_words(column) for column in axes]
+    words = [_axis_words(column, text) for column in axes]
     up = "cdnv" if "cdnv" in axes else axes[-1]
     controls = [
         alt.param(name=param, value=first, bind=alt.binding_select(options=[*axes], labels=words, name=f"{param} "))
@@ -172,7 +178,7 @@ def _explorer(axes: tuple[str, ...], listed: tuple[str, ...]) -> Any:
     )
     found = ranked.transform_filter(f"datum.match < 3 && datum.place <= {LISTED}")
     panels = [
-        _cloud(ranked, chosen, [*listed], clicked),
+        _cloud(ranked, chosen, [*listed], clicked, {column: _axis_words(column, text) for column in TOKEN_COLUMNS}),
         _token_list(around, [*listed], clicked, "The chosen token (first) and its nearest class means"),
         _token_list(
             found,
@@ -189,9 +195,9 @@ def _drawable(tokens: pd.DataFrame, column: str) -> pd.Series:
     return np.isfinite(values) & ((values > 0) | (not TOKEN_COLUMNS[column][1]))
 
 
-def _axis_words(column: str) -> str:
+def _axis_words(column: str, text: str) -> str:
     words, log = TOKEN_COLUMNS[column]
-    return words + (", log scale" if log else "")
+    return words.replace("training text", text) + (", log scale" if log else "")
 
 
 def _is_log(param: str) -> str:
@@ -219,13 +225,13 @@ def _ranked() -> Any:
     )
 
 
-def _limit(pixels: int) -> Any:
+def visible_limit(pixels: int) -> Any:
     """Return the width that a visible token may take; none where `VISIBLE` has cut it."""
     return alt.expr(f"{PAIRS.format('visible')} ? 0 : {pixels}")
 
 
-def _cloud(ranked: Any, chosen: Any, columns: list[str], clicked: Any) -> Any:
-    """Return the tokens as points over the chosen axes, the chosen one marked and named."""
+def _cloud(ranked: Any, chosen: Any, columns: list[str], clicked: Any, titles: dict[str, str]) -> Any:
+    """Return the tokens as points over the chosen axes (`titles` by column), the chosen one marked and named."""
 
     def axis(param: str) -> dict[str, Any]:
         power = "pow(10, datum.value)"
@@ -244,10 +250,9 @@ def _cloud(ranked: Any, chosen: Any, columns: list[str], clicked: Any) -> Any:
     )
     marked = chosen.transform_filter("isValid(datum.x) && isValid(datum.y)").encode(x=x, y=y)
     ring = marked.mark_circle(size=130, color=theme.OKABE_ITO[5], stroke=theme.OUTLINE, opacity=1).encode(tooltip=tips)
-    name = marked.mark_text(dx=9, align="left", fontSize=13, color=theme.INK, limit=_limit(NAMED)).encode(
+    name = marked.mark_text(dx=9, align="left", fontSize=13, color=theme.INK, limit=visible_limit(NAMED)).encode(
         text="visible:N"
     )
-    titles = {column: _axis_words(column) for column in TOKEN_COLUMNS}
     counted = (
         ranked.transform_calculate(hit="datum.match < 3 ? 1 : 0")
         .transform_aggregate(drawn="sum(able)", hits="sum(hit)", all="count()")
@@ -282,7 +287,7 @@ def _token_list(tokens: Any, columns: list[str], clicked: Any, title: str) -> An
         )
         .add_params(clicked)
     )
-    text = tokens.mark_text(align="left", color=theme.INK, limit=_limit(95)).encode(
+    text = tokens.mark_text(align="left", color=theme.INK, limit=visible_limit(95)).encode(
         y=y, x=alt.value(6), text="visible:N"
     )
     number = "toNumber(datum.number)"

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
+from math import inf
 from typing import Any, Literal
 
 Source = Literal["classes", "pairs", "text"]
@@ -35,6 +36,7 @@ class Measurement:
             "text". `measure_collapse` calls the functions of the first two; those of text have their own arguments.
         log: whether a log axis is natural (positive, over decades).
         limit: the value at collapse, or in theory, in plain words; empty if none is known.
+        collapsed: the value at collapse as a number; None if it depends on width or classes, or is not known.
     """
 
     property: str
@@ -45,6 +47,7 @@ class Measurement:
     reads: Source
     log: bool = False
     limit: str = ""
+    collapsed: float | None = None
 
 
 @dataclass(frozen=True)
@@ -75,9 +78,15 @@ _covariance_ratio = partial(
     reads="classes",
     log=True,
     limit="0 at collapse",
+    collapsed=0.0,
 )
 _norms = partial(
-    Measurement, "NC2", function="lcutils.collapse.geometry:equal_norms", reads="classes", limit="0 at collapse"
+    Measurement,
+    "NC2",
+    function="lcutils.collapse.geometry:equal_norms",
+    reads="classes",
+    limit="0 at collapse",
+    collapsed=0.0,
 )
 _cosines = partial(Measurement, "NC2", function="lcutils.collapse.geometry:equal_angles", reads="classes")
 _uniformity = partial(
@@ -91,12 +100,14 @@ MEASUREMENTS: dict[str, Measurement] = {
         f"Mean over pairs of classes of {_CDNV}^4.",
         log=True,
         limit="0 at collapse",
+        collapsed=0.0,
     ),
     "nc1_cdnv_log": _cdnv(
         "log CDNV",
         "mean log CDNV over pairs of classes",
         f"Mean over pairs of classes of log of {_CDNV}^4; left out where both variances are 0.",
         limit="minus infinity at collapse",
+        collapsed=-inf,
     ),
     "nc1_cdnv_galanti": _cdnv(
         "CDNV as Galanti defined it",
@@ -104,6 +115,7 @@ MEASUREMENTS: dict[str, Measurement] = {
         f"Mean over pairs of classes of {_CDNV}^2.",
         log=True,
         limit="0 at collapse",
+        collapsed=0.0,
     ),
     "nc1_pinv": _covariance_ratio(
         "within- over between-class covariance",
@@ -141,12 +153,14 @@ MEASUREMENTS: dict[str, Measurement] = {
         "standard deviation of cosines of centred class means over pairs",
         "Standard deviation over pairs of classes of the cosine of centred class means.",
         limit="0 at collapse; 1/sqrt(D) for a uniform sphere",
+        collapsed=0.0,
     ),
     "nc2_cosine_cov": _cosines(
         "equiangular",
         "CoV of cosines of centred class means over pairs",
         "Standard deviation over mean, over pairs of classes, of the cosine of centred class means.",
         limit="0 at collapse",
+        collapsed=0.0,
     ),
     "nc2_coherence": Measurement(
         "NC2",
@@ -156,6 +170,7 @@ MEASUREMENTS: dict[str, Measurement] = {
         function="lcutils.collapse.geometry:coherence",
         reads="pairs",
         limit="0 at collapse",
+        collapsed=0.0,
     ),
     "nc2_etf_error": Measurement(
         "NC2",
@@ -165,6 +180,7 @@ MEASUREMENTS: dict[str, Measurement] = {
         function="lcutils.collapse.geometry:etf_error",
         reads="classes",
         limit="0 at collapse",
+        collapsed=0.0,
     ),
     **{
         f"gnc2_log{tag}_{end}": _uniformity(
@@ -202,6 +218,7 @@ MEASUREMENTS: dict[str, Measurement] = {
         function="lcutils.collapse.duality:self_duality",
         reads="classes",
         limit="1 at collapse",
+        collapsed=1.0,
     ),
     "nc3_duality_error": Measurement(
         "NC3",
@@ -211,6 +228,7 @@ MEASUREMENTS: dict[str, Measurement] = {
         function="lcutils.collapse.duality:self_duality",
         reads="classes",
         limit="0 at collapse",
+        collapsed=0.0,
     ),
     "unc3_cosine_cov": Measurement(
         "UNC3",
@@ -220,6 +238,7 @@ MEASUREMENTS: dict[str, Measurement] = {
         function="lcutils.collapse.duality:self_duality",
         reads="classes",
         limit="0 at collapse",
+        collapsed=0.0,
     ),
     "nc4_agreement": Measurement(
         "NC4",
@@ -240,6 +259,7 @@ MEASUREMENTS: dict[str, Measurement] = {
         function="lcutils.collapse.agreement:classifier_agreement",
         reads="text",
         limit="1 at collapse",
+        collapsed=1.0,
     ),
     "nc5_ood_deviation": Measurement(
         "NC5",
@@ -249,6 +269,7 @@ MEASUREMENTS: dict[str, Measurement] = {
         function="lcutils.collapse.duality:ood_deviation",
         reads="text",
         limit="0 at collapse",
+        collapsed=0.0,
     ),
 }
 

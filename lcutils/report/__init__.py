@@ -11,7 +11,7 @@ import pandas as pd
 from altair.utils.schemapi import debug_mode
 
 from lcutils import analysis, charts
-from lcutils.analysis import MEASUREMENTS, Missing, measurements_in
+from lcutils.analysis import MEASUREMENTS, Missing, few_models, measurements_in
 from lcutils.analysis.tables import FIRST_NAMES
 from lcutils.artifacts import atomic_path
 from lcutils.charts.comparison import NO_PUBLISHED
@@ -20,6 +20,7 @@ from lcutils.charts.theme import LIGHT
 from lcutils.charts.tokens import NO_TOKENS
 from lcutils.drawing import draw_all
 from lcutils.report.body import BY_WIDTH, Report, Table, report_page
+from lcutils.report.few import RELATIONS, few_relations, few_tables, statistics_text
 from lcutils.report.parts import figures_page
 from lcutils.text import csv_text
 
@@ -36,8 +37,12 @@ def write_analysis(
     sensitivity: pd.DataFrame | None = None,
     published: pd.DataFrame | None = None,
     times: pd.DataFrame | None = None,
+    failures: Mapping[str, str] | None = None,
 ) -> Report:
     """Write `figures/`, `tables/` and `report.html` into `folder`; a sentence stands for what cannot be computed.
+
+    Fewer than eight points, or pretrained models alone, are described one by one; the page then has no section without
+    content.
 
     Args:
         results: one row per measured point, columns of results.csv; ours, or published rows to be analysed alone.
@@ -45,10 +50,12 @@ def write_analysis(
         title: the study's, heads the report.
         settings: the study's parameters, shown in the report and beside the paper's in Table 2.
         tokens: "model@checkpoint" -> per-token table (token_id, text, count, variance, norm, cdnv, interference, …);
-            only those that are shown are asked for, best model first, and no more than one is held at a time.
+            only those that are shown are asked for, best model first, and no more than one is held at a time (two of
+            a fine-tuned model and its base).
         sensitivity: rows of every sensitivity.csv, concatenated.
         published: published rows to set beside ours.
         times: one row per run, seconds of its stages and tokens per second.
+        failures: "model@checkpoint" -> why it was not measured, in one line.
 
     Returns:
         The figures, the tables, and the path of every file by its place under `folder`.
@@ -72,12 +79,15 @@ def write_analysis(
         if not figure.name.startswith(BY_WIDTH):
             write(f"figures/{figure.name}.html", figures_page(title, figure.title, figure))
     # One page for all the figures against width: each carries a megabyte of Vega.
-    write("figures/by_width.html", figures_page(title, "Measurements against width", *report.by_width))
+    if any(figure.chart is not None for figure in report.by_width):
+        write("figures/by_width.html", figures_page(title, "Measurements against width", *report.by_width))
     for name, table in report.tables.items():
         if isinstance(table, pd.DataFrame):
             write(f"tables/{name}.csv", csv_text(table))
     shown = ((name, tokens[name]) for name in best_first(tokens, results))
-    page = report_page(report, title=title, settings=settings, tokens=shown, token_tables=len(tokens))
+    page = report_page(
+        report, title=title, settings=settings, tokens=shown, token_tables=len(tokens), failures=failures or {}
+    )
     write("report.html", page)
     return report
 
@@ -90,52 +100,75 @@ def compute(
     published: pd.DataFrame | None,
     times: pd.DataFrame | None = None,
 ) -> Report:
-    """Compute every table and chart once; of `tokens`, charts show those of the best model."""
+    """Compute every table and chart once; of `tokens`, charts show those of the best model.
+
+    Of few models (`analysis.few_models`) relations with the loss are computed where eight points have them.
+    """
     chosen = settings.get("analysis") or {}
     riesz_s = (settings.get("measurement") or {}).get("riesz_s")
     trials = int(chosen.get("permutations", 10_000))
     names = chosen.get("names") or FIRST_NAMES
+    few, text = few_models(results), statistics_text(results)
     label = next(iter(best_first(tokens, results)), "")
     table = tokens[label] if label else None
     no_tokens, no_sensitivity, no_published = Missing(NO_TOKENS), Missing(NO_SENSITIVITY), Missing(NO_PUBLISHED)
+    related = few_relations(results, sensitivity, trials) if few else _relations(results, sensitivity, trials)
     tables: dict[str, Table] = {
         "results": results,
-        "table_1": analysis.table_1(results, trials=trials),
-        "correlations": analysis.correlations(results, trials=trials),
-        "partial_correlations": analysis.partial_correlations(results),
-        "within_architecture": analysis.within_architecture(results),
-        "influence": analysis.influence(results),
+        **{name: related[name] for name in RELATIONS},
         "sensitivity": analysis.sensitivity(sensitivity) if sensitivity is not None else no_sensitivity,
-        "sensitivity_correlations": no_sensitivity
-        if sensitivity is None
-        else analysis.sensitivity_correlations(sensitivity, results),
+        "sensitivity_correlations": related["sensitivity_correlations"],
         "trajectories": analysis.trajectories(results),
         "table_2": analysis.table_2(settings or None),
         "table_3": analysis.table_3(),
-        "table_5": no_tokens if table is None else analysis.table_5(table, names),
+        "table_5": no_tokens if table is None else analysis.table_5(table, names, text),
         "kind_shares": no_tokens if table is None else analysis.kind_shares(table),
         "beside_published": no_published if published is None else analysis.beside_published(results, published),
         "measurements": measurement_table(),
         "times": Missing(NO_TIMES) if times is None else times,
     }
-    related = (tables["correlations"], tables["partial_correlations"], tables["within_architecture"])
+    if "family" in results:
+        tables["models"] = analysis.model_table(results, settings)
+    if few:
+        tables |= few_tables(results, settings, tokens, riesz_s, tables["table_5"])
     made = [
         charts.figure_1(results),
         charts.figure_2(results),
         charts.figure_3(results),
         charts.seeds_scatter(results),
-        charts.correlations_chart(*related),
+        charts.correlations_chart(
+            tables["correlations"], tables["partial_correlations"], tables["within_architecture"]
+        ),
         charts.sensitivity(sensitivity, results),
         charts.trajectories(results),
         charts.losses(results),
         charts.against_loss(results, riesz_s),
         charts.overlaid(results, published),
         charts.beside_published(results, published),
-        charts.token_kinds(table),
-        charts.token_explorer(table, label),
+        charts.token_kinds(table, text),
+        charts.token_explorer(table, label, text),
     ]
+    if few:
+        made += [
+            charts.strips(results, published, riesz_s=riesz_s),
+            charts.moved_tokens(tables["moved_tokens"]),
+        ]
     made += [charts.by_width(results, key, riesz_s) for key in measurements_in(results)]
     return Report({figure.name: figure for figure in made}, tables)
+
+
+def _relations(results: pd.DataFrame, sensitivity: pd.DataFrame | None, trials: int) -> dict[str, Table]:
+    """Return the relations of a grid's models with the loss, by the tables' names."""
+    return {
+        "table_1": analysis.table_1(results, trials=trials),
+        "correlations": analysis.correlations(results, trials=trials),
+        "partial_correlations": analysis.partial_correlations(results),
+        "within_architecture": analysis.within_architecture(results),
+        "influence": analysis.influence(results),
+        "sensitivity_correlations": Missing(NO_SENSITIVITY)
+        if sensitivity is None
+        else analysis.sensitivity_correlations(sensitivity, results),
+    }
 
 
 def measurement_table() -> pd.DataFrame:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import platform
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,16 @@ import pandas as pd
 from markupsafe import Markup
 
 from lcutils import charts
-from lcutils.analysis import MEASUREMENTS, Missing, measurements_in
+from lcutils.analysis import MEASUREMENTS, Missing, applying, few_models, measurements_in
+from lcutils.analysis.few import given
 from lcutils.analysis.tables import flat_settings
 from lcutils.charts import FIGURE_1, Figure
 from lcutils.manifests import git_commit
-from lcutils.report.parts import TEMPLATES, table_html
-from lcutils.text import csv_text
+from lcutils.report.captions import FEW_TABLES, PRETRAINED_TABLES, TABLES, Shown
+from lcutils.report.few import left_out, none_trained, shown_sections, statistics_text
+from lcutils.report.parts import LONGEST, TEMPLATES, table_html
+from lcutils.report.words import describe_models
+from lcutils.text import csv_text, one_line
 
 VERSIONS = [
     "lcutils", "torch", "transformers", "numpy", "scipy", "pandas", "statsmodels", "altair", "vl-convert-python",
@@ -29,63 +34,6 @@ TOKEN_BUDGET = 4_000_000  # characters of token tables that the report may carry
 
 BY_WIDTH = "by_width_"  # how the names of the figures of one measurement against width begin
 Table = pd.DataFrame | Missing
-
-
-@dataclass(frozen=True)
-class Shown:
-    """How the report shows a table: its caption, the columns that a page is wide enough for, and how many rows."""
-
-    caption: str = ""
-    columns: tuple[str, ...] = ()  # all of them if empty; the CSV always has all
-    most: int = 400
-
-
-TABLES = {
-    "table_1": Shown(
-        "Table 1. R² of each measurement with validation loss over models that differ in their seed alone; p by "
-        "permutation (two-sided), with its Monte-Carlo interval and Holm's correction; paper: whether the row is one "
-        "of the paper's.",
-        ("row", "label", "paper", "n", "r", "r2", "p", "p_low", "p_high", "p_holm", "note"),
-    ),
-    "table_2": Shown("Table 2. Configuration: the paper's, and this study's."),
-    "table_3": Shown("Table 3. The paper's batch sizes (sequences per batch), by depth (rows) and width (columns)."),
-    "table_5": Shown(
-        "Table 5. First names beside the average token: CDNV and interference, each averaged over the other classes."
-    ),
-    "correlations": Shown(
-        "Every measurement against validation loss, over all rows: on its own scale and (…_log) on a log scale; "
-        "permutation p with interval, Holm, Spearman, bootstrap intervals.",
-        ("property", "label", "n", "r", "r2", "r2_low", "r2_high", "r2_log", "p", "p_holm", "spearman", "note"),
-    ),
-    "partial_correlations": Shown(
-        "Partial correlations with validation loss, given one control, or all of them.",
-        ("property", "label", "given", "n", "r2", "partial_r", "low", "high", "partial_r2", "p_holm"),
-    ),
-    "within_architecture": Shown(
-        "Within a fixed architecture: over seeds, epochs and decays; pooled over architectures after centring.",
-        ("property", "label", "architecture", "groups", "n", "r", "r2", "p", "p_holm", "note"),
-    ),
-    "influence": Shown("What R² becomes without one row, the largest changes first.", most=100),
-    "sensitivity": Shown(
-        "Each measurement at each minimum class count, and its change from its value at the smallest one.", most=100
-    ),
-    "sensitivity_correlations": Shown(
-        "R² with validation loss at each minimum class count.",
-        ("measurement", "label", "min_count", "n", "r", "r2", "r2_log"),
-    ),
-    "trajectories": Shown("Measurements along the kept checkpoints.", most=100),
-    "kind_shares": Shown(
-        "Kinds of token: shares of the tokens that occur in the training text and were measured (not of the whole "
-        "vocabulary), and of the data."
-    ),
-    "beside_published": Shown("Rows of the same model and checkpoint: ours, published, difference.", most=100),
-    "times": Shown(
-        "Where the time of each run went: seconds of training, of compilation beside it, of extracting and measuring "
-        "its checkpoints, and tokens per second (of training in the last kept epoch, compilation left out)."
-    ),
-    "results": Shown("One row per model and checkpoint; click a row to pick its model in every figure.", most=5_000),
-    "measurements": Shown(),
-}
 
 
 @dataclass
@@ -109,8 +57,9 @@ def report_page(
     settings: dict[str, Any],
     tokens: Iterable[tuple[str, pd.DataFrame]],
     token_tables: int,
+    failures: Mapping[str, str],
 ) -> str:
-    """Return the report as one HTML page.
+    """Return the report as one HTML page; `failures` are the points that were not measured, and why.
 
     Of the `token_tables` tables of `tokens`, best model first, it carries and reads what TOKEN_BUDGET allows.
     """
@@ -128,26 +77,59 @@ def report_page(
         "Python": platform.python_version(),
         **{name: version(name) for name in VERSIONS},
     }
-    return TEMPLATES.get_template("report.html").render(
-        contents=report,
-        explorers=explorers(tokens),
-        facts=facts,
-        lacking=lacking,
-        settings=flat_settings(settings),
-        shown_table=_shown_table,
-        summary=_summary(results, report.tables["correlations"]),
-        title=title,
-        today=today,
-        token_tables=token_tables,
-    )
+    notes = _notes(results)
+    shared: dict[str, Any] = {
+        "contents": report,
+        "explorers": explorers(tokens, statistics_text(results)),
+        "facts": facts,
+        "failures": {one_line(name): one_line(reason, LONGEST) for name, reason in failures.items()},
+        "notes": notes,
+        "summary": _summary(results, report.tables["correlations"]),
+        "title": title,
+        "today": today,
+        "token_tables": token_tables,
+    }
+    if not few_models(results):
+        own = {"lacking": lacking, "settings": flat_settings(settings), "shown_table": _shown_table}
+        return TEMPLATES.get_template("report.html").render(**shared, **own)
+    untrained = none_trained(results)
+    tables = FEW_TABLES | (PRETRAINED_TABLES if untrained else {})
+    riesz_s = (settings.get("measurement") or {}).get("riesz_s")
+    widths = any(figure.chart is not None for figure in report.by_width)
+    own = {
+        "described": describe_models(results, riesz_s),
+        "left_out": left_out(report.tables),
+        "models": results["model"].nunique() if "model" in results else len(results),
+        "counts": _counts(results),
+        "sections": shown_sections(report.figures, report.tables, explorers=token_tables > 0, by_width=widths),
+        "settings": flat_settings(applying(settings) if untrained else settings),
+        "shown_table": partial(_shown_table, shown_as=tables, empty_columns=False),
+    }
+    return TEMPLATES.get_template("few.html").render(**shared, **own)
 
 
-def explorers(tokens: Iterable[tuple[str, pd.DataFrame]]) -> list[Figure]:
+def _counts(results: pd.DataFrame) -> str:
+    """Return how many models, checkpoints and measurements there are, in words."""
+    models = results["model"].nunique() if "model" in results else len(results)
+    words = f"{models} model{'s' if models != 1 else ''}"
+    words += f" at {len(results)} checkpoints" if len(results) > models else ""
+    keys = len(measurements_in(results))
+    return f"{words}, {keys} measurement{'s' if keys != 1 else ''} of {len(MEASUREMENTS)}."
+
+
+def _notes(results: pd.DataFrame) -> dict[str, str]:
+    """Return the warnings of the measurement by "model@checkpoint"."""
+    noted = results[given(results, "note")]
+    names = [f"{row.get('model', 'a row')}@{row.get('checkpoint', '')}".rstrip("@") for _, row in noted.iterrows()]
+    return {name: one_line(note, LONGEST) for name, note in zip(names, noted.get("note", ()), strict=True)}
+
+
+def explorers(tokens: Iterable[tuple[str, pd.DataFrame]], text: str = "training text") -> list[Figure]:
     """Return the token explorer of each model, in order, as far as TOKEN_BUDGET allows: of one model at least."""
     made: list[Figure] = []
     size = 0
     for place, (label, table) in enumerate(tokens):
-        figure = charts.token_explorer(table, label)
+        figure = charts.token_explorer(table, label, text)
         size += len(figure.data)
         if made and size > TOKEN_BUDGET:
             break
@@ -155,9 +137,14 @@ def explorers(tokens: Iterable[tuple[str, pd.DataFrame]]) -> list[Figure]:
     return made or [charts.token_explorer(None)]
 
 
-def _shown_table(name: str, table: pd.DataFrame) -> Markup:
-    shown = TABLES[name]
+def _shown_table(
+    name: str, table: pd.DataFrame, shown_as: Mapping[str, Shown] | None = None, empty_columns: bool = True
+) -> Markup:
+    """Return a table as the page shows it: by `shown_as` where that knows it; columns without a value may go."""
+    shown = (TABLES | dict(shown_as or {}))[name]
     caption = shown.caption
+    if not empty_columns:
+        table = table.loc[:, [bool(given(table, column).any()) for column in table.columns]]
     if "group" in table.columns and len(table):
         caption += f" Models: {table['group'].iloc[0]}."
     if shown.columns:
