@@ -6,9 +6,12 @@ Shapes: N features in a batch, D their dimension, C classes.
 from __future__ import annotations
 
 import operator
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
+import torch.distributed as dist
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -166,6 +169,44 @@ class ClassStatistics:
         self._totals += moved
         self._counts += counts
         torch.maximum(self._largest, other._largest.to(self.device), out=self._largest)
+
+    def all_reduce(self) -> None:
+        """Give every rank of torch.distributed's default group the statistics of all ranks, merged.
+
+        Rank 1's are merged into rank 0's, then rank 2's, and so on: the result has the same bits on all ranks. One rank
+        at a time sends, so that none holds more than its own, the sum and one other's. Without a group, or with one
+        rank, nothing is done.
+
+        Raises:
+            ValueError: another number of classes, another dimension or only some with a covariance; on all ranks.
+        """
+        if not dist.is_initialized() or dist.get_world_size() == 1:
+            return
+        every: list[Any] = [None] * dist.get_world_size()
+        # NCCL uses the current GPU.
+        with torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext():
+            dist.all_gather_object(every, (self.num_classes, self.dim, self._scatter is not None))
+            if len(set(every)) > 1:
+                raise ValueError(f"cannot merge: (classes, dimension, covariance) differ between ranks: {every}")
+            merged: ClassStatistics | None = None
+            for rank in range(len(every)):
+                part = self
+                if rank != dist.get_rank():
+                    part = ClassStatistics(self.num_classes, self.dim, self._scatter is not None, self.device)
+                part._broadcast(rank)
+                if merged is None:
+                    merged = part
+                else:
+                    merged.merge(part)
+        self.__dict__.update(vars(merged))
+
+    def _broadcast(self, rank: int) -> None:
+        """Take over what that rank holds, bit for bit: all tensors, each as its bytes."""
+        for tensor in (self._counts, self._pivots, self._totals, self._squares, self._scatter, self._largest):
+            if tensor is not None:
+                sent = tensor.cuda() if dist.get_backend() == "nccl" else tensor  # NCCL sends from GPUs only
+                dist.broadcast(sent.view(-1).view(torch.uint8), rank)
+                tensor.copy_(sent)
 
     def _check(self) -> None:
         largest = int(self._largest)
