@@ -51,6 +51,8 @@ MAY_IMPORT = {
     "pipeline": {"parameters", "corpus", "gptneo", "features.model_folder"},
     "stages": EVERYTHING | {"training"},
     "__main__": {"stages", "pipeline"},
+    "monitor": {"features", "collapse"},
+    "callback": {"monitor"},
     "notebook_filter": set(),  # what git runs on a notebook
 }
 

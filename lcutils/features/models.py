@@ -208,6 +208,22 @@ def _stop(_head: nn.Module, inputs: tuple[Tensor, ...]) -> None:
     raise _HeadReachedError(inputs[0])
 
 
+def head_input(head: nn.Module, forward: Callable[[], object]) -> Tensor | None:
+    """What the head is given while `forward` runs the model: (B, S, D). The forward pass stops there.
+
+    Returns:
+        None if the model does not call its head.
+    """
+    hook = head.register_forward_pre_hook(_stop)
+    try:
+        forward()
+    except _HeadReachedError as reached:
+        return reached.features
+    finally:
+        hook.remove()
+    return None
+
+
 def _cut(
     model: Any, name: str, precision: str, device: torch.device
 ) -> tuple[Callable[[Tensor], Tensor], Tensor, Callable[[Tensor], Tensor]]:
@@ -225,14 +241,12 @@ def _cut(
             return model(input_ids=tokens.long(), use_cache=False).logits.float()
 
     def features(tokens: Tensor) -> Tensor:
-        hook = head.register_forward_pre_hook(_stop)
-        try:
-            logits(tokens)
-        except _HeadReachedError as reached:
-            return reached.features.float()
-        finally:
-            hook.remove()
-        raise UserError(f"{name}: {type(model).__name__} does not call its output embedding; features cannot be taken")
+        taken = head_input(head, lambda: logits(tokens))
+        if taken is None:
+            raise UserError(
+                f"{name}: {type(model).__name__} does not call its output embedding; features cannot be taken"
+            )
+        return taken.float()
 
     return features, head.weight.detach(), logits
 
