@@ -4,6 +4,7 @@ import doctest
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 
@@ -430,7 +431,7 @@ def test_all_reduce_is_merge_on_every_rank(ranks, case):
 
 def test_all_reduce_refuses_other_shapes_on_every_rank(ranks):
     for said in ranks[1]:
-        assert "differ between ranks: [(9, 3, True), (10, 3, True)]" in said["other shapes"]
+        assert re.search(r"differ between ranks: \[\(9, 3, True.*\), \(10, 3, True.*\)\]", said["other shapes"])
 
 
 def test_all_reduce_of_one_process_does_nothing():

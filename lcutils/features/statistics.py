@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import operator
 from contextlib import nullcontext
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -190,9 +191,7 @@ class ClassStatistics:
                 raise ValueError(f"cannot merge: (classes, dimension, covariance) differ between ranks: {every}")
             merged: ClassStatistics | None = None
             for rank in range(len(every)):
-                part = self
-                if rank != dist.get_rank():
-                    part = ClassStatistics(self.num_classes, self.dim, self._scatter is not None, self.device)
+                part = self if rank == dist.get_rank() else deepcopy(self)
                 part._broadcast(rank)
                 if merged is None:
                     merged = part
