@@ -6,9 +6,10 @@
 
 Trainings with and without the callback take turns in this one process, from the same weights and over the same text,
 whose tokens are drawn from Zipf's law; a short one of each comes first and is not counted. The time of the evaluation
-itself counts to the training. `cost` is the ratio of the medians, less one. `of the callback` is what the callback
-says that it took (`collapse/seconds`) over the rest of the training it was part of: other work on the machine disturbs
-it less. Prints a table and one JSON line, which `--out` appends to a file.
+itself counts to the training. Seconds are the process's own on a CPU, which other work on the machine disturbs less,
+and those of the clock on a GPU. `cost` is the ratio of the medians, less one; `of the callback` is what the callback
+says that it took (`collapse/seconds`) over the rest of the training it was part of. Prints a table and one JSON line,
+which `--out` appends to a file.
 """
 
 import argparse
@@ -64,7 +65,7 @@ def texts(number: int, seed: int, options: argparse.Namespace) -> list[dict[str,
 
 
 def train(side: str, steps: int, options: argparse.Namespace, data: dict[str, Any]) -> tuple[float, dict[str, float]]:
-    """Seconds of one training, and its last measurement; `seconds` there are those of all measurements together."""
+    """Seconds of one training; the callback's share of it, as the callback says, and how many classes it measured."""
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
             folder,
@@ -82,13 +83,17 @@ def train(side: str, steps: int, options: argparse.Namespace, data: dict[str, An
         callbacks = [CollapseCallback(tokens=options.tokens)] if side == "with" else []
         trainer = Trainer(new_model(options), arguments, **data, callbacks=callbacks)
         trainer.remove_callback(PrinterCallback)
-        began = time.perf_counter()
+        began, worked = time.perf_counter(), time.process_time()
         trainer.train()
         if options.device == "cuda":
             torch.cuda.synchronize()
-        seconds = time.perf_counter() - began
+        wall, worked = time.perf_counter() - began, time.process_time() - worked
     lines = [line for line in trainer.state.log_history if "collapse/seconds" in line]
-    return seconds, {**lines[-1], "seconds": sum(line["collapse/seconds"] for line in lines)} if lines else {}
+    found = {"share": 0.0, "classes": 0.0}
+    if lines:
+        own = sum(line["collapse/seconds"] for line in lines)
+        found = {"share": own / (wall - own), "classes": lines[-1]["collapse/n_classes"]}
+    return (worked if options.device == "cpu" else wall), found
 
 
 def main() -> None:
@@ -120,9 +125,9 @@ def main() -> None:
         for side in SIDES if turn % 2 == 0 else SIDES[::-1]:
             took, values = train(side, options.steps, options, data)
             seconds[side].append(took)
-            if values:
-                own.append(values["seconds"] / (took - values["seconds"]))
-                classes = int(values["collapse/n_classes"])
+            if side == "with":
+                own.append(values["share"])
+                classes = int(values["classes"])
             print(f"round {turn + 1}, {side} the callback: {took:.1f} s", file=sys.stderr, flush=True)
     medians = {side: statistics.median(times) for side, times in seconds.items()}
     cost, share = medians["with"] / medians["without"] - 1, statistics.median(own)
