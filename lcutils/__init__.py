@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # for type checkers and editors; `as` says that a name is pub
     from lcutils.analysis import correlations as correlations
     from lcutils.analysis import permutation_test as permutation_test
     from lcutils.analysis.published import load_published as load_published
+    from lcutils.callback import CollapseCallback as CollapseCallback
     from lcutils.collapse.agreement import classifier_agreement as classifier_agreement
     from lcutils.collapse.measure import measure_collapse as measure_collapse
     from lcutils.collapse.tokens import measure_tokens as measure_tokens
@@ -24,11 +25,14 @@ if TYPE_CHECKING:  # for type checkers and editors; `as` says that a name is pub
     from lcutils.features.statistics import ClassStatistics as ClassStatistics
     from lcutils.measuring import measure_model as measure_model
     from lcutils.measuring import measure_models as measure_models
+    from lcutils.monitor import CollapseMonitor as CollapseMonitor
     from lcutils.parameters import load_study as load_study
     from lcutils.stages import open_study as open_study
 
 _HOMES = {
     "ClassStatistics": "features.statistics",
+    "CollapseCallback": "callback",
+    "CollapseMonitor": "monitor",
     "UserError": "errors",
     "classifier_agreement": "collapse.agreement",
     "correlations": "analysis",

@@ -52,6 +52,8 @@ MAY_IMPORT = {
     "stages": EVERYTHING | {"training"},
     "measuring": EVERYTHING | {"stages"},
     "__main__": {"stages", "measuring", "pipeline"},
+    "monitor": {"features", "collapse"},
+    "callback": {"monitor"},
     "notebook_filter": set(),  # what git runs on a notebook
 }
 

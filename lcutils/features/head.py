@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -37,6 +37,22 @@ class _HeadReachedError(Exception):
 
 def _stop(_head: nn.Module, inputs: tuple[Tensor, ...]) -> None:
     raise _HeadReachedError(inputs[0])
+
+
+def head_input(head: nn.Module, forward: Callable[[], object]) -> Tensor | None:
+    """What the head is given while `forward` runs the model: (B, S, D). The forward pass stops there.
+
+    Returns:
+        None if the model does not call its head.
+    """
+    hook = head.register_forward_pre_hook(_stop)
+    try:
+        forward()
+    except _HeadReachedError as reached:
+        return reached.features
+    finally:
+        hook.remove()
+    return None
 
 
 @dataclass(frozen=True)
@@ -100,21 +116,21 @@ class CutModel:
         it was given, so that its output is not rounded.
         """
         given: list[Tensor] = []
-        hooks = [self._head.register_forward_pre_hook(_stop)]
-        if self._norm is not None:
-            hooks.append(self._norm.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0])))
+        hook = self._norm and self._norm.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
         try:
-            self._run(tokens)
-        except _HeadReachedError as reached:
-            features = reached.features
-        else:
-            raise UserError(f"{self._name}: does not call its output embedding; features cannot be taken")
+            features = self._head_input(tokens)
         finally:
-            for hook in hooks:
+            if hook is not None:
                 hook.remove()
         if self._exact_norm is not None:
             features = _in_parts(self._exact_norm, given[-1])
         return features.float().to(self._device)
+
+    def _head_input(self, tokens: Tensor) -> Tensor:
+        given = head_input(self._head, lambda: self._run(tokens))
+        if given is None:
+            raise UserError(f"{self._name}: does not call its output embedding; features cannot be taken")
+        return given
 
     def _run(self, tokens: Tensor) -> Tensor:
         with tf32(self._tf32):
@@ -158,13 +174,8 @@ class CutModel:
             for module in self._model.modules()
             if "norm" in type(module).__name__.lower() and module is not self._head
         ]
-        hooks.append(self._head.register_forward_pre_hook(_stop))
         try:
-            self._run(tokens)
-        except _HeadReachedError as reached:
-            given = reached.features
-        else:
-            raise UserError(f"{self._name}: does not call its output embedding; features cannot be taken")
+            given = self._head_input(tokens)
         finally:
             for hook in hooks:
                 hook.remove()

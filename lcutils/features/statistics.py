@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterator
+from contextlib import nullcontext
+from copy import deepcopy
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from lcutils.devices import choose_device
@@ -222,6 +225,46 @@ class ClassStatistics:
             self._scatter += cross + cross.T + (shift * number[:, None]).T @ shift
         self._totals[ours] += moved
         self._counts[ours] += counts
+
+    def all_reduce(self) -> None:
+        """Give every rank of torch.distributed's default group the statistics of all ranks, merged.
+
+        Rank 1's are merged into rank 0's, then rank 2's, and so on: the result has the same bits on all ranks. One rank
+        at a time sends, so that none holds more than its own, the sum and one other's. Without a group, or with one
+        rank, nothing is done.
+
+        Raises:
+            ValueError: another number of classes, another dimension or only some with a covariance; on all ranks.
+        """
+        if not dist.is_initialized() or dist.get_world_size() == 1:
+            return
+        every: list[Any] = [None] * dist.get_world_size()
+        # NCCL uses the current GPU.
+        with torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext():
+            rows = tuple(self.classes.tolist())
+            dist.all_gather_object(every, (self.num_classes, self.dim, self._scatter is not None, self.narrow, rows))
+            if len(set(every)) > 1:
+                shapes = [(*shape, len(rows)) for *shape, rows in every]
+                raise ValueError(
+                    f"cannot merge: (classes, dimension, covariance, narrow, rows) differ between ranks: {shapes}"
+                )
+            merged: ClassStatistics | None = None
+            for rank in range(len(every)):
+                part = self if rank == dist.get_rank() else deepcopy(self)
+                part._broadcast(rank)
+                if merged is None:
+                    merged = part
+                else:
+                    merged.merge(part)
+        self.__dict__.update(vars(merged))
+
+    def _broadcast(self, rank: int) -> None:
+        """Take over what that rank holds, bit for bit: all tensors, each as its bytes."""
+        for tensor in (self._counts, self._pivots, self._totals, self._squares, self._scatter, self._largest):
+            if tensor is not None:
+                sent = tensor.cuda() if dist.get_backend() == "nccl" else tensor  # NCCL sends from GPUs only
+                dist.broadcast(sent.view(-1).view(torch.uint8), rank)
+                tensor.copy_(sent)
 
     def _check(self) -> None:
         largest = int(self._largest)
