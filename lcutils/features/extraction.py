@@ -115,7 +115,8 @@ def extract_statistics(
         if rank == 0:
             identity = _identity(model, blocks, covariance) | {"narrow": narrow, "ranks": world, "job": job}
             claim_folder(resume, identity, discard=True, ours=[STATES])
-        barrier()
+        if world > 1:
+            barrier()
         state = _State(resume, rank, world)
         done, stats = state.load(device, "all" if classes is None else classes)
         done = max(done, begin)
