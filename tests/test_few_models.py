@@ -166,6 +166,14 @@ def test_differences_are_those_of_the_rows():
     assert table.loc["gnc2_riesz_mean", "collapse"] == ""  # its exponent is not known
 
 
+def test_what_is_not_known_makes_no_difference():
+    rows = PAIR.astype(object).assign(val_accuracy=[None, 0.3], n_classes=[None, 900], nc5_ood_deviation=None)
+    table = analysis.base_differences(rows)
+    assert {"val_accuracy", "nc5_ood_deviation"}.isdisjoint(table["measurement"])
+    assert set(table["collapse"]) == {""}
+    assert analysis.comparable_loss(rows.assign(val_loss_per_character=None)) == "val_loss"
+
+
 def test_the_last_checkpoint_of_a_base_counts_and_strangers_make_no_pair():
     rows = made_models(base={"revisions": [("s1", 1), ("s2", 2)]}, tuned={"base": "base"}, lost={"base": "elsewhere"})
     [(base, tuned)] = analysis.base_pairs(rows)

@@ -53,8 +53,10 @@ def comparable_loss(results: pd.DataFrame) -> str:
     """
     if not {"val_loss", PER_CHARACTER} <= set(results.columns):
         return "val_loss"
-    per_character = pd.to_numeric(results[PER_CHARACTER], errors="coerce")
-    ratios = (results["val_loss"] / per_character).replace([np.inf, -np.inf], np.nan)  # characters per token
+    per_token, per_character = (
+        pd.to_numeric(results[column], errors="coerce").astype(float) for column in ("val_loss", PER_CHARACTER)
+    )
+    ratios = (per_token / per_character).replace([np.inf, -np.inf], np.nan)  # characters per token
     differ = ratios.max() - ratios.min() > 1e-6 * ratios.max()  # false where none is known
     return PER_CHARACTER if differ and per_character.notna().all() else "val_loss"
 

@@ -44,7 +44,10 @@ def base_differences(results: pd.DataFrame, riesz_s: float | None = None) -> pd.
     rows: list[dict[str, Any]] = []
     for base, tuned in base_pairs(results):
         for key, label in labels.items():
-            if key not in results or not np.isfinite([float(base[key]), float(tuned[key])]).all():
+            if (
+                key not in results
+                or not np.isfinite(pd.to_numeric(pd.Series([base[key], tuned[key]]), errors="coerce")).all()
+            ):
                 continue
             before, after = float(base[key]), float(tuned[key])
             row = {"model": tuned["model"], "checkpoint": tuned["checkpoint"], "base": base["model"]}
@@ -58,6 +61,9 @@ def _direction(base: pd.Series, tuned: pd.Series, key: str, riesz_s: float | Non
     """Whether `key` moved "towards" its value at collapse or "away"; "" if neither is known."""
     distances = []
     for row in (base, tuned):
+        sizes = pd.to_numeric(pd.Series([row.get("width"), row.get("n_classes")]), errors="coerce")
+        if not (sizes >= 2).all():
+            return ""
         limits = limits_at(int(row["width"]), int(row["n_classes"]), riesz_s=riesz_s)
         limits = limits[limits["measurement"] == key].sort_values("limit")  # "collapse" before "uniform sphere"
         if limits.empty:
