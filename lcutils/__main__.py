@@ -15,15 +15,18 @@ def build_parser() -> argparse.ArgumentParser:
     plan = commands.add_parser("plan", help="say what a study consists of and costs; runs nothing")
     sweep = commands.add_parser("sweep", help="run what is missing or stale of a study's grid")
     train = commands.add_parser("train", help="train one run; under torchrun its processes share each batch")
+    extract = commands.add_parser("extract", help="extract a model's class statistics; under torchrun in shares")
     measure = commands.add_parser("measure", help="measure language models on a text, and write a table and a page")
-    for command in (plan, sweep, train):
+    for command in (plan, sweep, train, extract):
         command.add_argument("study", help="a name in parameters/, or the path of a YAML file")
-    for command in (plan, sweep, train, measure):
+    for command in (plan, sweep, train, extract, measure):
         command.add_argument("--outputs", default="outputs", help="folder below which the study's folder lies")
         values = command.add_mutually_exclusive_group()
         values.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="values that replace the YAML's")
         values.add_argument("--overrides", metavar="TEXT", help="the same in one text, of such words or JSON")
     train.add_argument("model", help="a run of the study's grid, such as 12x1024_10L")
+    extract.add_argument("model", help="a run of the study's grid, or one of its pretrained models")
+    extract.add_argument("checkpoint", nargs="?", type=int, help="one of those that are measured (default: all)")
     sweep.add_argument("--model", help="only this run, to its measurements")
     sweep.add_argument("--profile", help="a folder of parameters/profiles, such as slurm")
     sweep.add_argument("--cores", type=int, help="CPU cores to use (default: all)")
@@ -77,6 +80,13 @@ def main(arguments: list[str] | None = None) -> int:
             from lcutils.stages import train_run
 
             train_run(work, options.model)
+            return 0
+        if options.command == "extract":
+            from lcutils.stages import extract_point
+
+            kept = work.study.run(options.model).checkpoints
+            for checkpoint in kept if options.checkpoint is None else [options.checkpoint]:
+                extract_point(work, options.model, checkpoint)
             return 0
         from lcutils.pipeline.sweep import run_sweep
 

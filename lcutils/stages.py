@@ -48,7 +48,7 @@ from lcutils.pipeline.jobs import (
     resume_folder,
     train_job,
 )
-from lcutils.pipeline.outcome import run_times
+from lcutils.pipeline.outcome import failed_points, run_times
 from lcutils.pipeline.overrides import open_study, refuse_clash
 from lcutils.pipeline.paths import Workspace
 from lcutils.runs import Architecture, PretrainedRun, Run, TrainedRun
@@ -383,6 +383,7 @@ def analyze_study(work: Workspace, published: str | list[str] | None = None) -> 
             sensitivity=sensitivity,
             published=theirs,
             times=run_times(work) if folders else None,
+            failures={point: line for point, line in failed_points(work).items() if point not in folders},
         )
     paths = {place: job.folder / path.relative_to(folder) for place, path in report.paths.items()}
     return Analysis(results, tokens, sensitivity, theirs, report.figures, report.tables, paths)

@@ -31,7 +31,9 @@ _INVISIBLE_ALONE = re.compile("[\u034f\u115f\u1160\u200c\u200d\u3164\ufe00-\ufe0
 _WHITE_SPACE = str.maketrans({"\n": "⏎", "\r": "␍", "\t": "⇥"})
 
 # Columns of our tables whose cells are text from outside, whatever they look like: `007` is a name there, no number.
-OUTSIDE = ("model", "text", "token", "group", "setting", "ours")
+OUTSIDE = (
+    "model", "text", "token", "group", "setting", "ours", "family", "source", "revision", "base", "note",
+)  # fmt: skip
 # A cell that a spreadsheet may run as a formula: one of these signs, also in full width, with something behind it.
 _FORMULA = re.compile(r"'*\s*[=+\-@＝＋－＠].", re.DOTALL)
 _NUMBER = re.compile(r"[+-]?\d+(\.\d*)?(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)

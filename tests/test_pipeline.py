@@ -96,7 +96,10 @@ def test_home_and_relative_paths_are_the_same_everywhere(tiny, monkeypatch):
     assert work.checkpoint_source("a", 0) == f"{home}/model"
     assert work.published_table("~/text.txt") == home / "text.txt"
     monkeypatch.chdir(home)  # what lies only here is not found by some and missed by others
-    for find in (lambda: open_study(tiny, "out", "source=text.txt").corpus, lambda: work.published_table("text.txt")):
+    for find in (
+        lambda: open_study(tiny, "out", "source=text.txt").corpus_of(),
+        lambda: work.published_table("text.txt"),
+    ):
         with pytest.raises(
             UserError, match=f"at the repository's root, where relative paths start; write {home}/text.txt"
         ):

@@ -249,6 +249,7 @@ MEASUREMENTS: dict[str, Measurement] = {
         function="lcutils.collapse.agreement:classifier_agreement",
         reads="text",
         limit="1 at collapse",
+        collapsed=1.0,
     ),
     "nc4_agreement_weights": Measurement(
         "NC4",

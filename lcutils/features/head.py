@@ -116,11 +116,12 @@ class CutModel:
         it was given, so that its output is not rounded.
         """
         given: list[Tensor] = []
-        hook = self._norm and self._norm.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
+        watched = [] if self._norm is None else [self._norm]
+        hooks = [norm.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0])) for norm in watched]
         try:
             features = self._head_input(tokens)
         finally:
-            if hook is not None:
+            for hook in hooks:
                 hook.remove()
         if self._exact_norm is not None:
             features = _in_parts(self._exact_norm, given[-1])

@@ -98,9 +98,9 @@ def describe_outcome(work: Workspace, model: str | None = None) -> str:
         rows = [work.measurements(model, k) / "row.json" for k in work.study.run(model).checkpoints]
         return "\n".join(f"measurements   {work.display(path)}" for path in rows)
     figures = work.analysis / "figures"
-    lines = [
-        f"figure         {work.display(figures / f'figure_{number}.svg')} (and .html, .png)" for number in (1, 2, 3)
-    ]
+    # Of few models there are strips, and no figure of the paper.
+    first = [figures / f"{name}.svg" for name in ("figure_1", "figure_2", "figure_3", "strips")]
+    lines = [f"figure         {work.display(path)} (and .html, .png)" for path in first if path.is_file()]
     others = len(list(figures.glob("*.svg"))) - len(lines)
     lines += [f"more figures   {work.display(figures)}: {others} more"]
     lines += [
