@@ -15,17 +15,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
+from pydantic import ValidationError
 
 from lcutils.artifacts import atomic_path
 from lcutils.corpus import source_digest
 from lcutils.corpus.tokenizer_files import holds_tokenizer
 from lcutils.errors import UserError
 from lcutils.features.preflight import ModelFacts, check_model
-from lcutils.parameters import is_there, parse_overrides, resolve_path
+from lcutils.parameters import CorpusSettings, is_there, load_study, parse_overrides, resolve_path
 from lcutils.pipeline.outcome import forget_failures, note_failure
 from lcutils.pipeline.overrides import open_study
 from lcutils.pipeline.paths import Workspace
-from lcutils.plain import PlainError, read_yaml
 from lcutils.runs import UNITS
 from lcutils.stages import analyze_study, extract_point, measure_point, prepare_data
 from lcutils.text import one_line
@@ -83,12 +83,13 @@ def measure_models(
     named = _named(sources)
     several = {"revisions": list(revisions)} if revisions else {}
     pretrained = {model: {"source": source} | several for model, source in named.items()}
-    study = {"corpus": _corpus(text, validation, tokens), "pretrained": pretrained, "threads": _threads()}
+    study: dict[str, Any] = {"corpus": _corpus(text, validation, tokens), "pretrained": pretrained}
     _set(study, overrides)
     failures = _preflight(study)
     name = name or (next(iter(named)) if len(named) == 1 else "models")
     path = resolve_path(outputs) / name / f"{name}.yaml"
     _refuse_another_text(study, path)
+    study.setdefault("threads", min(os.cpu_count() or 1, MOST_THREADS))
     with atomic_path(path) as aside:
         aside.write_text(yaml.safe_dump(study, sort_keys=False, allow_unicode=True), encoding="utf-8")
     work = open_study(path, outputs)
@@ -183,10 +184,6 @@ def read_number(text: str | int) -> int:
     return number
 
 
-def _threads() -> int:
-    return min(os.cpu_count() or 1, MOST_THREADS)
-
-
 def _set(study: dict[str, Any], overrides: Mapping[str, Any] | str | Iterable[str] | None) -> None:
     """Put values into the study by their keys."""
     for key, value in parse_overrides(overrides).items():
@@ -223,17 +220,14 @@ def _refuse_another_text(study: dict[str, Any], path: Path) -> None:
     """Raise a `UserError` if this name holds measurements of another text; take over what does not concern it."""
     if not is_there(path):
         return
+    earlier = load_study(path)
     try:
-        earlier = read_yaml(path.read_bytes())
-    except (OSError, PlainError):
-        earlier = None
-    if not isinstance(earlier, dict) or not isinstance(earlier.get("corpus"), dict):
-        raise UserError(f"{path}: is no study that this command wrote; give another --name")
-    then, now = earlier["corpus"], study["corpus"]
-    for key in sorted(then.keys() | now.keys()):
-        if then.get(key) != now.get(key):
+        now = CorpusSettings.model_validate(study["corpus"]).model_dump()
+    except ValidationError:
+        return  # what is wrong with it is said when the study is opened
+    for key, then in earlier.corpus.model_dump().items():
+        if then != now[key]:
             raise UserError(
-                f"{path}: was measured with {key} = {one_line(then.get(key))}, not {one_line(now.get(key))}; "
-                "give another --name"
+                f"{path}: was measured with {key} = {one_line(then)}, not {one_line(now[key])}; give another --name"
             )
-    study["threads"] = earlier.get("threads", study["threads"])  # they decide the last bits
+    study.setdefault("threads", earlier.threads)  # they decide the last bits
