@@ -24,10 +24,10 @@ from lcutils.errors import UserError
 from lcutils.features.preflight import ModelFacts, check_model
 from lcutils.parameters import CorpusSettings, is_there, load_study, parse_overrides, resolve_path
 from lcutils.pipeline.outcome import forget_failures, note_failure
-from lcutils.pipeline.overrides import open_study
+from lcutils.pipeline.overrides import injected_parameters, open_study
 from lcutils.pipeline.paths import Workspace
 from lcutils.runs import UNITS
-from lcutils.stages import analyze_study, extract_point, measure_point, prepare_data
+from lcutils.stages import Analysis, analyze_study, extract_point, measure_point, prepare_data
 from lcutils.text import one_line
 
 if TYPE_CHECKING:
@@ -35,13 +35,15 @@ if TYPE_CHECKING:
 
 BLOCK_SIZE = 2048  # where the models have room for it
 MOST_THREADS = 16
+NOTEBOOK_PARAMETERS = ("models", "text", "validation", "outputs", "name", "overrides")  # of 06_your_model
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a request: the study, ready to be opened, and why some points are not in its table."""
+    """What came of a request: the study, its table and figures, and why some points are not in them."""
 
     work: Workspace
+    analysis: Analysis
     failures: Mapping[str, str]  # "model@checkpoint" -> one line
 
     @property
@@ -60,6 +62,7 @@ def measure_models(
     outputs: str | Path = "outputs",
     name: str | None = None,
     overrides: Mapping[str, Any] | str | Iterable[str] | None = None,
+    namespace: Mapping[str, Any] | None = None,
 ) -> Outcome:
     """Measure language models on a text, and write `<outputs>/<name>/results.csv` and a report.
 
@@ -75,6 +78,7 @@ def measure_models(
         outputs: folder below which the study's folder lies.
         name: of the study; by default that of the model, or "models".
         overrides: values by the keys of a study, such as `layout=documents`.
+        namespace: a notebook's `globals()`, so that what papermill adds to its parameters counts too.
 
     Raises:
         UserError: no model can be measured, or a mistake in what was asked for.
@@ -85,6 +89,7 @@ def measure_models(
     pretrained = {model: {"source": source} | several for model, source in named.items()}
     study: dict[str, Any] = {"corpus": _corpus(text, validation, tokens), "pretrained": pretrained}
     _set(study, overrides)
+    _set(study, injected_parameters(namespace or {}, NOTEBOOK_PARAMETERS))
     failures = _preflight(study)
     name = name or (next(iter(named)) if len(named) == 1 else "models")
     path = resolve_path(outputs) / name / f"{name}.yaml"
@@ -99,8 +104,7 @@ def measure_models(
     failures = _measure(work, failures)
     if len(failures) == len(work.study.points):
         raise UserError(f"{next(iter(failures.values()))}; no model was measured")
-    analyze_study(work)
-    return Outcome(work, failures)
+    return Outcome(work, analyze_study(work), failures)
 
 
 def measure_model(model: str | Path, text: str | Path, **options: Any) -> Measured:

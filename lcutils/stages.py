@@ -197,7 +197,7 @@ def _extract(
         downloaded = not Path(source).exists() and not is_cached(source, revision)
     model = _load_model(run, source, revision, precision, device, data.train.size)
     if model.commit is not None:
-        facts |= {"commit": model.commit, "downloaded": downloaded}
+        facts |= {"model_commit": model.commit, "downloaded": downloaded}
     tokenizer = Tokenizer.from_file(str(data.folder / "tokenizer" / "tokenizer.json"))
     splits = ("train", "validation", "ood") if work.study.corpus.ood else ("train", "validation")
     blocks = [data.blocks(split) for split in splits]
@@ -300,7 +300,7 @@ def _drop_weights(work: Workspace, run: Run, checkpoint: int) -> None:
     if isinstance(run, PretrainedRun):
         extracted = read_manifest(work.statistics(run.name, checkpoint)) or {}
         if extracted.get("downloaded"):
-            forget(run.source, extracted["commit"])
+            forget(run.source, extracted["model_commit"])
         return
     folder = work.checkpoint(run.name, checkpoint)
     manifest = read_manifest(folder)

@@ -30,9 +30,13 @@ ELSEWHERE = {
     "make sweep STUDY=paper": "test_the_paper_dry_run, below",
     "make sweep STUDY=paper PROFILE=slurm": "test_slurm.py runs a small study on a one-node cluster",
     "torchrun --nproc-per-node 2 -m lcutils train paper 12x1024_10L": "test_stages.py: two processes, a tiny model",
+    "torchrun --nproc-per-node 2 -m lcutils extract mine my-model": "test_stages.py: two processes, a tiny model",
     "make sweep STUDY=paper DRY=1": "test_the_paper_dry_run, below",
 }
-TINY_FORMS = ("papermill notebooks/0", "make sweep STUDY=demo", "make sweep STUDY=sample", "make plan")
+TINY_FORMS = (
+    "papermill notebooks/0", "make sweep STUDY=demo", "make sweep STUDY=sample", "make plan", "lcutils measure",
+    "make measure",
+)  # fmt: skip
 
 
 def test_every_command_is_accounted_for():
@@ -125,8 +129,9 @@ def test_profiles(tmp_path, profile):
     assert re.search(r"total\s+633", outcome.stdout + outcome.stderr)
 
 
-def test_a_model_of_your_own(tmp_path):
-    """The YAML of the README, on a tiny GPT-2 that this test makes."""
+@pytest.fixture
+def a_model(tmp_path):
+    """A tiny GPT-2 and a text, where the README says `path/to`."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     from lcutils.corpus.tokenization import train_bpe
@@ -134,20 +139,39 @@ def test_a_model_of_your_own(tmp_path):
     story = "Once upon a time there was a cat named Tom. He sat on a mat and sang to the moon."
     (tmp_path / "text.txt").write_text(f"{story}\n<|endoftext|>\n" * 300)
     tokenizer = train_bpe(iter([[story] * 50]), 280)
-    model = tmp_path / "gpt2"
-    tokenizer.save_pretrained(model)
+    tokenizer.save_pretrained(tmp_path / "model")
     settings = GPT2Config(vocab_size=len(tokenizer), n_positions=32, n_embd=16, n_layer=1, n_head=2)
-    GPT2LMHeadModel(settings).save_pretrained(model)
+    GPT2LMHeadModel(settings).save_pretrained(tmp_path / "model")
+    return tmp_path
+
+
+def test_a_model_of_your_own(a_model):
+    """The YAML of the README; the model on the hub is left out, with a line that says so."""
     text = re.search(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
     assert text
-    values = yaml.safe_load(text[1].replace("path/to", str(tmp_path)).replace("path/or/hub-name", str(model)))
+    values = yaml.safe_load(text[1].replace("path/to", str(a_model)))
     values["corpus"]["block_size"] = 32
-    study = tmp_path / "mine.yaml"
+    del values["pretrained"]["pythia"]
+    study = a_model / "mine.yaml"
     study.write_text(yaml.safe_dump(values | {"device": "cpu"}))
-    outcome = lcutils_command("sweep", study, "--outputs", tmp_path)
+    outcome = lcutils_command("sweep", study, "--outputs", a_model)
     assert outcome.returncode == 0, outcome.stderr[-3000:]
-    row = (tmp_path / "mine/results.csv").read_text()
-    assert "my-model" in row
+    assert "my-model" in (a_model / "mine/results.csv").read_text()
+
+
+@pytest.mark.parametrize("start", ["lcutils measure", "make measure"])
+def test_measure(a_model, start):
+    command = next(c for c in COMMANDS if c.startswith(start)).replace("path/to", str(a_model))
+    more = ["--outputs", str(a_model / "out"), "--name", "mine"]
+    if start.startswith("make"):
+        command += f" OUTPUTS={a_model / 'out'} NAME=mine SET='device=cpu permutations=20'"
+        outcome = run_make_line(command)
+    else:
+        words = shlex.split(command)[1:]
+        outcome = lcutils_command(*words, *more, "--set", "device=cpu", "permutations=20")
+    assert outcome.returncode == 0, outcome.stderr[-3000:]
+    assert (a_model / "out/mine/analysis/report.html").is_file()
+    assert (a_model / "out/mine/results.csv").read_text().count("\n") == 2
 
 
 def test_the_python_of_the_readme_runs():

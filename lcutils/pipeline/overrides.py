@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +50,8 @@ def open_study(
     return work
 
 
-def injected_parameters(namespace: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters that papermill put into this notebook, read from the cell that it adds.
+def injected_parameters(namespace: Mapping[str, Any], own: Collection[str] = NOTEBOOK_PARAMETERS) -> dict[str, Any]:
+    """The parameters that papermill put into this notebook beside its `own`, read from the cell that it adds.
 
     papermill only logs a parameter that the notebook does not have, so unknown ones must be found here.
     """
@@ -64,7 +64,7 @@ def injected_parameters(namespace: Mapping[str, Any]) -> dict[str, Any]:
         for target in statement.targets
         if isinstance(target, ast.Name)
     ]
-    return {name: namespace[name] for name in names if name not in NOTEBOOK_PARAMETERS}
+    return {name: namespace[name] for name in names if name not in own}
 
 
 def _statements(cell: str) -> list[ast.stmt]:

@@ -29,7 +29,7 @@ def describe_plan(work: Workspace) -> str:
         f"outputs: {work.display(work.folder)}",
     ]
     if not trained:
-        return "\n".join([*lines, "nothing is trained; statistics take 16 bytes per class and dimension"])
+        return "\n".join([*lines, "nothing is trained; statistics take 10 bytes per dimension and token that occurs"])
     if vocabulary is None:
         return "\n".join([*lines, "disk and time: known once 01_data has run"])
     sizes = {run.name: count_parameters(run.architecture(vocabulary)) for run in trained}
