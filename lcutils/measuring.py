@@ -24,7 +24,7 @@ from lcutils.errors import UserError
 from lcutils.features.preflight import ModelFacts, check_model
 from lcutils.parameters import CorpusSettings, is_there, load_study, parse_overrides, resolve_path
 from lcutils.pipeline.outcome import forget_failures, note_failure
-from lcutils.pipeline.overrides import injected_parameters, open_study
+from lcutils.pipeline.overrides import expect_no_widgets, injected_parameters, open_study
 from lcutils.pipeline.paths import Workspace
 from lcutils.runs import UNITS
 from lcutils.stages import Analysis, analyze_study, extract_point, measure_point, prepare_data
@@ -83,6 +83,8 @@ def measure_models(
     Raises:
         UserError: no model can be measured, or a mistake in what was asked for.
     """
+    if namespace is not None:
+        expect_no_widgets()
     sources = list(_sources([models] if isinstance(models, str | Path) else models))
     named = _named(sources)
     several = {"revisions": list(revisions)} if revisions else {}

@@ -39,8 +39,8 @@ def open_study(
     Raises:
         UserError: one line that names the file or key, and the fix.
     """
-    if namespace is not None:  # transformers' progress bars look for widgets, which these notebooks do without
-        warnings.filterwarnings("ignore", message="IProgress not found")
+    if namespace is not None:
+        expect_no_widgets()
     pairs = parse_overrides(overrides) | parse_overrides(injected_parameters(namespace or {}))
     loaded = load_study(study, pairs)
     folder = resolve_path(text_of("outputs", outputs)) / loaded.name
@@ -48,6 +48,11 @@ def open_study(
     if namespace is not None:  # a notebook: if a sweep runs it, it ends with the sweep
         join_sweep(work.folder)
     return work
+
+
+def expect_no_widgets() -> None:
+    """Progress bars of transformers look for widgets, which these notebooks do without; they need not say so."""
+    warnings.filterwarnings("ignore", message="IProgress not found")
 
 
 def injected_parameters(namespace: Mapping[str, Any], own: Collection[str] = NOTEBOOK_PARAMETERS) -> dict[str, Any]:
