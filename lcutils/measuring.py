@@ -86,14 +86,14 @@ def measure_models(
     if namespace is not None:
         expect_no_widgets()
     sources = list(_sources([models] if isinstance(models, str | Path) else models))
-    named = _named(sources)
+    chosen = named(sources)
     several = {"revisions": list(revisions)} if revisions else {}
-    pretrained = {model: {"source": source} | several for model, source in named.items()}
+    pretrained = {model: {"source": source} | several for model, source in chosen.items()}
     study: dict[str, Any] = {"corpus": _corpus(text, validation, tokens), "pretrained": pretrained}
     _set(study, overrides)
     _set(study, injected_parameters(namespace or {}, NOTEBOOK_PARAMETERS))
     failures = _preflight(study)
-    name = name or (next(iter(named)) if len(named) == 1 else "models")
+    name = name or (next(iter(chosen)) if len(chosen) == 1 else "models")
     path = resolve_path(outputs) / name / f"{name}.yaml"
     _refuse_another_text(study, path)
     study.setdefault("threads", min(os.cpu_count() or 1, MOST_THREADS))
@@ -155,21 +155,23 @@ def _sources(models: Sequence[str | Path]) -> Iterator[str]:
         yield from (line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#"))
 
 
-def _named(sources: Sequence[str]) -> dict[str, str]:
+def named(sources: Sequence[str]) -> dict[str, str]:
     """A short name for each model: the last part of its source, with a number where two are alike."""
     if not sources:
         raise UserError("models: none is named; give a folder or a name on the hub")
-    named: dict[str, str] = {}
+    names: dict[str, str] = {}
     for source in dict.fromkeys(sources):
         path = resolve_path(source)
-        last = (path.resolve() if is_there(path) else Path(source)).name
+        place = path.resolve() if is_there(path) else Path(source)
+        # Of a trainer's folder, its own name alone says nothing.
+        last = f"{place.parent.name}-{place.name}" if re.fullmatch(r"checkpoint-\d+", place.name) else place.name
         short = re.sub(r"[^\w.-]+", "-", last).strip("-._")[:100] or "model"
-        taken = {name.casefold() for name in named}
+        taken = {name.casefold() for name in names}
         number = next(
             n for n in range(1, len(sources) + 2) if (short if n == 1 else f"{short}-{n}").casefold() not in taken
         )
         named[short if number == 1 else f"{short}-{number}"] = source
-    return named
+    return names
 
 
 def _corpus(text: str | Path, validation: str | Path | None, tokens: str | int | None) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig, LlamaFo
 from lcutils import measure_model
 from lcutils.corpus.tokenization import train_bpe
 from lcutils.errors import UserError
-from lcutils.measuring import measure_models, read_number
+from lcutils.measuring import measure_models, named, read_number
 from lcutils.stages import open_study
 
 TALES = [
@@ -168,3 +168,8 @@ def test_numbers_of_tokens_are_read_as_people_write_them(text, number):
 def test_what_is_no_number_of_tokens_is_refused(text):
     with pytest.raises(UserError, match="is no number of tokens; write for instance 10M"):
         read_number(text)
+
+
+def test_models_are_named_by_the_last_part_of_their_source(tmp_path):
+    sources = ["org/pythia-70m", "other/Pythia-70M", str(tmp_path / "run" / "checkpoint-3"), "./some model!"]
+    assert list(named([*sources, sources[0]])) == ["pythia-70m", "Pythia-70M-2", "run-checkpoint-3", "some-model"]
