@@ -167,10 +167,8 @@ def named(sources: Sequence[str]) -> dict[str, str]:
         last = f"{place.parent.name}-{place.name}" if re.fullmatch(r"checkpoint-\d+", place.name) else place.name
         short = re.sub(r"[^\w.-]+", "-", last).strip("-._")[:100] or "model"
         taken = {name.casefold() for name in names}
-        number = next(
-            n for n in range(1, len(sources) + 2) if (short if n == 1 else f"{short}-{n}").casefold() not in taken
-        )
-        named[short if number == 1 else f"{short}-{number}"] = source
+        possible = [short, *(f"{short}-{number}" for number in range(2, len(sources) + 1))]
+        names[next(name for name in possible if name.casefold() not in taken)] = source
     return names
 
 
