@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +19,11 @@ import yaml
 from pydantic import ValidationError
 
 from lcutils.artifacts import atomic_path
-from lcutils.corpus import source_digest
 from lcutils.corpus.tokenizer_files import holds_tokenizer
-from lcutils.errors import UserError
+from lcutils.errors import UserError, first_line
 from lcutils.features.preflight import ModelFacts, check_model
 from lcutils.parameters import CorpusSettings, is_there, load_study, parse_overrides, resolve_path
+from lcutils.pipeline.jobs import check_corpora
 from lcutils.pipeline.outcome import forget_failures, note_failure
 from lcutils.pipeline.overrides import expect_no_widgets, injected_parameters, open_study
 from lcutils.pipeline.paths import Workspace
@@ -100,9 +101,7 @@ def measure_models(
     with atomic_path(path) as aside:
         aside.write_text(yaml.safe_dump(study, sort_keys=False, allow_unicode=True), encoding="utf-8")
     work = open_study(path, outputs)
-    for owner in work.corpora.values():
-        if owner not in failures:
-            source_digest(work.corpus_of(owner))  # fail early if the text is missing
+    check_corpora(work)
     failures = _measure(work, failures)
     if len(failures) == len(work.study.points):
         raise UserError(f"{next(iter(failures.values()))}; no model was measured")
@@ -134,8 +133,12 @@ def _measure(work: Workspace, failures: Mapping[str, str]) -> dict[str, str]:
             measure_point(work, model, checkpoint)
         except UserError as error:
             failed[point] = str(error)
-            note_failure(work, f"03_extract_{point}", str(error))
-            print(f"{point} is left out: {error}", file=sys.stderr, flush=True)
+            note_failure(work, f"03_extract_{point}", failed[point])
+        except Exception as error:  # out of memory, or whatever goes wrong in a model's own code
+            failed[point] = f"{type(error).__name__}: {first_line(error)}"
+            note_failure(work, f"03_extract_{point}", f"{traceback.format_exc()}\n{failed[point]}")
+        if point in failed:
+            print(f"{point} is left out: {failed[point]}", file=sys.stderr, flush=True)
     return failed
 
 

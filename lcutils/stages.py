@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from tokenizers import Tokenizer
 
@@ -188,7 +189,6 @@ def _extract(
 ) -> None:
     """Extract a point into an existing folder; a process that is not the first of torchrun's has none."""
     settings, log = work.study.extraction, work.log(f"{run.name}@{checkpoint}") if folder else None
-    rank, world = ranks.rank(), ranks.number()
     precision = precision_of(run, settings.precision)
     precision = precision if device.type == "cuda" or precision == "auto" else "fp32"
     source, revision = work.checkpoint_source(run.name, checkpoint), None
@@ -212,8 +212,8 @@ def _extract(
             narrow=isinstance(run, PretrainedRun),  # models trained here are small, and keep their bits
             resume=resume,
             job=job.identity,
-            rank=rank,
-            world=world,
+            rank=ranks.rank(),
+            world=ranks.number(),
             **common,
         )
         if folder:
@@ -222,22 +222,27 @@ def _extract(
         kept = statistics.turn_into_means(work.study.measurement.min_count) if folder else ()
         del statistics  # its memory, for the means of all processes
         ids, means = ranks.from_first(*kept, device=device)
-        samples, bias, scale = data.validation.size, model.bias, model.scale
-        counter = AgreementCounter(model.classifier, means, ids, device, samples, bias, scale)
-        hits, totals = extract_agreement(model, data.validation, counter, rank=rank, world=world, **common)
-        counts = {"hits": hits, "totals": totals}
-        if counter.hits_weights is not hits:
-            counts["hits_weights"] = counter.hits_weights
-        for count in counts.values():
-            ranks.sum_over_ranks(count)
+        counter = AgreementCounter(model.classifier, means, ids, device, data.validation.size, model.bias, model.scale)
+        agreement = _count_agreement(model, data, counter, common)
         if not folder:
             return
-        agreement = {name: count.cpu().numpy() for name, count in counts.items()}
-        del counter, kept, means  # their memory, before more models are loaded
         if work.study.corpus.ood:
             agreement["ood_mean"] = extract_mean(model, data.blocks("ood"), **common).cpu().numpy()
     record = {"model": run.name, "checkpoint": checkpoint} | _describe(work, run, checkpoint, model, data, device)
     save_rest(folder, agreement, texts, record)
+
+
+def _count_agreement(
+    model: FeatureModel, data: Data, counter: AgreementCounter, common: Mapping[str, Any]
+) -> dict[str, np.ndarray]:
+    """Hits and totals of each class over validation, of all processes; hits of the weights alone if they may differ."""
+    hits, totals = extract_agreement(model, data.validation, counter, rank=ranks.rank(), world=ranks.number(), **common)
+    counts = {"hits": hits, "totals": totals}
+    if counter.hits_weights is not hits:
+        counts["hits_weights"] = counter.hits_weights
+    for count in counts.values():
+        ranks.sum_over_ranks(count)
+    return {name: count.cpu().numpy() for name, count in counts.items()}
 
 
 def _load_model(

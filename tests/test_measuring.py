@@ -13,7 +13,7 @@ import torch
 import yaml
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from lcutils import measure_model
+from lcutils import measure_model, measuring
 from lcutils.corpus.tokenization import train_bpe
 from lcutils.errors import UserError
 from lcutils.measuring import measure_models, named, read_number
@@ -59,6 +59,15 @@ def adapter(shelf: Path) -> Path:
     return shelf / "adapter"
 
 
+def bare(shelf: Path) -> Path:
+    """A model without its tokenizer."""
+    (shelf / "bare").mkdir(exist_ok=True)
+    for file in (shelf / "neox").iterdir():
+        if "token" not in file.name:
+            (shelf / "bare" / file.name).write_bytes(file.read_bytes())
+    return shelf / "bare"
+
+
 def test_one_command_goes_from_a_model_to_its_page(shelf, tmp_path):
     command = [sys.executable, "-m", "lcutils", "measure", str(shelf / "llama"), "--text", str(shelf / "tales.txt")]
     command += ["--outputs", str(tmp_path), "--tokens", "3K", "--set", *SETTINGS]
@@ -84,12 +93,12 @@ def test_one_command_goes_from_a_model_to_its_page(shelf, tmp_path):
 
 
 def test_many_models_share_a_study_and_a_failure_is_one_line(shelf, tmp_path, capsys):
-    models = [shelf / "llama", shelf / "neox", shelf / "broken", adapter(shelf), tmp_path / "nowhere"]
+    models = [shelf / "llama", shelf / "neox", shelf / "broken", adapter(shelf), bare(shelf), tmp_path / "nowhere"]
     outcome = measure_models(models, shelf / "tales.txt", outputs=tmp_path, name="all", overrides=SETTINGS)
     results = pd.read_csv(tmp_path / "all" / "results.csv").set_index("model")
     assert set(results.index) == {"llama", "neox", "adapter"}
     assert results["family"].to_dict() == {"llama": "llama", "neox": "gpt_neox", "adapter": "llama"}
-    assert set(outcome.failures) == {"broken@0", "nowhere@0"}
+    assert set(outcome.failures) == {"bare@0", "broken@0", "nowhere@0"}
     assert all("\n" not in line for line in outcome.failures.values())
     page = outcome.page.read_text(encoding="utf-8")
     assert "model.safetensors" in outcome.failures["broken@0"]
@@ -140,10 +149,7 @@ def test_mistakes_are_one_line_before_any_work(shelf, tmp_path):
         shelf / "llama", text=text, outputs=tmp_path, overrides="learning_rat=3"
     )
     assert "has no revisions" in refusal(shelf / "llama", text=text, revisions=["step1"], **common)
-    (shelf / "bare").mkdir(exist_ok=True)
-    for file in (shelf / "neox").iterdir():
-        if "token" not in file.name:
-            (shelf / "bare" / file.name).write_bytes(file.read_bytes())
+    bare(shelf)
     assert "holds no tokenizer" in refusal(shelf / "bare", text=text, **common)
     assert not list(tmp_path.glob("*/statistics"))
 
@@ -173,3 +179,22 @@ def test_what_is_no_number_of_tokens_is_refused(text):
 def test_models_are_named_by_the_last_part_of_their_source(tmp_path):
     sources = ["org/pythia-70m", "other/Pythia-70M", str(tmp_path / "run" / "checkpoint-3"), "./some model!"]
     assert list(named([*sources, sources[0]])) == ["pythia-70m", "Pythia-70M-2", "run-checkpoint-3", "some-model"]
+
+
+def test_whatever_goes_wrong_in_one_model_the_others_are_measured(shelf, tmp_path, monkeypatch):
+    measure = measuring.extract_point
+
+    def breaking(work, model, checkpoint):
+        if model == "neox":
+            raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 20 GiB")
+        return measure(work, model, checkpoint)
+
+    monkeypatch.setattr(measuring, "extract_point", breaking)
+    models = [shelf / "neox", shelf / "llama"]
+    outcome = measure_models(models, shelf / "tales.txt", outputs=tmp_path, overrides=SETTINGS)
+    assert outcome.failures == {"neox@0": "OutOfMemoryError: CUDA out of memory."}
+    assert outcome.analysis.results["model"].tolist() == ["llama"]
+    left = (tmp_path / "models" / "logs" / "03_extract_neox@0.failed").read_text()
+    assert "Traceback" in left
+    monkeypatch.setattr(measuring, "extract_point", measure)
+    assert not measure_models(models, shelf / "tales.txt", outputs=tmp_path, overrides=SETTINGS).failures

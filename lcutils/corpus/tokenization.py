@@ -90,7 +90,10 @@ def check_tokenizer_name(name: str) -> None:
                 f"tokenizer: {name} holds {file.name} but no tokenizer.json; load it with transformers where "
                 "sentencepiece, tiktoken or mistral-common is installed, and save it as a fast tokenizer"
             )
-    raise UserError(f"tokenizer: {name} holds neither tokenizer.json nor vocab.json with merges.txt; add them")
+    raise UserError(
+        f"tokenizer: {name} holds neither tokenizer.json nor vocab.json with merges.txt; add them, or name another "
+        "tokenizer"
+    )
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerFast:

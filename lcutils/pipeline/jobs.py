@@ -112,6 +112,26 @@ def data_job(work: Workspace, model: str | None = None) -> Job:
     return Job(folder, "01_data" + (f" with model {model}" if folder != work.data else ""), parameters, {"text": text})
 
 
+def check_corpora(work: Workspace) -> dict[str, UserError]:
+    """Look at text and tokenizers before any long work: why a corpus cannot be prepared, by its folder's name.
+
+    One that concerns only some pretrained models does not stop the others.
+
+    Raises:
+        UserError: no corpus can be prepared, or that of the models trained here cannot.
+    """
+    problems = {}
+    for name, owner in work.corpora.items():
+        if not data_job(work, owner).current:
+            try:
+                source_digest(work.corpus_of(owner))
+            except UserError as error:
+                problems[name] = error
+    if problems and (len(problems) == len(work.corpora) or (work.study.grid and "data" in problems)):
+        raise next(iter(problems.values()))
+    return problems
+
+
 def train_job(work: Workspace, model: str, data: Job | None = None) -> Job:
     """The job that trains a run; `data` is the data job, if it is known already."""
     run, data = work.study.trained_run(model), data or data_job(work)

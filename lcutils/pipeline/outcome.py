@@ -63,7 +63,7 @@ def describe_failures(work: Workspace, began: float) -> str:
 
 
 def note_failure(work: Workspace, job: str, line: str) -> None:
-    """Leave a line that says why a job failed, as a sweep's jobs do."""
+    """Leave lines that say why a job failed, as a sweep's jobs do; the last one says it all."""
     work.log(job).with_suffix(FAILED).write_text(line + "\n", encoding="utf-8")
 
 

@@ -148,16 +148,10 @@ class Workspace:
         if named and not self.study.grid:
             return corpus.tokenizer
         source = _local(f"pretrained.{run.name}", run.source)
-        if holds_tokenizer(source):
-            return (
-                run.source if len(run.revisions) > 1 or run.revisions[0] is None else f"{run.source}@{run.revisions[0]}"
-            )
-        if named:
+        if named and not holds_tokenizer(source):
             return corpus.tokenizer
-        raise UserError(
-            f"pretrained.{run.name}: {one_line(run.source)} holds no tokenizer; name one in "
-            f"pretrained.{run.name}.tokenizer"
-        )
+        revision = run.revisions[0] if len(run.revisions) == 1 else None
+        return f"{run.source}@{revision}" if revision else run.source
 
     def corpus_of(self, model: str | None = None) -> CorpusSettings:
         """The same, with local paths made absolute."""

@@ -15,12 +15,11 @@ import torch
 import yaml
 
 from lcutils.artifacts import remove, write_json
-from lcutils.corpus import source_digest
 from lcutils.devices import choose_device
 from lcutils.errors import UserError
 from lcutils.features.preflight import check_model
 from lcutils.parameters import ROOT
-from lcutils.pipeline.jobs import all_jobs, analyze_job, check_overrides, data_job, remove_remains
+from lcutils.pipeline.jobs import all_jobs, analyze_job, check_corpora, check_overrides, remove_remains
 from lcutils.pipeline.lanes import lanes
 from lcutils.pipeline.locks import TOKEN, end_sweep, hand_on, one_sweep, token_of
 from lcutils.pipeline.outcome import describe_failures, describe_outcome, describe_time, following_logs, watching_gpus
@@ -198,9 +197,8 @@ def run_sweep(
     """
     check_overrides(work, model)
     check_pretrained(work)
-    for owner in work.corpora.values():
-        if not data_job(work, owner).current:
-            source_digest(work.corpus_of(owner))  # fail early if the text is missing
+    for name, problem in check_corpora(work).items():
+        print(f"error: {name}: {problem}; the other models are measured", file=sys.stderr, flush=True)
     analyze_job(work)  # or a published table
     if profile is None:  # a cluster's login node need not have the device
         choose_device(work.study.device)
