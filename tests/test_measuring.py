@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from conftest import lcutils_command
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from lcutils import measure_model, measuring
@@ -120,6 +121,24 @@ def test_a_model_alone_gives_what_it_gives_among_others(shelf, tmp_path):
     work = measure_models(listed, text, outputs=tmp_path, name="both", overrides=SETTINGS).work
     row = json.loads((work.measurements("neox", 0) / "row.json").read_text())
     assert row == alone
+
+
+def test_a_sweep_of_the_same_study_gives_the_same_rows(shelf, tmp_path):
+    models = [shelf / "llama", shelf / "neox", shelf / "broken"]
+    work = measure_models(models, shelf / "tales.txt", outputs=tmp_path, name="all", overrides=SETTINGS).work
+    swept = lcutils_command("sweep", work.study.source, "--outputs", tmp_path / "swept")
+    assert swept.returncode == 1
+    assert "the other models are measured" in swept.stderr.splitlines()[0]
+    assert swept.stderr.splitlines()[-1].startswith("03_extract_broken@0 failed: error: ")
+    for model in ("llama", "neox"):
+        rows = [
+            json.loads((tmp_path / place / "all" / "measurements" / f"{model}@0" / "row.json").read_text())
+            for place in (".", "swept")
+        ]
+        assert rows[0] == rows[1]
+    page = (tmp_path / "swept" / "all" / "analysis" / "report.html").read_text(encoding="utf-8")
+    assert "broken@0" in page
+    assert (tmp_path / "swept" / "all" / "notebooks" / "01_data_neox.ipynb").is_file()
 
 
 def test_blocks_fit_the_model_with_the_fewest_positions(shelf, tmp_path):
