@@ -81,8 +81,8 @@ def load_feature_model(
     Args:
         name_or_folder: a Hugging Face checkpoint folder, the folder of a PEFT adapter (merged into its base), or a
             name on the hub.
-        precision: "auto", the dtype that most of the checkpoint's tensors have; "fp32", "tf32" (as fp32 on a CPU),
-            "fp16" or "bf16".
+        precision: "auto", the dtype that most of the checkpoint's tensors have (a `GPTNeo` on a CPU: float32);
+            "fp32", "tf32" (as fp32 on a CPU), "fp16" or "bf16".
         device: "cpu" or "cuda". A model that exceeds one GPU is spread over all, its features given on `device`.
         revision: branch, tag or commit of a model on the hub.
         tokens: that will be passed through the model; for many, a `GPTNeo` on a GPU is compiled.
@@ -97,9 +97,9 @@ def load_feature_model(
     name, device = str(name_or_folder), torch.device(device)
     config, facts = read_configuration(name, revision, trust_remote_code)
     stored = read_stored(name, revision, facts)
-    if precision == "auto":
-        precision = stored_precision(stored, config)
     neo = facts.family == OURS
+    if precision == "auto":  # a GPTNeo's weights are float32 in any case, which a CPU multiplies fastest
+        precision = "fp32" if neo and device.type == "cpu" else stored_precision(stored, config)
     dtype = torch.float32 if neo else PRECISIONS[precision]
     place = torch.device("cpu") if neo else device
     theirs = load_whole(name, revision, config, facts, stored, dtype, place, trust_remote_code)
