@@ -257,7 +257,8 @@ def test_values_come_first_in_words(one):
     _, page = one
     row, words = ONE.iloc[0], words_of(page)
     assert f"Validation loss {row['val_loss']:.4f} nats per token (perplexity {row['perplexity']:.4g})" in words
-    assert f"on {100 * row['nc4_agreement']:.1f} % of the validation tokens (100 % at full collapse" in words
+    assert f"on {100 * row['nc4_agreement']:.1f} % of the validation tokens; without the head" in words
+    assert f"bias {100 * row['nc4_agreement_weights']:.1f} % (100 % at full collapse" in words
     assert f"their cosines are {row['nc3_cosine_mean']:.3g} on average (1 at full collapse: higher is nearer)" in words
     assert f"the mean CDNV of two classes is {row['nc1_cdnv']:.3g} (0 at full collapse: lower is nearer" in words
     assert f"all would be −{1 / (CLASSES - 1):.3g}" in words

@@ -450,7 +450,7 @@ def test_mistakes_are_one_line_before_any_work(tmp_path, tiny, lcutils_here):
         (["sweep", tiny, "--set", "device=quantum"], "device: quantum"),
         (
             ["sweep", tiny, "--set", "pretrained={a: /no/such}"],
-            "pretrained.a: /no/such: no checkpoint can be loaded from it (there is no config.json)",
+            "pretrained.a: /no/such: there is no such folder",
         ),
         (["sweep", tiny, "--set", f"pretrained={{a: {tiny}}}"], "loaded from it (it is a file); give the folder"),
         (

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from lcutils.corpus.tokenization import bpe_size
 from lcutils.corpus.tokenizer_files import holds_tokenizer
 from lcutils.errors import UserError
 from lcutils.parameters import ROOT, CorpusSettings, Study, is_there, resolve_path
@@ -136,8 +137,10 @@ class Workspace:
                 update={"beginning_of_text": corpus.beginning_of_text is True, "chat_template": False}
             )
         layout, beginning = self.study.fed(run.name)
-        own = {"layout": layout, "beginning_of_text": beginning, "tokenizer": self._tokenizer_of(run)}
-        return corpus.model_copy(update=own)
+        tokenizer = self._tokenizer_of(run)
+        if beginning == "auto" and tokenizer == corpus.tokenizer and bpe_size(tokenizer) is not None:
+            beginning = False  # one that is trained here adds nothing
+        return corpus.model_copy(update={"layout": layout, "beginning_of_text": beginning, "tokenizer": tokenizer})
 
     def _tokenizer_of(self, run: PretrainedRun) -> str:
         """The name of a pretrained model's tokenizer: the one that the study names for it, or else its own."""

@@ -154,11 +154,19 @@ def _remove(path: Path) -> None:
 def check_pretrained(work: Workspace) -> None:
     """Say at once which pretrained models cannot be loaded; raise a `UserError` if that leaves nothing to do.
 
-    A model that fails does not stop the others: its own jobs fail with the same line.
+    A model that fails does not stop the others: its own jobs fail with the same line. A path that leads to no folder
+    is a mistake in the study, and refused.
     """
     problems = []
     for run in work.study.runs.values():
         if isinstance(run, PretrainedRun):
+            if any(run.revisions) and Path(work.checkpoint_source(run.name, 0)).exists():
+                raise UserError(
+                    f"pretrained.{run.name}.revision: is for models on the hub, not for a folder; leave it out"
+                )
+            if not Path(work.checkpoint_source(run.name, 0)).is_dir():
+                check_pretrained_run(work, run)
+                continue
             try:
                 check_pretrained_run(work, run)
             except UserError as error:
@@ -173,8 +181,6 @@ def check_pretrained_run(work: Workspace, run: PretrainedRun) -> None:
     """Refuse a pretrained model that cannot be loaded, as far as its configuration and the names of its files say."""
     source = work.checkpoint_source(run.name, 0)
     local = Path(source).exists() or run.source.startswith((".", "/", "~")) or run.source.count("/") > 1
-    if any(run.revisions) and local:
-        raise UserError(f"pretrained.{run.name}.revision: is for models on the hub, not for a folder; leave it out")
     try:
         if local:  # the hub is asked once the model's turn comes
             check_model(source, trust_remote_code=run.trust_remote_code)
