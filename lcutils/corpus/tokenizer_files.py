@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,9 +42,11 @@ def tokenizer_folder(name: str) -> Path | None:
 
 
 def holds_tokenizer(name: str) -> bool:
-    """Whether a model's folder has a tokenizer; one on the hub is taken to have its own."""
-    folder = tokenizer_folder(name)
-    return folder is None or any((folder / file).is_file() for file in (WHOLE, "vocab.json", "vocab.txt"))
+    """Whether a model's folder has a tokenizer; what is no folder, such as a name on the hub, is taken to have one."""
+    folder = resolve_path(name)
+    if not os.path.isdir(folder):  # noqa: PTH112 - it does not raise where this user may not look
+        return True
+    return any((folder / file).is_file() for file in (WHOLE, "vocab.json", "vocab.txt"))
 
 
 def tokenizer_files(name: str) -> list[Path]:
