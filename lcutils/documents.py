@@ -68,9 +68,13 @@ class Documents:
             row[:length] = self.tokens[start : start + length]
         return padded
 
+    def lengths_in(self, start: int, end: int) -> np.ndarray:
+        """Tokens of each row from `start` to `end`: (end - start,)."""
+        return self.lengths[self._order[start:end]]
+
     def tokens_in(self, start: int, end: int) -> int:
-        """Tokens of the rows from `start` to `end`."""
-        return int(self.lengths[self._order[start:end]].sum())
+        """Tokens of the rows from `start` to `end`, all together."""
+        return int(self.lengths_in(start, end).sum())
 
     def _widths(self, lengths: np.ndarray) -> np.ndarray:
         return np.minimum(-(-lengths // WIDTHS) * WIDTHS, self.longest)

@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lcutils.collapse.agreement import AgreementCounter, classifier_agreement
+from lcutils.documents import Documents
 from lcutils.errors import NotFiniteError, UserError
 from lcutils.features import extraction
 from lcutils.features.evaluation import evaluate_model
@@ -86,6 +87,25 @@ def test_mean_feature_is_over_every_position(model, blocks):
     torch.testing.assert_close(extract_mean(model, blocks, batch_size=7), expected, rtol=1e-5, atol=1e-6)
     with pytest.raises(ValueError, match="no text"):
         extract_mean(model, blocks[:0], batch_size=7)
+
+
+def test_documents_count_no_token_behind_their_end(model, blocks):
+    """Statistics and mean feature of rows of different length are those of each row alone."""
+    lengths = np.array([2 + (7 * row) % (LENGTH - 1) for row in range(len(blocks))], dtype=np.int32)
+    rows = [block[:length] for block, length in zip(blocks, lengths, strict=True)]
+    assert len(set(lengths)) > 5
+    documents = Documents(np.concatenate(rows), lengths, 0, LENGTH)
+    with torch.no_grad():
+        each = [model.features(torch.from_numpy(row[None].astype(np.int64)))[0].double() for row in rows]
+    expected = torch.cat(each).mean(0)
+    torch.testing.assert_close(extract_mean(model, documents, batch_size=3), expected, rtol=1e-5, atol=1e-6)
+    stats = extract_statistics(model, documents, batch_size=3)
+    features = torch.cat([part[:-1] for part in each]).numpy()
+    labels = np.concatenate([row[1:] for row in rows]).astype(np.int64)
+    counts, means, variances, _ = naive.class_statistics(features, labels, VOCABULARY)
+    assert stats.counts.tolist() == counts.tolist()
+    np.testing.assert_allclose(stats.means.numpy(), means, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(stats.variances.numpy(), variances, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

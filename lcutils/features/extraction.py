@@ -236,7 +236,7 @@ def extract_mean(
     device: str | torch.device = "cpu",
     log: Path | None = None,
 ) -> Tensor:
-    """Mean feature over all S positions of all blocks: (D,) float64, for `ood_deviation`.
+    """Mean feature over all positions of all blocks, or of documents: (D,) float64, for `ood_deviation`.
 
     Raises:
         ValueError: there is no block.
@@ -246,10 +246,17 @@ def extract_mean(
         raise ValueError("there is no text to take the mean feature of")
     device = torch.device(device)
     total = torch.zeros(model.classifier.shape[1], dtype=torch.float64, device=device)
+    done = 0
     with Progress("mean feature", blocks.size, log=log) as progress:
         for number, tokens, _ in batches(blocks, batch_size, device):
-            total += model.features(tokens)[:number].sum((0, 1), dtype=torch.float64)
-            progress.update(number * blocks.shape[1])
+            features = model.features(tokens)[:number]
+            if isinstance(blocks, Documents):  # nothing behind the end of a row
+                lengths = torch.from_numpy(blocks.lengths_in(done, done + number)).to(device)  # (B,)
+                behind = torch.arange(tokens.shape[1], device=device) >= lengths[:, None]  # (B, width)
+                features = features.masked_fill(behind[..., None], 0.0)
+            total += features.sum((0, 1), dtype=torch.float64)
+            progress.update(tokens_in(blocks, done, done + number))
+            done += number
     if not total.isfinite().all():
         raise NotFiniteError("the mean feature is not finite")
     return total / blocks.size
