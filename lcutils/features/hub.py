@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 from lcutils.features.model_folder import WEIGHTS
 
 
 def is_cached(name: str, revision: str | None) -> bool:
-    """Whether weights of a model on the hub are in the cache, so that loading it downloads none."""
+    """Whether all weights of a model on the hub are in the cache, so that loading it downloads none."""
     from huggingface_hub import try_to_load_from_cache
 
-    return any(isinstance(try_to_load_from_cache(name, file, revision=revision), str) for file in WEIGHTS)
+    for file in WEIGHTS:
+        path = try_to_load_from_cache(name, file, revision=revision)
+        if isinstance(path, str):
+            shards = set(json.loads(Path(path).read_text())["weight_map"].values()) if path.endswith(".json") else ()
+            found = (try_to_load_from_cache(name, shard, revision=revision) for shard in shards)
+            return all(isinstance(shard, str) for shard in found)
+    return False
 
 
 def forget(name: str, commit: str) -> None:
