@@ -16,17 +16,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from pydantic import ValidationError
 
-from lcutils.artifacts import atomic_path
+from lcutils.artifacts import MANIFEST, atomic_path
 from lcutils.corpus.tokenizer_files import holds_tokenizer
 from lcutils.errors import UserError, first_line
 from lcutils.features.preflight import ModelFacts, check_model
-from lcutils.parameters import CorpusSettings, is_there, load_study, parse_overrides, resolve_path
+from lcutils.parameters import is_there, load_study, put_overrides, resolve_path, validated_study
 from lcutils.pipeline.jobs import check_corpora
 from lcutils.pipeline.outcome import forget_failures, note_failure
 from lcutils.pipeline.overrides import expect_no_widgets, injected_parameters, open_study
 from lcutils.pipeline.paths import Workspace
+from lcutils.plain import text_of
 from lcutils.runs import UNITS
 from lcutils.stages import Analysis, analyze_study, extract_point, measure_point, prepare_data
 from lcutils.text import one_line
@@ -91,17 +91,18 @@ def measure_models(
     several = {"revisions": list(revisions)} if revisions else {}
     pretrained = {model: {"source": source} | several for model, source in chosen.items()}
     study: dict[str, Any] = {"corpus": _corpus(text, validation, tokens), "pretrained": pretrained}
-    _set(study, overrides)
-    _set(study, injected_parameters(namespace or {}, NOTEBOOK_PARAMETERS))
+    put_overrides(study, overrides, "overrides")
+    put_overrides(study, injected_parameters(namespace or {}, NOTEBOOK_PARAMETERS), "parameters")
+    name = (next(iter(chosen)) if len(chosen) == 1 else "models") if name is None else text_of("name", name)
+    if Path(name).name != name:
+        raise UserError(f"name: {one_line(name)} becomes a folder in outputs; leave out what makes it a path")
+    path = resolve_path(text_of("outputs", outputs)) / name / f"{name}.yaml"
     failures = _preflight(study)
-    name = name or (next(iter(chosen)) if len(chosen) == 1 else "models")
-    path = resolve_path(outputs) / name / f"{name}.yaml"
-    _refuse_another_text(study, path)
-    study.setdefault("threads", min(os.cpu_count() or 1, MOST_THREADS))
+    _take_over(study, path)
+    check_corpora(Workspace(validated_study(study, path), path.parent, {}))
     with atomic_path(path) as aside:
         aside.write_text(yaml.safe_dump(study, sort_keys=False, allow_unicode=True), encoding="utf-8")
     work = open_study(path, outputs)
-    check_corpora(work)
     failures = _measure(work, failures)
     if len(failures) == len(work.study.points):
         raise UserError(f"{next(iter(failures.values()))}; no model was measured")
@@ -144,7 +145,7 @@ def _measure(work: Workspace, failures: Mapping[str, str]) -> dict[str, str]:
 
 def _sources(models: Sequence[str | Path]) -> Iterator[str]:
     """The models that were named, those in lists too."""
-    for model in map(str, models):
+    for model in (text_of("models", model) for model in models):
         path = resolve_path(model)
         if not (is_there(path) and path.is_file()):
             yield model
@@ -176,9 +177,9 @@ def named(sources: Sequence[str]) -> dict[str, str]:
 
 
 def _corpus(text: str | Path, validation: str | Path | None, tokens: str | int | None) -> dict[str, Any]:
-    corpus: dict[str, Any] = {"source": str(text), "packing": "lossless"}
+    corpus: dict[str, Any] = {"source": text_of("text", text), "packing": "lossless"}
     if validation is not None:
-        corpus["validation"] = str(validation)
+        corpus["validation"] = text_of("validation", validation)
     if tokens is not None:
         corpus["max_tokens"] = read_number(tokens)
     return corpus
@@ -191,13 +192,6 @@ def read_number(text: str | int) -> int:
     if number < 1:
         raise UserError(f"tokens: {one_line(text)} is no number of tokens; write for instance 10M")
     return number
-
-
-def _set(study: dict[str, Any], overrides: Mapping[str, Any] | str | Iterable[str] | None) -> None:
-    """Put values into the study by their keys."""
-    for key, value in parse_overrides(overrides).items():
-        section, _, leaf = key.rpartition(".")
-        (study.setdefault(section, {}) if section else study)[leaf] = value
 
 
 def _preflight(study: dict[str, Any]) -> dict[str, str]:
@@ -225,18 +219,21 @@ def _preflight(study: dict[str, Any]) -> dict[str, str]:
     return failures
 
 
-def _refuse_another_text(study: dict[str, Any], path: Path) -> None:
-    """Raise a `UserError` if this name holds measurements of another text; take over what does not concern it."""
-    if not is_there(path):
+def _take_over(study: dict[str, Any], path: Path) -> None:
+    """Keep the number of threads of an earlier call of this name, which decides the last bits of what it computed.
+
+    Raises:
+        UserError: it has computed something of another text.
+    """
+    chosen = "threads" in study
+    study.setdefault("threads", min(os.cpu_count() or 1, MOST_THREADS))
+    if not any(path.parent.glob(f"data*/{MANIFEST}")) or not is_there(path):
         return
-    earlier = load_study(path)
-    try:
-        now = CorpusSettings.model_validate(study["corpus"]).model_dump()
-    except ValidationError:
-        return  # what is wrong with it is said when the study is opened
+    earlier, now = load_study(path), validated_study(study, path)
     for key, then in earlier.corpus.model_dump().items():
-        if then != now[key]:
+        if then != (asked := getattr(now.corpus, key)):
             raise UserError(
-                f"{path}: was measured with {key} = {one_line(then)}, not {one_line(now[key])}; give another --name"
+                f"{path}: was measured with {key} = {one_line(then)}, not {one_line(asked)}; give another --name"
             )
-    study.setdefault("threads", earlier.threads)  # they decide the last bits
+    if not chosen:
+        study["threads"] = earlier.threads

@@ -131,8 +131,9 @@ class Study(Section):
             raise ValueError(
                 "corpus.layout: models are trained on a stream; write documents under each model of pretrained instead"
             )
-        if self.corpus.chat_template and any(self.fed(name)[0] == "stream" for name in self.pretrained):
-            raise ValueError("corpus.chat_template: is for documents; add corpus.layout: documents")
+        layouts = {self.fed(name)[0] for name in self.pretrained}
+        if self.corpus.chat_template and layouts != {"documents"}:
+            raise ValueError("corpus.chat_template: is for documents of pretrained models; add layout: documents")
         return self
 
     def _check_pretrained(self, name: str) -> None:
@@ -374,6 +375,16 @@ def load_study(study: str | Path, overrides: Mapping[str, Any] | str | Iterable[
         raise UserError(f"{shown}: {error}") from None
     if not isinstance(values, dict):
         raise UserError(f"{shown}: should hold keys such as corpus and grid, not {brief(values)}")
+    put_overrides(values, overrides, shown)
+    for key in {"name", "source"} & values.keys():
+        raise UserError(f"{shown}: {key}: is taken from the file itself; delete the key")
+    return validated_study(values, path)
+
+
+def put_overrides(
+    values: dict[str, Any], overrides: Mapping[str, Any] | str | Iterable[str] | None, shown: str
+) -> None:
+    """Put overrides into the values of a study, which messages call `shown`."""
     for key, value in parse_overrides(overrides).items():
         section, _, leaf = key.rpartition(".")
         place = values
@@ -383,11 +394,19 @@ def load_study(study: str | Path, overrides: Mapping[str, Any] | str | Iterable[
                 raise UserError(f"{shown}: {section}: should hold keys such as {leaf}, not {brief(given)}")
             place = values[section] = dict(given)
         place[leaf] = value
-    for key in {"name", "source"} & values.keys():
-        raise UserError(f"{shown}: {key}: is taken from the file itself; delete the key")
+
+
+def validated_study(values: Mapping[str, Any], path: Path) -> Study:
+    """The study of these values, which lie in the file `path`, or shall lie there.
+
+    Raises:
+        UserError: one line that names the file, the key and the fix.
+    """
+    _check_name(path)
     try:
         return Study.model_validate({"name": path.stem, "source": str(path.resolve()), **values})
     except ValidationError as error:
+        shown = one_line(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
         raise UserError(join_problems(shown, [_explain(problem) for problem in error.errors()])) from None
 
 

@@ -173,6 +173,22 @@ def test_mistakes_are_one_line_before_any_work(shelf, tmp_path):
     assert not list(tmp_path.glob("*/statistics"))
 
 
+def test_a_mistake_leaves_nothing_that_stands_in_the_way_of_the_next_call(shelf, tmp_path):
+    text, common = shelf / "tales.txt", {"outputs": tmp_path, "name": "one"}
+    assert "no such file" in refusal(shelf / "neox", text=shelf / "no.txt", overrides=SETTINGS, **common)
+    assert "blocks_per_batch" in refusal(shelf / "neox", text=text, overrides="blocks_per_batch=many", **common)
+    assert not list(tmp_path.iterdir())
+    measure_models(shelf / "neox", text, overrides=SETTINGS, **common)
+
+
+@pytest.mark.parametrize("name", ["..", "a/b", "/tmp/x", "", ".hidden", "x" * 200, 3.5])
+def test_a_name_is_that_of_a_folder_in_outputs(shelf, tmp_path, name):
+    outputs = tmp_path / "outputs"
+    message = refusal(shelf / "neox", text=shelf / "tales.txt", outputs=outputs, name=name, overrides=SETTINGS)
+    assert "name" in message
+    assert not list(tmp_path.iterdir())
+
+
 def test_another_text_needs_another_name(shelf, tmp_path):
     text = shelf / "tales.txt"
     common = {"outputs": tmp_path, "name": "one", "overrides": SETTINGS}

@@ -107,6 +107,7 @@ def test_other_names_are_refused(name):
         ({"pretrained": {"a b": "x"}}, ["pretrained.a b", "letters"]),
         ({"corpus": {"layout": "documents"}}, ["corpus.layout", "trained on a stream", "under each model"]),
         ({"corpus": {"chat_template": True}, "pretrained": {"a": "x"}}, ["corpus.chat_template", "layout: documents"]),
+        ({"corpus": {"chat_template": True}}, ["corpus.chat_template", "of pretrained models"]),
         (
             {"pretrained": {"a": {"source": "x", "revision": "y", "revisions": ["z"]}}},
             ["pretrained.a", "both revision and revisions"],
