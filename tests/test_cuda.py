@@ -17,12 +17,16 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import transformers as hf
 from hf_trainer import hugging_face, trainer
 from safetensors.torch import load_file
 from test_model import stirred
 from toy_training import blocks, logits, recipe
 
+from lcutils.features import loading
 from lcutils.features.batches import blocks_on_device
+from lcutils.features.extraction import extract_statistics
+from lcutils.features.models import load_feature_model
 from lcutils.gptneo.model import GPTNeo
 from lcutils.runs import Architecture
 from lcutils.training.loop import train
@@ -180,6 +184,24 @@ def test_two_gpus_share_uneven_batches(tmp_path):
     alone, shared = (load_file(tmp_path / n / "checkpoint-2" / "model.safetensors") for n in ("alone", "shared"))
     for name in alone:
         torch.testing.assert_close(shared[name], alone[name], atol=1e-4, rtol=1e-3, msg=name)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_a_model_spread_over_two_gpus_gives_the_features_of_one(tmp_path, monkeypatch):
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 6, "num_attention_heads": 4}
+    hf.LlamaForCausalLM(hf.LlamaConfig(vocab_size=VOCABULARY, **sizes)).save_pretrained(tmp_path)
+    text = blocks(8, 64, vocabulary=VOCABULARY)
+    found = []
+    for places in (1, 2):
+        model = load_feature_model(tmp_path, device="cuda")
+        stats = extract_statistics(model, text, batch_size=4, device="cuda")
+        found.append((stats, model.logits(torch.from_numpy(text[:2].astype(np.int64)).cuda())))
+        used = [torch.cuda.memory_allocated(number) for number in (0, 1)]
+        assert (used[1] > 0) == (places == 2)
+        monkeypatch.setattr(loading, "ROOM", 0.0)  # from now on one is too small
+    (one, logits_one), (two, logits_two) = found
+    torch.testing.assert_close(two.means, one.means, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(logits_two, logits_one, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("part", ["sums", "state", "agreement"])
