@@ -24,7 +24,7 @@ from lcutils.collapse.catalogue import COUNTS, MEASUREMENTS
 from lcutils.collapse.measure import measure_collapse
 from lcutils.errors import NotFiniteError, UserError
 from lcutils.features.batches import next_tokens
-from lcutils.features.head import head_input
+from lcutils.features.head import input_of
 from lcutils.features.statistics import ClassStatistics
 
 TOKENS = 100_000
@@ -133,7 +133,7 @@ class CollapseMonitor:
         """One batch: the forward pass up to the head, and its features into the statistics."""
         device = head.weight.device
         inputs = {key: value.to(device) if isinstance(value, Tensor) else value for key, value in inputs.items()}
-        features = head_input(head, lambda: self.model(**_keywords(self.model, inputs)))
+        features = input_of(head, lambda: self.model(**_keywords(self.model, inputs)))
         if features is None:
             name = type(self.model).__name__
             raise UserError(f"model: {name} does not call its output embedding; features cannot be taken")

@@ -288,8 +288,9 @@ def test_chunks_of_classes_in_half_precision(half, monkeypatch, numbers):
 def test_more_candidates_than_a_list_holds_are_decided_by_all_scores(half, monkeypatch):
     monkeypatch.setattr(scores, "FAST_NUMBERS", 1)
     monkeypatch.setattr(kernels, "LIST", 700)
-    head, labels = torch.ones(600, 3), torch.randint(0, 600, (20,))  # all classes alike: the first one wins
-    hits, totals = classifier_agreement(torch.randn(20, 3), labels, head, head, torch.ones(600, dtype=torch.bool))
+    head, keep = torch.ones(600, 3, device=DEVICE), torch.ones(600, dtype=torch.bool, device=DEVICE)
+    features, labels = torch.randn(20, 3, device=DEVICE), torch.randint(0, 600, (20,), device=DEVICE)
+    hits, totals = classifier_agreement(features, labels, head, head, keep)  # all classes alike: the first one wins
     assert hits.sum() == totals.sum() == 20
 
 

@@ -187,17 +187,17 @@ def test_two_gpus_share_uneven_batches(tmp_path):
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
-def test_a_model_spread_over_two_gpus_gives_the_features_of_one(tmp_path, monkeypatch):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_model_spread_over_two_gpus_gives_the_features_of_one(tmp_path, monkeypatch, dtype):
     sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 6, "num_attention_heads": 4}
-    hf.LlamaForCausalLM(hf.LlamaConfig(vocab_size=VOCABULARY, **sizes)).save_pretrained(tmp_path)
+    hf.LlamaForCausalLM(hf.LlamaConfig(vocab_size=VOCABULARY, **sizes)).to(dtype).save_pretrained(tmp_path)
     text = blocks(8, 64, vocabulary=VOCABULARY)
     found = []
     for places in (1, 2):
         model = load_feature_model(tmp_path, device="cuda")
         stats = extract_statistics(model, text, batch_size=4, device="cuda")
         found.append((stats, model.logits(torch.from_numpy(text[:2].astype(np.int64)).cuda())))
-        used = [torch.cuda.memory_allocated(number) for number in (0, 1)]
-        assert (used[1] > 0) == (places == 2)
+        assert (torch.cuda.memory_allocated(1) > 0) == (places == 2)
         monkeypatch.setattr(loading, "ROOM", 0.0)  # from now on one is too small
     (one, logits_one), (two, logits_two) = found
     torch.testing.assert_close(two.means, one.means, atol=1e-6, rtol=1e-6)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,27 +29,27 @@ NORM_NUMBERS = 2**25  # features whose norm is computed at a time in float32
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 3e-2}  # of what the model itself rounds
 
 
-class _HeadReachedError(Exception):
-    """Stops a forward pass before the head, whose V logits per token would cost more than most trunks."""
+class _ReachedError(Exception):
+    """Stops a forward pass, before the head at the latest: V logits per token would cost more than most trunks."""
 
     def __init__(self, features: Tensor) -> None:
         self.features = features
 
 
-def _stop(_head: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-    raise _HeadReachedError(inputs[0])
+def _stop(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    raise _ReachedError(inputs[0])
 
 
-def head_input(head: nn.Module, forward: Callable[[], object]) -> Tensor | None:
-    """What the head is given while `forward` runs the model: (B, S, D). The forward pass stops there.
+def input_of(module: nn.Module, forward: Callable[[], object]) -> Tensor | None:
+    """What a module, the head for instance, is given first while `forward` runs the model, which stops there.
 
     Returns:
-        None if the model does not call its head.
+        None if the model does not call it.
     """
-    hook = head.register_forward_pre_hook(_stop)
+    hook = module.register_forward_pre_hook(_stop)
     try:
         forward()
-    except _HeadReachedError as reached:
+    except _ReachedError as reached:
         return reached.features
     finally:
         hook.remove()
@@ -112,23 +113,16 @@ class CutModel:
     def features(self, tokens: Tensor) -> Tensor:
         """(B, S) tokens -> (B, S, D) float32, what the head multiplies.
 
-        Where that is the output of a norm and the model has 16 bits, the norm is computed again in float32 from what
-        it was given, so that its output is not rounded.
+        Where that is the output of a norm and the model has 16 bits, the norm is computed here in float32, so that its
+        output is not rounded.
         """
-        given: list[Tensor] = []
-        watched = [] if self._norm is None else [self._norm]
-        hooks = [norm.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0])) for norm in watched]
-        try:
-            features = self._head_input(tokens)
-        finally:
-            for hook in hooks:
-                hook.remove()
+        features = self._input_of(self._head if self._norm is None else self._norm, tokens)
         if self._exact_norm is not None:
-            features = _in_parts(self._exact_norm, given[-1])
+            features = _in_parts(self._exact_norm, features)
         return features.float().to(self._device)
 
-    def _head_input(self, tokens: Tensor) -> Tensor:
-        given = head_input(self._head, lambda: self._run(tokens))
+    def _input_of(self, module: nn.Module, tokens: Tensor) -> Tensor:
+        given = input_of(module, lambda: self._run(tokens))
         if given is None:
             raise UserError(f"{self._name}: does not call its output embedding; features cannot be taken")
         return given
@@ -168,7 +162,10 @@ class CutModel:
     # ------------------------------------------------------------------------------------------------ the last norm
 
     def _find_norm(self, tokens: Tensor) -> tuple[nn.Module | None, nn.Module | None]:
-        """The norm whose output the head is given, and a float32 copy of it; None where all is float32, or none is."""
+        """The norm whose output the head is given, called once, and a float32 copy of it.
+
+        None where all is float32, or there is none.
+        """
         calls: list[tuple[nn.Module, tuple[Any, ...], Any]] = []
         hooks = [
             module.register_forward_hook(lambda module, inputs, output: calls.append((module, inputs, output)))
@@ -176,14 +173,15 @@ class CutModel:
             if "norm" in type(module).__name__.lower() and module is not self._head
         ]
         try:
-            given = self._head_input(tokens)
+            given = self._input_of(self._head, tokens)
         finally:
             for hook in hooks:
                 hook.remove()
         if given.dtype == torch.float32:
             return None, None
+        times = Counter(norm for norm, _, _ in calls)
         for norm, inputs, output in reversed(calls):
-            if len(inputs) == 1 and isinstance(output, Tensor) and _same_memory(output, given):
+            if times[norm] == 1 and len(inputs) == 1 and isinstance(output, Tensor) and _same_memory(output, given):
                 exact = copy.deepcopy(norm).float()
                 if hasattr(exact, "_hf_hook"):  # accelerate's, which brings inputs to the norm's device; they are there
                     from accelerate.hooks import remove_hook_from_module
@@ -287,8 +285,9 @@ def _same_memory(one: Tensor, other: Tensor) -> bool:
 
 def _in_parts(norm: nn.Module, given: Tensor) -> Tensor:
     """The norm of (B, S, D) numbers, as float32, a part of the rows at a time."""
-    rows = given.reshape(-1, given.shape[-1])
-    out = torch.empty(rows.shape, dtype=torch.float32, device=given.device)
+    weight = next(norm.parameters(), given)
+    rows = given.reshape(-1, given.shape[-1]).to(weight.device)  # of a model over several GPUs, it may lie elsewhere
+    out = torch.empty(rows.shape, dtype=torch.float32, device=rows.device)
     step = max(1, NORM_NUMBERS // rows.shape[1])
     for begin in range(0, len(rows), step):
         out[begin : begin + step] = norm(rows[begin : begin + step].float())

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 
 from lcutils.parameters import Study
-from lcutils.pipeline.costs import seconds_per_token
+from lcutils.pipeline.costs import JOB_SECONDS, START_SECONDS, seconds_per_token
 from lcutils.runs import Run, TrainedRun
 
 
@@ -22,11 +22,13 @@ class Lane:
         name: such as 12x1024, for rules of the Snakefile.
         runs: their names.
         share: of the study's work, between 0 and 1, as far as it is known beforehand.
+        start: of a process, on the same scale; 0 where it is not known.
     """
 
     name: str
     runs: tuple[str, ...]
     share: float
+    start: float = 0.0
 
     @property
     def ticket(self) -> str:
@@ -34,12 +36,21 @@ class Lane:
         return f"lane_{self.name}"
 
     def tickets(self, jobs: int) -> int:
-        """How many of the study's jobs at a time may be the lane's: as many as its share, at least one."""
-        return max(1, math.ceil(jobs * self.share - 1e-9))  # three equal shares of three are one each
+        """How many of the study's jobs at a time may be the lane's: as many as its share, at least one.
+
+        A process more has to start. That does not pay where the lane ends later than the others by less than a start.
+        """
+        return max(1, math.ceil(self.share / (1 / jobs + self.start) - 1e-9))  # three equal shares of three: one each
 
 
-def lanes(study: Study) -> list[Lane]:
-    """The lanes of a study, the one with most work first."""
+def lanes(study: Study, tokens: int | None = None) -> list[Lane]:
+    """The lanes of a study, the one with most work first.
+
+    Args:
+        study: whose runs they are.
+        tokens: of the train text, if its size is known: the starts of jobs, which are most of short ones, then count to
+            a lane's share.
+    """
     shapes: dict[tuple[int, ...] | str, list[Run]] = {}
     for run in study.runs.values():
         shape: tuple[int, ...] | str = run.name
@@ -49,12 +60,19 @@ def lanes(study: Study) -> list[Lane]:
     work = {shape: sum(map(_seconds, runs)) for shape, runs in shapes.items()}
     most = max(work.values()) or 1.0
     work = {shape: seconds or most for shape, seconds in work.items()}  # of a pretrained model nothing is known
+    order = sorted(shapes, key=lambda shape: -work[shape])
+    start = 0.0
+    if tokens is not None:
+        jobs = {shape: sum(1 + 2 * len(run.checkpoints) for run in runs) for shape, runs in shapes.items()}
+        work = {shape: tokens * work[shape] + START_SECONDS + JOB_SECONDS * jobs[shape] for shape in shapes}
+        start = START_SECONDS / sum(work.values())
     found: list[Lane] = []
-    for shape in sorted(shapes, key=lambda shape: -work[shape]):
+    for shape in order:
         name = "pretrained" if isinstance(shape, str) else f"{shape[0]:02}x{shape[1]:04}"
         number = sum(lane.name.startswith(name) for lane in found)  # of equal names
         runs = tuple(run.name for run in shapes[shape])
-        found.append(Lane(f"{name}_{number}" if number else name, runs, work[shape] / sum(work.values())))
+        share = work[shape] / sum(work.values())
+        found.append(Lane(f"{name}_{number}" if number else name, runs, share, start))
     return found
 
 

@@ -22,7 +22,7 @@ KNOWN_VOCABULARIES = {paper.TOKENIZER: paper.VOCABULARY}
 def describe_plan(work: Workspace) -> str:
     """Runs, points, disk and time of a study, as lines of text."""
     study = work.study
-    blocks, vocabulary = _blocks_and_vocabulary(work)
+    blocks, vocabulary = blocks_and_vocabulary(work)
     trained = [run for run in study.runs.values() if isinstance(run, TrainedRun)]
     lines = [
         f"study {study.name}: {len(study.runs)} runs ({len(trained)} to train), {len(study.points)} points to measure",
@@ -67,7 +67,7 @@ def planned_seconds(work: Workspace, jobs: Iterable[str]) -> float | None:
     """
     study, jobs = work.study, set(jobs)
     runs = [run for run in study.runs.values() if isinstance(run, TrainedRun)]
-    blocks, vocabulary = _blocks_and_vocabulary(work)
+    blocks, vocabulary = blocks_and_vocabulary(work)
     if vocabulary != paper.VOCABULARY or not blocks or len(runs) < len(study.runs) or study.device == "cpu":
         return None
     seconds = JOB_SECONDS * len(jobs)
@@ -79,7 +79,7 @@ def planned_seconds(work: Workspace, jobs: Iterable[str]) -> float | None:
     return seconds + sum(START_SECONDS for lane in lanes(study) if any(f"02_train_{run}" in jobs for run in lane.runs))
 
 
-def _blocks_and_vocabulary(work: Workspace) -> tuple[int | None, int | None]:
+def blocks_and_vocabulary(work: Workspace) -> tuple[int | None, int | None]:
     """Train blocks and vocabulary size: from the prepared data, or as far as they are known beforehand."""
     if (work.data / MANIFEST).is_file() and not damaged_files(work.data):
         known = json.loads((work.data / "corpus.json").read_text())

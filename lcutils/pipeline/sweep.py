@@ -24,6 +24,7 @@ from lcutils.pipeline.lanes import lanes
 from lcutils.pipeline.locks import TOKEN, end_sweep, hand_on, one_sweep, token_of
 from lcutils.pipeline.outcome import describe_failures, describe_outcome, describe_time, following_logs, watching_gpus
 from lcutils.pipeline.paths import REQUEST, STAMPS, Workspace
+from lcutils.pipeline.plan import blocks_and_vocabulary
 from lcutils.runs import PretrainedRun
 from lcutils.text import one_line
 
@@ -77,12 +78,14 @@ def snakemake_command(
 
 def _resources(work: Workspace, cores: int) -> list[str]:
     """What jobs on one machine share, as limits for Snakemake: places on GPUs, and the lanes' tickets."""
-    jobs, gpus = max(cores // work.study.threads, 1), 0
+    jobs, gpus, tokens = max(cores // work.study.threads, 1), 0, None
     device = choose_device(work.study.device)
     if device.type == "cuda":
         gpus = work.study.jobs_per_gpu * (torch.cuda.device_count() if device.index is None else 1)
         jobs = min(jobs, gpus)
-    tickets = {lane.ticket: lane.tickets(jobs) for lane in lanes(work.study)}
+        blocks, _ = blocks_and_vocabulary(work)
+        tokens = blocks and blocks * work.study.corpus.block_size
+    tickets = {lane.ticket: lane.tickets(jobs) for lane in lanes(work.study, tokens)}
     return [f"{name}={number}" for name, number in ({"gpu": gpus} | tickets).items()]
 
 
