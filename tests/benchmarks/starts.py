@@ -3,7 +3,8 @@
     python tests/benchmarks/starts.py --prepared PREPARED [--before OTHER] [--models 2x768 12x1024] [--out starts.jsonl]
 
 PREPARED is from `sample.py`. Each side has caches of its own, first empty, then warm. Python keeps bytecode, as it does
-for users; a first process that is not counted writes it.
+for users: in `PYTHONPYCACHEPREFIX` if that is set and filled (`python -m compileall`), otherwise a first process that is
+not counted writes it. `--sides before` or `--sides after` runs one of both, for instance on a GPU of its own.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def start(checkout: Path, prepared: Path, model: str, caches: Path, device: str)
         environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
         environment |= {
             "PYTHONPATH": os.pathsep.join([str(checkout), os.environ.get("PYTHONPATH", "")]),
-            "PYTHONPYCACHEPREFIX": str(caches.parent / "bytecode"),
+            "PYTHONPYCACHEPREFIX": os.environ.get("PYTHONPYCACHEPREFIX", str(caches.parent / "bytecode")),
             "TORCHINDUCTOR_CACHE_DIR": str(caches / "inductor"),
             "TRITON_CACHE_DIR": str(caches / "triton"),
         }
@@ -69,17 +70,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prepared", type=Path, required=True)
     parser.add_argument("--before", type=Path)
+    parser.add_argument("--sides", nargs="*", default=["before", "after"], choices=["before", "after"])
     parser.add_argument("--models", nargs="*", default=["2x768", "12x1024"])
     parser.add_argument("--warm", type=int, default=2, help="processes with warm caches")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--out", type=Path, default=Path("starts.jsonl"))
     options = parser.parse_args()
-    sides = {"after": Path(__file__).resolve().parents[2]}
-    if options.before:
-        sides = {"before": options.before.resolve()} | sides
+    checkouts = {"before": options.before and options.before.resolve(), "after": Path(__file__).resolve().parents[2]}
     with tempfile.TemporaryDirectory() as folder, options.out.open("a") as file:
-        for side, checkout in sides.items():
-            start(checkout, options.prepared, "1x64", Path(folder) / "unused", options.device)  # writes bytecode
+        for side in options.sides:
+            checkout = checkouts[side]
+            if checkout is None:
+                continue
+            if "PYTHONPYCACHEPREFIX" not in os.environ:
+                start(checkout, options.prepared, "1x64", Path(folder) / "unused", options.device)
             for model in options.models:
                 for number in range(1 + options.warm):
                     caches = Path(folder) / f"{side}-{model}"

@@ -72,8 +72,8 @@ def run(checkout: Path, grid: list[dict[str, Any]], options: argparse.Namespace)
             "TRITON_CACHE_DIR": str(folder / "triton"),
         }
         words = ["sweep", str(folder / "bench.yaml"), "--outputs", name, "--cores", str(options.jobs * options.gpus)]
-        log = options.out.with_suffix(".log").open("w")
-        began = time.monotonic()
+        log = options.out.with_suffix(".log").open("a")
+        began, written = time.monotonic(), log.tell()
         command = [sys.executable, "-m", "lcutils", *words]
         process = subprocess.Popen(
             command, cwd=checkout, env=environment, stdout=log, stderr=log, start_new_session=True
@@ -93,7 +93,8 @@ def run(checkout: Path, grid: list[dict[str, Any]], options: argparse.Namespace)
         }
         rows = sorted(study.glob("measurements/*/row.json"))
         digest = hashlib.sha256(b"".join(row.parent.name.encode() + row.read_bytes() for row in rows))
-        told = [line for line in options.out.with_suffix(".log").read_text().splitlines() if line.startswith("time ")]
+        lines = options.out.with_suffix(".log").read_text()[written:].splitlines()
+        told = [line for line in lines if line.startswith("time ")]
         return {
             "status": status,
             "seconds": round(seconds, 1),
@@ -133,6 +134,7 @@ def main() -> None:
     parser.add_argument("grid", choices=["six", "third", "paper"])
     parser.add_argument("--prepared", type=Path, required=True)
     parser.add_argument("--before", type=Path)
+    parser.add_argument("--sides", nargs="*", default=["after", "before"], choices=["after", "before"])
     parser.add_argument("--jobs", type=int, default=3, help="at a time on a GPU")
     parser.add_argument("--gpus", type=int, default=1)
     parser.add_argument("--half", type=int, choices=[0, 1], default=0)
@@ -144,8 +146,11 @@ def main() -> None:
     here = Path(__file__).resolve().parents[2]
     paper = yaml.safe_load((here / "parameters/paper.yaml").read_text())["grid"]
     grid = {"six": SIX, "third": third_of(paper, options.half), "paper": paper}[options.grid]
-    sides = {"after": here} | ({"before": options.before.resolve()} if options.before else {})
-    for side, checkout in sides.items():
+    checkouts = {"after": here, "before": options.before and options.before.resolve()}
+    for side in options.sides:
+        checkout = checkouts[side]
+        if checkout is None:
+            continue
         found = {"grid": options.grid, "side": side, "jobs": options.jobs, "gpus": options.gpus, "half": options.half}
         found |= run(checkout, grid, options)
         if options.grid != "six" and found["finished"]:
