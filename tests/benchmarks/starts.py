@@ -3,8 +3,8 @@
     python tests/benchmarks/starts.py --prepared PREPARED [--before OTHER] [--models 2x768 12x1024] [--out starts.jsonl]
 
 PREPARED is from `sample.py`. Each side has caches of its own, first empty, then warm. Python keeps bytecode, as it does
-for users: in `PYTHONPYCACHEPREFIX` if that is set and filled (`python -m compileall`), otherwise a first process that is
-not counted writes it. `--sides before` or `--sides after` runs one of both, for instance on a GPU of its own.
+for users: in `PYTHONPYCACHEPREFIX` if that is set and filled (`python -m compileall`), otherwise a first process that
+is not counted writes it. `--sides before` or `--sides after` runs one of both, for instance on a GPU of its own.
 """
 
 from __future__ import annotations

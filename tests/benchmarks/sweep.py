@@ -93,7 +93,7 @@ def run(checkout: Path, grid: list[dict[str, Any]], options: argparse.Namespace)
         }
         rows = sorted(study.glob("measurements/*/row.json"))
         digest = hashlib.sha256(b"".join(row.parent.name.encode() + row.read_bytes() for row in rows))
-        lines = options.out.with_suffix(".log").read_text()[written:].splitlines()
+        lines = options.out.with_suffix(".log").read_bytes()[written:].decode(errors="replace").splitlines()
         told = [line for line in lines if line.startswith("time ")]
         return {
             "status": status,
