@@ -10,7 +10,6 @@ import pandas as pd
 from scipy.special import gammaln, polygamma, psi
 
 from lcutils.collapse.catalogue import MEASUREMENTS
-from lcutils.collapse.entries import Measurement
 
 
 @dataclass(frozen=True)
@@ -28,9 +27,9 @@ def measurements_in(results: pd.DataFrame) -> list[str]:
     return [key for key in MEASUREMENTS if key in results and results[key].notna().any()]
 
 
-def known_to(results: pd.DataFrame) -> dict[str, Measurement]:
-    """The catalogue as a reader of `results` needs it: the paper's measurements, and the extras that it has."""
-    return {key: known for key, known in MEASUREMENTS.items() if known.group == "paper" or key in results}
+def known_to(results: pd.DataFrame) -> list[str]:
+    """Keys that concern a reader of `results`: the paper's measurements, and the extras that it has."""
+    return [key for key, known in MEASUREMENTS.items() if known.group == "paper" or key in results]
 
 
 def in_display_order(table: pd.DataFrame) -> pd.DataFrame:

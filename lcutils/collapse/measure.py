@@ -80,6 +80,8 @@ def measure_collapse(
             reason = f"with {inputs.classes.number} classes it has too few values or a zero divisor"
             if "nc3" in key and not bool(inputs.head.any()):
                 reason = "the classifier's rows are all zero"
+            elif key.endswith("_corrected"):
+                reason = "too few classes have two samples, or no squared distance is above its noise"
             warnings.warn(f"{key} is nan: {reason}", RuntimeWarning, stacklevel=2)
     return values
 

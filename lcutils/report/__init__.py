@@ -11,7 +11,7 @@ import pandas as pd
 from altair.utils.schemapi import debug_mode
 
 from lcutils import analysis, charts
-from lcutils.analysis import Missing, few_models, measurements_in
+from lcutils.analysis import MEASUREMENTS, Missing, few_models, measurements_in
 from lcutils.analysis.tables import FIRST_NAMES
 from lcutils.artifacts import atomic_path
 from lcutils.charts.comparison import NO_PUBLISHED
@@ -127,6 +127,8 @@ def compute(
         "measurements": measurement_table(results),
         "times": Missing(NO_TIMES) if times is None else times,
     }
+    if (corrected := analysis.beside_corrected(results)) is not None:
+        tables["corrected"] = corrected
     if "family" in results:
         tables["models"] = analysis.model_table(results, settings)
     if few:
@@ -173,7 +175,8 @@ def _relations(results: pd.DataFrame, sensitivity: pd.DataFrame | None, trials: 
 
 def measurement_table(results: pd.DataFrame) -> pd.DataFrame:
     """Return the definition of every measurement that concerns `results`: key, property, label, definition, limit."""
-    rows = [(key, m.property, m.label, m.definition, m.limit) for key, m in analysis.known_to(results).items()]
+    known = {key: MEASUREMENTS[key] for key in analysis.known_to(results)}
+    rows = [(key, m.property, m.label, m.definition, m.limit) for key, m in known.items()]
     return pd.DataFrame(rows, columns=["measurement", "property", "label", "definition", "limit"])
 
 
