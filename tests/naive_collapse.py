@@ -104,7 +104,7 @@ def measurements(counts, means, variances, covariance, head, min_count=1, riesz_
     }
 
 
-def corrected(counts, means, variances, head, min_count=1):
+def corrected(counts, means, variances, covariance, head, min_count=1):
     """What is corrected for small samples, by loops over classes with two samples or more."""
     kept = [c for c in range(len(counts)) if counts[c] >= max(min_count, 2)]
     tau = {c: variances[c].astype(WIDE) * counts[c] / (counts[c] - 1) for c in range(len(counts)) if counts[c] > 1}
@@ -123,13 +123,20 @@ def corrected(counts, means, variances, head, min_count=1):
         squares[c] = ((means[c] - centre) ** 2).sum() - sum(weights[k] ** 2 * noise[k] for k in kept)
     lengths = {c: np.sqrt(square) for c, square in squares.items() if square > 0}
     cosines = [head[c] @ (means[c] - centre) / np.sqrt((head[c] ** 2).sum()) / r for c, r in lengths.items()]
+    radial = []  # variance of each norm's own error
+    for c in lengths:
+        u = (means[c] - centre) / np.sqrt(((means[c] - centre) ** 2).sum())
+        share = u @ covariance @ u / np.trace(covariance) if covariance is not None else 1 / len(u)
+        radial.append(noise[c] * share if noise[c] > 0 else 0.0)
+    norms = np.array(list(lengths.values()), dtype=WIDE)
+    spread = np.sqrt(max(norms.var(ddof=1) - np.mean(radial), 0)) / norms.mean() if len(norms) > 1 else math.nan
     within = sum(counts[c] * tau[c] for c in tau) / max(sum(counts[c] for c in tau), 1)
     between = sum(squares.values()) / max(len(kept), 1)
     return {
         "nc1_cdnv_corrected": float(np.mean(cdnv)) if cdnv else math.nan,
         "nc1_cdnv_galanti_corrected": float(np.mean(galanti)) if galanti else math.nan,
         "nc1_quotient_corrected": float(within / between) if between > 0 else math.nan,
-        "nc2_norm_cov_corrected": _summary("", list(lengths.values()))["_cov"],
+        "nc2_norm_cov_corrected": float(spread),
         "nc3_cosine_mean_corrected": float(np.mean(cosines)) if cosines else math.nan,
         "singleton_classes": float(sum(n == 1 for n in counts if n >= min_count)),
         "negative_norms": float(len(kept) - len(lengths)),

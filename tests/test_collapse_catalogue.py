@@ -60,7 +60,7 @@ def test_every_entry_has_a_function_and_a_naive_twin():
     counts, means, variances, covariance = naive.class_statistics(features, labels, 5)
     twins = {
         "paper": naive.measurements(counts, means, variances, covariance, head).keys() | naive.OF_TEXT.keys(),
-        "corrected": naive.corrected(counts, means, variances, head).keys(),
+        "corrected": naive.corrected(counts, means, variances, covariance, head).keys(),
         "spectrum": naive.spectrum(features, labels).keys(),
     }
     assert twins.keys() == {"paper", *get_args(Extra)}

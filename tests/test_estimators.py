@@ -55,8 +55,7 @@ def measured(features, labels, head, **options):
 def compare(features, labels, head, rel=1e-9, **options):
     values = measured(features, labels, head, **options)
     options.pop("tile", None)
-    counts, means, variances, _ = naive.class_statistics(features, labels, len(head))
-    expected = naive.corrected(counts, means, variances, head, **options)
+    expected = naive.corrected(*naive.class_statistics(features, labels, len(head)), head, **options)
     assert values == pytest.approx(expected, rel=rel, abs=1e-12, nan_ok=True)
     return values
 
@@ -154,10 +153,20 @@ def test_fewer_than_two_classes_with_two_samples_have_no_values(repeated):
     stats = stats_of(features, labels, 4)
     with pytest.warns(RuntimeWarning, match="nc1_quotient_corrected is nan: too few classes have two samples"):
         values = measure_collapse(stats, torch.eye(4), extras=["corrected"])
-    expected = naive.corrected(*naive.class_statistics(features, labels, 4)[:3], np.eye(4))
+    expected = naive.corrected(*naive.class_statistics(features, labels, 4), np.eye(4))
     assert all(math.isnan(values[key]) for key in CORRECTED if key in MEASUREMENTS)
     assert values["singleton_classes"] == expected["singleton_classes"] == 4 - repeated
     assert values["negative_pairs"] == values["negative_norms"] == 0
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_without_covariance_the_error_of_norms_is_shared_by_all_directions():
+    features, labels, head = sample()
+    stats = stats_of(features, labels, len(head), covariance=False)
+    values = measure_collapse(stats, torch.from_numpy(head), extras=["corrected"])
+    counts, means, variances, _ = naive.class_statistics(features, labels, len(head))
+    expected = naive.corrected(counts, means, variances, None, head)
+    assert {key: values[key] for key in CORRECTED} == pytest.approx(expected, rel=1e-9)
 
 
 def test_equal_means_are_among_the_negative_distances():
@@ -207,7 +216,7 @@ def test_bias_of_known_classes(small_worlds, name):
     assert asked >= {"nc1_cdnv", "nc1_cdnv_galanti"} or "Zipf, D" in name
     assert [key for key in asked if not records[key]["met"]] == []
     # Errors are no larger: what the correction removes is more than the noise that it adds.
-    for key in ("squared_distance", "variance", "trace_between", "nc1_quotient"):
+    for key in ("squared_distance", "variance", "trace_between", "nc1_quotient", "nc3_cosine_mean"):
         assert records[key]["mse_corrected"] < records[key]["mse_plain"], key
     for key in ("squared_distance", "trace_between"):  # the plain ones are wrong by far more than chance
         assert abs(records[key]["bias_plain"]) > 30 * records[key]["se_plain"]
@@ -257,7 +266,7 @@ def test_cross_products_agree_with_loops():
     crossed = np.mean([(a[c] - a.mean(0)) @ (b[c] - b.mean(0)) for c in range(30)])
     whole = merged(parts)
     counts, means, variances = (x.numpy() for x in (whole.counts, whole.means, whole.variances))
-    expected = naive.corrected(counts, means, variances, means)
+    expected = naive.corrected(counts, means, variances, None, means)
     plain = ((means - means.mean(0)) ** 2).sum(1).mean()
     assert values["trace_between_crossed"] == pytest.approx(crossed, rel=1e-9)
     assert values["trace_between"] == pytest.approx(plain, rel=1e-9)

@@ -68,6 +68,28 @@ class RepeatedClasses:
         positive = self.squares > 0
         return torch.where(positive, self.squares, 1.0).sqrt(), positive
 
+    def norm_cov(self, covariance: Tensor | None) -> Tensor:
+        """CoV of the corrected norms over classes, without the part of their variance that is error: ().
+
+        A norm errs by what mu_c errs by in its own direction u, of variance uᵀ Sigma_c u / n_c. Sigma_c is not known;
+        with the shape of S_W, the same for all classes, that is e_c uᵀ S_W u / tr S_W, and without S_W e_c / D, as if
+        all directions were alike. Norms that vary by no more than this have a CoV of 0.
+
+        Args:
+            covariance: (D, D) S_W, if there is one.
+        """
+        lengths, positive = self.lengths()
+        if covariance is None:
+            shares = torch.full_like(lengths, 1 / self.classes.means.shape[1])
+        else:
+            units = self.classes.units()  # (K, D)
+            shares = torch.linalg.vecdot(units @ covariance, units) / covariance.trace()
+        # Without any variance the shares are not defined, and the errors are 0.
+        radial = torch.where(self.errors > 0, self.errors * shares, 0.0)
+        moments = Moments.of(lengths, positive)
+        error = torch.where(positive, radial, 0.0).sum() / positive.sum()
+        return ratio((moments.std.square() - error).clamp(min=0).sqrt(), moments.mean)
+
 
 def within_trace(stats: ClassStatistics) -> Tensor:
     """tr S_W = sum n_c v_c / sum n_c over all classes with two samples or more: () float64, nan if there is none."""
@@ -81,9 +103,8 @@ def corrected_classes(inputs: MeasurementInputs) -> dict[str, Tensor]:
     """tr S_W / tr S_B, the CoV of norms and the mean cosine with the head, each from corrected squared norms.
 
     `nc1_quotient_corrected` is nan where the corrected tr S_B is not above 0. `nc2_norm_cov_corrected` and
-    `nc3_cosine_mean_corrected` (which may exceed 1) are over the classes whose corrected squared norm is above 0; the
-    spread of norms still has the error of each along its own mean in it. All are nan with fewer than two classes that
-    have two samples.
+    `nc3_cosine_mean_corrected` (which may exceed 1) are over the classes whose corrected squared norm is above 0. All
+    are nan with fewer than two classes that have two samples.
     """
     counts = inputs.classes.counts
     nothing = counts.new_tensor(math.nan, dtype=torch.float64)
@@ -103,7 +124,7 @@ def corrected_classes(inputs: MeasurementInputs) -> dict[str, Tensor]:
     cosines = head_cosines(repeated.classes, inputs.head[counts > 1])[0] * repeated.classes.norms / lengths
     return values | {
         "nc1_quotient_corrected": torch.where(between > 0, within_trace(inputs.stats) / between, torch.nan),
-        "nc2_norm_cov_corrected": Moments.of(lengths, positive).cov,
+        "nc2_norm_cov_corrected": repeated.norm_cov(inputs.covariance),
         "nc3_cosine_mean_corrected": Moments.of(cosines, positive & ~cosines.isnan()).mean,
         "negative_norms": (~positive).sum(),
     }

@@ -49,7 +49,8 @@ CORRECTED: dict[str, Measurement] = {
         "NC2",
         "equinorm, of norms, corrected for small samples",
         "CoV of centred class-mean norms, corrected",
-        f"Standard deviation over mean of r_c, r_c^2 = {_NORM}, {_TWO}; those with a negative r_c^2 are left out.",
+        f"sqrt(variance of r_c - mean of e_c u_c' S_W u_c / tr S_W) / mean of r_c, r_c^2 = {_NORM}, u_c the direction "
+        f"of mu_c - mu_bar, {_TWO}; those with a negative r_c^2 are left out.",
         function=_OF_CLASSES,
         reads="classes",
         limit="0 at collapse",
