@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from lcutils.collapse.catalogue import COUNTS, MEASUREMENTS
+from lcutils.collapse.catalogue import KEYS
 from lcutils.collapse.measure import measure_collapse
 from lcutils.errors import NotFiniteError, UserError
 from lcutils.features.batches import next_tokens
@@ -150,8 +150,7 @@ class CollapseMonitor:
         if finite:
             return measure_collapse(stats, rows, min_count=self.min_count)
         warnings.warn("collapse: features or head are not finite; all measurements are nan", RuntimeWarning, 3)
-        entries = MEASUREMENTS | COUNTS
-        return {key: math.nan for key, entry in entries.items() if entry.reads != "text"}
+        return dict.fromkeys(KEYS, math.nan)
 
 
 def _unwrapped(model: nn.Module) -> Any:

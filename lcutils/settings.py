@@ -87,6 +87,8 @@ class MeasurementSettings(Section):
     riesz_s: float = Field(1.0, gt=0)  # exponent of the Riesz kernel
     sensitivity: tuple[Annotated[int, Field(ge=1, lt=2**63)], ...] = (1, 2, 10, 100)  # min_counts of sensitivity.csv
     neighbours: int = Field(5, ge=1, lt=2**31)  # nearest class means listed in the per-token table
+    corrected: bool = False  # measure again, corrected for the noise of classes with few samples
+    spectrum: bool = False  # ranks and spectra of features, class means and within-class scatter
 
 
 class AnalysisSettings(Section):

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from tokenizers import Tokenizer
 from lcutils import ranks
 from lcutils.artifacts import MANIFEST, atomic_path, content_digest, explain_full_disk, remove
 from lcutils.collapse.agreement import AgreementCounter
+from lcutils.collapse.entries import Extra
 from lcutils.collapse.measure import measure_by_count
 from lcutils.collapse.tokens import measure_tokens
 from lcutils.corpus import Data, open_data, prepare_corpus, source_digest
@@ -323,6 +324,7 @@ def _measure(work: Workspace, extracted: Extracted) -> Measured:
         head,
         min_counts=[settings.min_count, *settings.sensitivity],
         riesz_s=settings.riesz_s,
+        extras=[extra for extra in get_args(Extra) if getattr(settings, extra)],
         ood_mean=extracted.agreement.get("ood_mean"),
     )
     tokens = measure_tokens(statistics, head, min_count=settings.min_count, neighbours=settings.neighbours)

@@ -104,6 +104,70 @@ def measurements(counts, means, variances, covariance, head, min_count=1, riesz_
     }
 
 
+def corrected(counts, means, variances, covariance, head, min_count=1):
+    """What is corrected for small samples, by loops over classes with two samples or more."""
+    kept = [c for c in range(len(counts)) if counts[c] >= max(min_count, 2)]
+    tau = {c: variances[c].astype(WIDE) * counts[c] / (counts[c] - 1) for c in range(len(counts)) if counts[c] > 1}
+    noise = {c: tau[c] / counts[c] for c in kept}
+    galanti, cdnv, negative_pairs = [], [], 0
+    for i, j in combinations(kept, 2):
+        d2 = ((means[i].astype(WIDE) - means[j]) ** 2).sum() - noise[i] - noise[j]
+        negative_pairs += d2 <= 0
+        if d2 > 0:
+            galanti.append((tau[i] + tau[j]) / 2 / d2)
+            cdnv.append((tau[i] + tau[j]) / 2 / d2**2)
+    centre = sum(means[c].astype(WIDE) for c in kept) / max(len(kept), 1)
+    squares = {}
+    for c in kept:  # the error of mu_c - mu_bar, term by term
+        weights = {k: (k == c) - 1 / WIDE(len(kept)) for k in kept}
+        squares[c] = ((means[c] - centre) ** 2).sum() - sum(weights[k] ** 2 * noise[k] for k in kept)
+    lengths = {c: np.sqrt(square) for c, square in squares.items() if square > 0}
+    cosines = [head[c] @ (means[c] - centre) / np.sqrt((head[c] ** 2).sum()) / r for c, r in lengths.items()]
+    radial = []  # variance of each norm's own error
+    for c in lengths:
+        u = (means[c] - centre) / np.sqrt(((means[c] - centre) ** 2).sum())
+        share = u @ covariance @ u / np.trace(covariance) if covariance is not None else 1 / len(u)
+        radial.append(noise[c] * share if noise[c] > 0 else 0.0)
+    norms = np.array(list(lengths.values()), dtype=WIDE)
+    spread = np.sqrt(max(norms.var(ddof=1) - np.mean(radial), 0)) / norms.mean() if len(norms) > 1 else math.nan
+    within = sum(counts[c] * tau[c] for c in tau) / max(sum(counts[c] for c in tau), 1)
+    between = sum(squares.values()) / max(len(kept), 1)
+    return {
+        "nc1_cdnv_corrected": float(np.mean(cdnv)) if cdnv else math.nan,
+        "nc1_cdnv_galanti_corrected": float(np.mean(galanti)) if galanti else math.nan,
+        "nc1_quotient_corrected": float(within / between) if between > 0 else math.nan,
+        "nc2_norm_cov_corrected": float(spread),
+        "nc3_cosine_mean_corrected": float(np.mean(cosines)) if cosines else math.nan,
+        "singleton_classes": float(sum(n == 1 for n in counts if n >= min_count)),
+        "negative_norms": float(len(kept) - len(lengths)),
+        "negative_pairs": float(negative_pairs),
+    }
+
+
+def spectrum(features, labels, min_count=1):
+    """Spectra of all features, of class means and within classes, from singular values of the vectors themselves."""
+    classes = np.unique(labels)
+    means = {c: features[labels == c].mean(0) for c in classes}
+    kept = np.array([means[c] for c in classes if (labels == c).sum() >= min_count])
+    deviations = features - np.array([means[c] for c in labels])
+    centred = features - features.mean(0)
+    values = {}
+    for name, vectors in (("features", centred), ("means", kept - kept.mean(0)), ("within", deviations)):
+        singular = np.linalg.svd(vectors, compute_uv=False)
+        singular = [s for s in singular if s > 1e-5 * singular[0] and s > 0]
+        shares = [s / sum(singular) for s in singular]
+        logs = [(math.log(place), 2 * math.log(s)) for place, s in enumerate(singular, 1)]
+        values[f"spectrum_rank_{name}"] = math.exp(-sum(p * math.log(p) for p in shares)) if shares else math.nan
+        slope = np.polyfit(*zip(*logs, strict=True), 1)[0] if len(logs) > 1 else math.nan
+        values[f"spectrum_decay_{name}"] = -slope
+        values[f"spectrum_participation_{name}"] = (
+            sum(s**2 for s in singular) ** 2 / sum(s**4 for s in singular) if singular else math.nan
+        )
+    total = (centred**2).sum()
+    values["spectrum_share_between"] = 1 - (deviations**2).sum() / total if total > 0 else math.nan
+    return values
+
+
 def decisions(features, head, means, keep, bias=None, scale=1.0):
     """argmax_c scale (<w_c, h> + b_c) and argmin_c ||h - mu_c|| over kept classes, in float64."""
     ids = np.flatnonzero(keep)

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from typing import get_args
 
 import naive_collapse as naive
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from lcutils.collapse.catalogue import COUNTS, KEYS, MEASUREMENTS, load_function
+from lcutils.collapse.entries import Extra
 from lcutils.collapse.inputs import MeasurementInputs
 from lcutils.collapse.pairs import PairSweep
 from lcutils.collapse.terms import TERMS
@@ -54,10 +56,17 @@ def test_functions_without_pairs_do_not_wait_for_the_sweep(inputs, monkeypatch):
 
 def test_every_entry_has_a_function_and_a_naive_twin():
     random = np.random.default_rng(1)
-    sample = naive.class_statistics(random.normal(size=(40, 3)), random.integers(0, 5, 40), 5)
-    twins = naive.measurements(*sample, random.normal(size=(5, 3))).keys() | naive.OF_TEXT.keys()
-    assert twins == CATALOGUE.keys()
-    assert naive.OF_TEXT.keys() == CATALOGUE.keys() - set(KEYS)
+    features, labels, head = random.normal(size=(40, 3)), random.integers(0, 5, 40), random.normal(size=(5, 3))
+    counts, means, variances, covariance = naive.class_statistics(features, labels, 5)
+    twins = {
+        "paper": naive.measurements(counts, means, variances, covariance, head).keys() | naive.OF_TEXT.keys(),
+        "corrected": naive.corrected(counts, means, variances, covariance, head).keys(),
+        "spectrum": naive.spectrum(features, labels).keys(),
+    }
+    assert twins.keys() == {"paper", *get_args(Extra)}
+    for group, keys in twins.items():
+        assert keys == {key for key, entry in CATALOGUE.items() if entry.group == group}
+    assert naive.OF_TEXT.keys() == twins["paper"] - set(KEYS)
     for entry in CATALOGUE.values():
         assert callable(load_function(entry.function))
 

@@ -27,6 +27,11 @@ def measurements_in(results: pd.DataFrame) -> list[str]:
     return [key for key in MEASUREMENTS if key in results and results[key].notna().any()]
 
 
+def known_to(results: pd.DataFrame) -> list[str]:
+    """Keys that concern a reader of `results`: the paper's measurements, and the extras that it has."""
+    return [key for key, known in MEASUREMENTS.items() if known.group == "paper" or key in results]
+
+
 def in_display_order(table: pd.DataFrame) -> pd.DataFrame:
     """`table` with its column `measurement` in the order of `MEASUREMENTS`, else in the order it had."""
     order = {key: number for number, key in enumerate(MEASUREMENTS)}

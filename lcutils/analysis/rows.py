@@ -62,7 +62,7 @@ class Measured:
             if name in agreement:
                 measured[key] = float(agreement[name].sum() / totals.sum()) if totals.sum() else float("nan")
         row = {column: record.get(column) for column in POINT_COLUMNS}
-        row |= measured | {key: int(measured[key]) for key in COUNTS}
+        row |= measured | {key: int(measured[key]) for key in COUNTS if key in measured}
         more = record.keys() - row.keys()
         row |= {column: value for column, value in record.items() if column in more}
         names = {"model": row["model"], "checkpoint": row["checkpoint"]}
@@ -129,6 +129,8 @@ def results_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """The rows of measured points as one table, with the columns of `results.csv` in order."""
     results = pd.DataFrame(rows)
     first = [*POINT_COLUMNS, "n_classes"]
-    keys = [key for key in MEASUREMENTS if key in results]
-    rest = [key for key in results if key not in {*first, *keys}]
-    return results[[*first, *keys, *rest]]
+    entries = MEASUREMENTS | COUNTS
+    extras = [key for key, entry in entries.items() if entry.group != "paper" and key in results]
+    keys = [key for key in MEASUREMENTS if key in results and key not in extras]
+    rest = [key for key in results if key not in {*first, *keys, *extras}]
+    return results[[*first, *keys, *rest, *extras]]

@@ -13,55 +13,13 @@ standard deviation over mean; logs are natural; standard deviations have the n -
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from math import inf
-from typing import Any, Literal
+from typing import Any
 
-Source = Literal["classes", "pairs", "text"]
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """One measurement of neural collapse.
-
-    Attributes:
-        property: of neural collapse: NC1, NC2, GNC2, NC3, UNC3, NC4 or NC5.
-        label: short plain words.
-        axis: title of an axis; says exactly what is drawn.
-        definition: one sentence with the formula.
-        function: the function that computes it, as "module:function".
-        reads: what the function needs: "classes" (the kept classes and the head), "pairs" (sums over pairs too) or
-            "text". `measure_collapse` calls the functions of the first two; those of text have their own arguments.
-        log: whether a log axis is natural (positive, over decades).
-        limit: the value at collapse, or in theory, in plain words; empty if none is known.
-        collapsed: the value at collapse as a number; None if it depends on width or classes, or is not known.
-    """
-
-    property: str
-    label: str
-    axis: str
-    definition: str
-    function: str
-    reads: Source
-    log: bool = False
-    limit: str = ""
-    collapsed: float | None = None
-
-
-@dataclass(frozen=True)
-class Count:
-    """A number of classes or pairs, beside the measurements. It says nothing about collapse, so no chart draws it.
-
-    Attributes:
-        definition, function, reads: as those of a `Measurement`.
-    """
-
-    definition: str
-    function: str
-    reads: Source
-
+from lcutils.collapse.entries import Count, Measurement
+from lcutils.collapse.extras import CORRECTED, CORRECTED_COUNTS, SPECTRUM
 
 _CDNV = "((sigma_c^2 + sigma_c'^2) / 2) / ||mu_c - mu_c'||"
 _KERNEL = "over pairs of classes of log(1 / ||u_c - u_c'||), u = "
@@ -272,6 +230,8 @@ MEASUREMENTS: dict[str, Measurement] = {
         limit="0 at collapse",
         collapsed=0.0,
     ),
+    **CORRECTED,
+    **SPECTRUM,
 }
 
 COUNTS: dict[str, Count] = {
@@ -295,10 +255,11 @@ COUNTS: dict[str, Count] = {
         function="lcutils.collapse.counts:class_counts",
         reads="classes",
     ),
+    **CORRECTED_COUNTS,
 }
 
-# What `measure_collapse` returns, in this order.
-KEYS = tuple(key for key, entry in (MEASUREMENTS | COUNTS).items() if entry.reads != "text")
+# What `measure_collapse` returns without extras, in this order.
+KEYS = tuple(k for k, entry in (MEASUREMENTS | COUNTS).items() if entry.group == "paper" and entry.reads != "text")
 
 
 def load_function(name: str) -> Callable[..., Any]:

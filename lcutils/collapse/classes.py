@@ -95,7 +95,15 @@ def keep_classes(stats: ClassStatistics, min_count: int = 1) -> KeptClasses:
         )
     means = stats.means_of(ids)
     variances = stats.variances[ids]
-    padded = means.new_zeros(-(-len(ids) // PADDING) * PADDING, stats.dim)
+    classes = centre_classes(ids, counts[ids], variances, means)
+    if not math.isfinite(classes.norms.sum() + variances.sum()):
+        check_finite("the features", means.isfinite().all(1) & variances.isfinite(), ids)
+    return classes
+
+
+def centre_classes(ids: Tensor, counts: Tensor, variances: Tensor, means: Tensor) -> KeptClasses:
+    """Centre the means of K classes at their unweighted mean: (K,), (K,), (K,), (K, D)."""
+    padded = means.new_zeros(-(-len(ids) // PADDING) * PADDING, means.shape[1])
     centred = torch.sub(means, means[0], out=padded[: len(ids)])
     shift = centred.mean(0)
     centred -= shift
@@ -105,9 +113,9 @@ def keep_classes(stats: ClassStatistics, min_count: int = 1) -> KeptClasses:
     # ||mu_c||² - ||mu_bar||² = ||c||² + 2 c·mu_bar, divided by ||mu_c|| + ||mu_bar||
     centre_norm = torch.linalg.vector_norm(centre)
     norm_offsets = (norms.square() + 2 * (centred @ centre)) / (raw_norms + centre_norm)
-    classes = KeptClasses(
+    return KeptClasses(
         ids=ids,
-        counts=counts[ids],
+        counts=counts,
         variances=variances,
         means=means,
         padded=padded,
@@ -116,9 +124,6 @@ def keep_classes(stats: ClassStatistics, min_count: int = 1) -> KeptClasses:
         norm_offsets=torch.where(raw_norms + centre_norm > 0, norm_offsets, 0.0),
         central=norms <= ROUNDING * raw_norms.max(),
     )
-    if not math.isfinite(norms.sum() + variances.sum()):
-        check_finite("the features", means.isfinite().all(1) & variances.isfinite(), ids)
-    return classes
 
 
 def check_finite(what: str, finite: Tensor, ids: Tensor) -> None:

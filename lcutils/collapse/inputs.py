@@ -23,6 +23,7 @@ class MeasurementInputs:
     between: Tensor  # (D, D) K S_B = sum over c of (mu_c - mu_bar)(mu_c - mu_bar)ᵀ
     riesz_s: float  # exponent of the Riesz kernel
     sweep: PairSweep
+    stats: ClassStatistics  # of all classes, kept or not
 
     @classmethod
     def of(
@@ -35,7 +36,7 @@ class MeasurementInputs:
         total_within = (stats.variances * counts).sum() / counts.sum()
         # Reading `stats` waits for the GPU, so it comes first: the rest is handed over while the sweep runs.
         sweep = PairSweep(classes, riesz_s, tile)
-        return cls(classes, head, covariance, total_within, gram(classes.centred), riesz_s, sweep)
+        return cls(classes, head, covariance, total_within, gram(classes.centred), riesz_s, sweep, stats)
 
     @cached_property
     def pairs(self) -> PairSums:

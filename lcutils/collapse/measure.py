@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Collection, Iterable
+from typing import Any, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lcutils.collapse.catalogue import COUNTS, MEASUREMENTS, Source, load_function
+from lcutils.collapse.catalogue import COUNTS, MEASUREMENTS, load_function
 from lcutils.collapse.duality import ood_deviation
+from lcutils.collapse.entries import Extra, Source
 from lcutils.collapse.inputs import MeasurementInputs
 from lcutils.features.statistics import ClassStatistics
 
@@ -24,6 +25,7 @@ def measure_collapse(
     min_count: int = 1,
     riesz_s: float = 1.0,
     tile: int | None = None,
+    extras: Collection[Extra] = (),
 ) -> dict[str, float]:
     """Every measurement of neural collapse that needs no text (Wu & Papyan 2024, section 3), in the catalogue's order.
 
@@ -38,10 +40,12 @@ def measure_collapse(
         min_count: samples that a class needs to be kept; classes without samples never are.
         riesz_s: exponent s > 0 of the Riesz kernel (the released library takes D - 2).
         tile: rows of means multiplied at a time (default 1024 on a GPU, 64 on a CPU); memory grows with it.
+        extras: groups of the catalogue that are measured too, behind all others: "corrected" for small samples,
+            "spectrum". Without the covariance, spectra of features and within classes are absent.
 
     Raises:
         ValueError: fewer than two kept classes, a head that is not a tensor or has another shape, features or a head
-            that are not finite, min_count or tile below 1, riesz_s not above 0.
+            that are not finite, min_count or tile below 1, riesz_s not above 0, or an extra that there is not.
 
     Example:
         Three classes on the corners of an equilateral triangle, each with some spread:
@@ -57,27 +61,35 @@ def measure_collapse(
     """
     if not riesz_s > 0:
         raise ValueError(f"riesz_s must be above 0, not {riesz_s}: the kernel is ||u - u'||^-s")
+    if unknown := set(extras) - set(get_args(Extra)):
+        known = ", ".join(get_args(Extra))
+        raise ValueError(f"extras: {sorted(unknown)[0]!r} is no group of measurements; choose among {known}")
     inputs = MeasurementInputs.of(stats, classifier, min_count, riesz_s, tile)
     # A GPU is waited for twice: once for all that needs no pairs, once for the sweep that runs meanwhile.
     scalars: dict[str, Tensor] = {}
-    for function in _functions("classes"):
+    for function in _functions("classes", extras):
         scalars |= function(inputs)
     measured = dict(zip(scalars, torch.stack([value.double() for value in scalars.values()]).tolist(), strict=True))
-    for function in _functions("pairs"):
+    for function in _functions("pairs", extras):
         measured |= function(inputs)
-    values = {key: measured[key] for key in MEASUREMENTS | COUNTS if key in measured}
+    entries = MEASUREMENTS | COUNTS
+    order = sorted(entries, key=lambda key: entries[key].group != "paper")  # extras stand behind
+    values = {key: measured[key] for key in order if key in measured}
     for key, value in values.items():
         if math.isnan(value):
             reason = f"with {inputs.classes.number} classes it has too few values or a zero divisor"
             if "nc3" in key and not bool(inputs.head.any()):
                 reason = "the classifier's rows are all zero"
+            elif key.endswith("_corrected"):
+                reason = "too few classes have two samples, or no squared distance is above its noise"
             warnings.warn(f"{key} is nan: {reason}", RuntimeWarning, stacklevel=2)
     return values
 
 
-def _functions(source: Source) -> list[Callable[[MeasurementInputs], dict[str, Any]]]:
+def _functions(source: Source, extras: Collection[Extra]) -> list[Callable[[MeasurementInputs], dict[str, Any]]]:
     """The functions of the catalogue that read this, each once, in the catalogue's order."""
-    names = dict.fromkeys(entry.function for entry in (MEASUREMENTS | COUNTS).values() if entry.reads == source)
+    entries = [entry for entry in (MEASUREMENTS | COUNTS).values() if entry.group in ("paper", *extras)]
+    names = dict.fromkeys(entry.function for entry in entries if entry.reads == source)
     return [load_function(name) for name in names]
 
 
@@ -87,12 +99,13 @@ def measure_by_count(
     *,
     min_counts: Iterable[int],
     riesz_s: float = 1.0,
+    extras: Collection[Extra] = (),
     ood_mean: np.ndarray | None = None,
 ) -> dict[int, dict[str, float]]:
     """`measure_collapse` for several minimum class counts, in ascending order.
 
     Args:
-        stats, classifier, riesz_s: as of `measure_collapse`.
+        stats, classifier, riesz_s, extras: as of `measure_collapse`.
         min_counts: the first one must keep two classes; others that do not are left out.
         ood_mean: (D,) mean feature of out-of-distribution text; with it `nc5_ood_deviation` is measured too.
     """
@@ -102,7 +115,7 @@ def measure_by_count(
         keep = stats.counts >= min_count
         if min_count != first and int(keep.sum()) < 2:
             continue
-        values[min_count] = measure_collapse(stats, classifier, min_count=min_count, riesz_s=riesz_s)
+        values[min_count] = measure_collapse(stats, classifier, min_count=min_count, riesz_s=riesz_s, extras=extras)
         if ood_mean is not None:
             mean, means = torch.from_numpy(ood_mean).to(stats.device), stats.means_of(keep.nonzero()[:, 0])
             every = torch.ones(len(means), dtype=torch.bool, device=stats.device)

@@ -210,3 +210,24 @@ def _chord(difference: Tensor, vectors: Tensor, norms: Tensor, i: Tensor, j: Ten
     gap = torch.linalg.vecdot(difference, x + y) / (norms[i] + norms[j])
     step = difference - (gap / norms[j])[:, None] * y
     return torch.linalg.vector_norm(step, dim=1) / norms[i]
+
+
+def squared_distances(classes: KeptClasses, squares: Tensor, rows: slice, first: int = 0) -> Tensor:
+    """||mu_c - mu_c'||² of some rows c with all classes c' from `first` on: (r, K - first), infinite where c' = c.
+
+    Those that would lose digits are taken from the difference of the two means; 0 where these are equal.
+
+    Args:
+        squares: (K,) ||mu_c - mu_bar||².
+    """
+    d2 = torch.addmm(squares[first:], classes.centred[rows], classes.centred[first:].T, alpha=-2)
+    d2 += squares[rows, None]
+    own = torch.arange(rows.start, rows.stop, device=d2.device)
+    d2[own - rows.start, own - first] = torch.inf  # no class is its own partner
+    a, b = (d2 <= TRUSTED * (squares[rows, None] + squares[first:])).nonzero(as_tuple=True)
+    if len(a):
+        i, j = a + rows.start, b + first
+        distance = torch.linalg.vector_norm(classes.means[i] - classes.means[j], dim=1)
+        size = torch.maximum(classes.raw_norms[i], classes.raw_norms[j])
+        d2[a, b] = torch.where(distance > ROUNDING * size, distance.square(), 0.0)
+    return d2

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lcutils.collapse.classes import ROUNDING, KeptClasses, keep_classes, kept_head
+from lcutils.collapse.classes import KeptClasses, keep_classes, kept_head
 from lcutils.collapse.duality import head_cosines
-from lcutils.collapse.pairs import CUDA_ROWS, TRUSTED
+from lcutils.collapse.pairs import CUDA_ROWS, squared_distances
 from lcutils.features.statistics import ClassStatistics
 
 CPU_ROWS = 64
@@ -64,15 +64,7 @@ def _cdnv_and_nearest(classes: KeptClasses, neighbours: int, tile: int | None) -
     nearest = torch.empty(number, neighbours, dtype=torch.int64, device=device)
     for top in range(0, number, rows):
         i = slice(top, min(top + rows, number))
-        d2 = torch.addmm(squares, classes.centred[i], classes.centred.T, alpha=-2)  # (r, K)
-        d2 += squares[i, None]
-        own = torch.arange(i.start, i.stop, device=device)
-        d2[own - top, own] = torch.inf  # no class is its own partner
-        a, b = (d2 <= TRUSTED * (squares[i, None] + squares)).nonzero(as_tuple=True)
-        if len(a):  # cancelled: take the difference itself, and leave equal means out
-            distance = torch.linalg.vector_norm(classes.means[a + top] - classes.means[b], dim=1)
-            size = torch.maximum(classes.raw_norms[a + top], classes.raw_norms[b])
-            d2[a, b] = torch.where(distance > ROUNDING * size, distance.square(), 0.0)
+        d2 = squared_distances(classes, squares, i)  # (r, K), 0 for equal means
         nearest[i] = d2.topk(neighbours, largest=False).indices
         d2[d2 == 0] = torch.inf
         left = number - (d2 == torch.inf).sum(1)  # partners that count

@@ -185,6 +185,9 @@ def measure_job(work: Workspace, model: str, checkpoint: int, extracted: Job | N
     """The job that measures a point; `extracted` is its input's job, if it is known already."""
     extracted = extracted or extract_job(work, model, checkpoint)
     parameters = work.study.measurement.model_dump(mode="json") | {"threads": work.study.threads}
+    for extra in ("corrected", "spectrum"):
+        if not parameters[extra]:  # rows from before there was such a key are up to date
+            del parameters[extra]
     folder, hint = work.measurements(model, checkpoint), f"04_measure with model {model}"
     return Job(folder, hint, parameters, {"statistics": _content(extracted)}, (extracted,))
 

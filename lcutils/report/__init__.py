@@ -124,9 +124,11 @@ def compute(
         "table_5": no_tokens if table is None else analysis.table_5(table, names, text),
         "kind_shares": no_tokens if table is None else analysis.kind_shares(table),
         "beside_published": no_published if published is None else analysis.beside_published(results, published),
-        "measurements": measurement_table(),
+        "measurements": measurement_table(results),
         "times": Missing(NO_TIMES) if times is None else times,
     }
+    if (corrected := analysis.beside_corrected(results)) is not None:
+        tables["corrected"] = corrected
     if "family" in results:
         tables["models"] = analysis.model_table(results, settings)
     if few:
@@ -171,9 +173,10 @@ def _relations(results: pd.DataFrame, sensitivity: pd.DataFrame | None, trials: 
     }
 
 
-def measurement_table() -> pd.DataFrame:
-    """Return the definition of every measurement as a table: key, property, label, definition, limit."""
-    rows = [(key, m.property, m.label, m.definition, m.limit) for key, m in MEASUREMENTS.items()]
+def measurement_table(results: pd.DataFrame) -> pd.DataFrame:
+    """Return the definition of every measurement that concerns `results`: key, property, label, definition, limit."""
+    known = {key: MEASUREMENTS[key] for key in analysis.known_to(results)}
+    rows = [(key, m.property, m.label, m.definition, m.limit) for key, m in known.items()]
     return pd.DataFrame(rows, columns=["measurement", "property", "label", "definition", "limit"])
 
 

@@ -16,7 +16,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from lcutils import charts
-from lcutils.analysis import MEASUREMENTS, Missing, applying, few_models, measurements_in
+from lcutils.analysis import MEASUREMENTS, Missing, applying, few_models, known_to, measurements_in
 from lcutils.analysis.few import given
 from lcutils.analysis.tables import flat_settings
 from lcutils.charts import FIGURE_1, Figure
@@ -114,7 +114,7 @@ def _counts(results: pd.DataFrame) -> str:
     words = f"{models} model{'s' if models != 1 else ''}"
     words += f" at {len(results)} checkpoints" if len(results) > models else ""
     keys = len(measurements_in(results))
-    return f"{words}, {keys} measurement{'s' if keys != 1 else ''} of {len(MEASUREMENTS)}."
+    return f"{words}, {keys} measurement{'s' if keys != 1 else ''} of {len(known_to(results))}."
 
 
 def _notes(results: pd.DataFrame) -> dict[str, str]:
@@ -158,7 +158,7 @@ def _summary(results: pd.DataFrame, related: Table) -> dict[str, Any]:
     models = results["model"].nunique() if "model" in results.columns else len(results)
     summary: dict[str, Any] = {
         "counts": f"{len(results)} measured points of {models} models, with {len(keys)} measurements of "
-        f"{len(MEASUREMENTS)}."
+        f"{len(known_to(results))}."
     }
     if "val_loss" in results.columns and results["val_loss"].notna().any():
         summary["best"] = results.nsmallest(1, "val_loss").iloc[0].to_dict()

@@ -60,6 +60,13 @@ TABLES = {
     "results": Shown("One row per model and checkpoint; click a row to pick its model in every figure.", most=5_000),
     "measurements": Shown(),
 }
+TABLES["corrected"] = Shown(
+    "Measurements as the paper defines them, and corrected for the noise of classes with few samples: change is the "
+    "corrected value over the plain one, less 1. singletons is the share of classes with one sample: nothing corrected "
+    "has them. negative is the share of the other classes' pairs whose distance is not above its noise: CDNV has none "
+    "of them, and where they are more than a few in a hundred, trust the quotient instead.",
+    ("label", "plain", "corrected", "change", "singletons", "negative", "model", "checkpoint"),
+)
 TABLES["models"] = Shown("The models that were not trained here: what they are, and where they come from.")
 
 FEW_TABLES = {  # of a report of few models

@@ -44,6 +44,7 @@ SECTIONS = (
         ("sensitivity",),
         ("sensitivity_correlations", "sensitivity"),
     ),
+    Section("corrected", "Corrected for small samples", (), ("corrected",)),
     Section("losses-by-size", "Losses by depth and width", ("losses",)),
     Section("widths", "Each measurement against width"),
     Section("beside", "Beside the published models", ("overlaid", "beside_published"), ("beside_published",)),
