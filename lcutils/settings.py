@@ -78,6 +78,11 @@ class ExtractionSettings(Section):
     precision: Literal["auto", "fp32", "tf32", "fp16", "bf16"] = "auto"
     blocks_per_batch: Count = 16
     covariance: bool = True  # the pooled within-class covariance, which nc1_pinv needs
+    decisions: bool = False  # count decisions of head and nearest mean by class, which the null of NC4 needs
+    random_network: bool = False  # extract the same network with untrained weights too; takes the time once more
+
+
+FEWEST_DRAWS = 20  # of a null: fewer tell no standard deviation
 
 
 class MeasurementSettings(Section):
@@ -87,6 +92,7 @@ class MeasurementSettings(Section):
     riesz_s: float = Field(1.0, gt=0)  # exponent of the Riesz kernel
     sensitivity: tuple[Annotated[int, Field(ge=1, lt=2**63)], ...] = (1, 2, 10, 100)  # min_counts of sensitivity.csv
     neighbours: int = Field(5, ge=1, lt=2**31)  # nearest class means listed in the per-token table
+    nulls: int = Field(0, ge=0, lt=2**31)  # draws of what measurements are without structure, 20 or more; 0 for none
 
 
 class AnalysisSettings(Section):
