@@ -80,11 +80,11 @@ def main_nulls(nulls: pd.DataFrame) -> pd.DataFrame:
 def null_bands(nulls: pd.DataFrame) -> pd.DataFrame:
     """What charts draw of nulls: columns `model, checkpoint, measurement, value, low, high` (two sd to each side).
 
-    A CoV whose mean crosses 0 in the draws has no null worth drawing: those that vary by more than half of themselves
-    are left out.
+    A CoV whose mean crosses 0 in the draws has no null worth drawing: those that vary by more than a quarter of
+    themselves are left out.
     """
     main = main_nulls(nulls)
-    crossing = main["measurement"].str.endswith("_cov") & (main["sd"] > main["mean"].abs() / 2)
+    crossing = main["measurement"].str.endswith("_cov") & (main["sd"] > main["mean"].abs() / 4)
     main = main[~crossing]
     bands = main[["model", "checkpoint", "measurement"]].assign(value=main["mean"])
     return bands.assign(low=main["mean"] - 2 * main["sd"], high=main["mean"] + 2 * main["sd"])

@@ -60,8 +60,7 @@ def _panel(rows: pd.DataFrame, key: str) -> Any | None:
     ends = pd.concat([drawn[name] for name in (key, f"{key}_low", f"{key}_high")])
     x = alt.X(f"{LOSS}:Q", **value_axis(scatter.LOSSES[LOSS], padded(drawn[LOSS], False), False))
     scale = value_axis(known.axis, padded(ends, known.log), known.log, letters=34)
-    base = scatter.shown_rows(f"isValid(datum.{key}_null) && datum.{key}_low > {0 if known.log else '-Infinity'}",
-                              key, known.log)  # fmt: skip
+    base = scatter.shown_rows(scatter.can_be_shown(f"{key}_low", known.log), key, known.log)
     band = base.mark_rule(strokeWidth=6, color=OUTLINE, opacity=0.45)
     middle = base.mark_tick(orient="horizontal", width=9, thickness=1.5, color=OUTLINE, opacity=1)
     values = [f"{key}{end}" for end in ("_null", "_low", "_high")]

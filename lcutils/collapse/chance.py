@@ -78,14 +78,14 @@ def gaussian_classes(stats: ClassStatistics, min_count: int = 1) -> dict[str, fl
     | `nc1_cdnv_galanti` | mean over pairs of s D / ((D - 2) (t_c + t_c')), s = (sigma_c² + sigma_c'²) / 2 |
     | `nc1_cdnv` | mean over pairs of s D² / ((D - 2)(D - 4) (t_c + t_c')²) |
     | `nc1_cdnv_log` | mean over pairs of log s - 2 (log((t_c + t_c') / D) + psi(D / 2) + log 2) |
-    | `nc1_quotient` | tr S_W / ((1 - 1/K) mean t) |
-    | `nc2_norm_cov` | sqrt(D mean t / (E||z|| mean sqrt t)² - 1) |
-    | `nc2_log_norm_std` | sqrt(var(log t) / 4 + psi'(D / 2) / 4) |
-    | `nc2_log_norm_cov` | that over mean(log t) / 2 + (psi(D / 2) + log(2 / D)) / 2 |
-    | `nc2_etf_error` | sqrt(2 - 2 a), a = sum t / sqrt((K - 1) ((sum t)² / D + (1 + 1/D) sum t²)) |
+    | `nc1_quotient` | tr S_W / mean q, q_c = t_c (1 - 2/K) + mean t / K the spread of mu_c - mu_bar |
+    | `nc2_norm_cov` | sqrt(D mean q / (E||z|| mean sqrt q)² - 1) |
+    | `nc2_log_norm_std` | sqrt(var(log q) / 4 + psi'(D / 2) / 4) |
+    | `nc2_log_norm_cov` | that over mean(log q) / 2 + (psi(D / 2) + log(2 / D)) / 2 |
+    | `nc2_etf_error` | sqrt(2 - 2 a), a = sum q / sqrt((K - 1) ((sum q)² / D + (1 + 1/D) sum q²)) |
 
-    The first three are exact, the others as K grows (a centre that is itself estimated moves them by 1/K or so). Keys
-    whose moment is infinite in few dimensions are left out.
+    The first three are exact. The others are so as K grows, since they are ratios of means over classes and all classes
+    share a centre. Keys whose moment is infinite in few dimensions are left out.
 
     Raises:
         ValueError: fewer than two kept classes.
@@ -100,14 +100,15 @@ def gaussian_classes(stats: ClassStatistics, min_count: int = 1) -> dict[str, fl
     t = torch.where(sigma2 > 0, sigma2 / (n - 1).clamp(min=1), pooled / n)  # (K,)
     if not float(t.min()) > 0:  # no class has any spread
         return {}
-    K, root, logs = len(t), t.sqrt(), t.log()
-    values = _pairs(t, sigma2, D)
-    values["nc1_quotient"] = float(total / every / ((1 - 1 / K) * t.mean()))
-    values["nc2_norm_cov"] = math.sqrt(float(D * t.mean() / (chi_mean(D) * root.mean()) ** 2) - 1)
+    K, values = len(t), _pairs(t, sigma2, D)
+    q = t * (1 - 2 / K) + t.mean() / K  # (K,)
+    logs = q.log()
+    values["nc1_quotient"] = float(total / every / q.mean())
+    values["nc2_norm_cov"] = math.sqrt(float(D * q.mean() / (chi_mean(D) * q.sqrt().mean()) ** 2) - 1)
     log_std = math.sqrt(float(logs.var()) / 4 + float(polygamma(1, D / 2)) / 4)
     values["nc2_log_norm_std"] = log_std
     values["nc2_log_norm_cov"] = log_std / (float(logs.mean()) + float(psi(D / 2)) + math.log(2 / D)) * 2
-    likeness = t.sum() / ((K - 1) * (t.sum() ** 2 / D + (1 + 1 / D) * t.square().sum())).sqrt()
+    likeness = q.sum() / ((K - 1) * (q.sum() ** 2 / D + (1 + 1 / D) * q.square().sum())).sqrt()
     values["nc2_etf_error"] = math.sqrt(max(2 - 2 * float(likeness), 0.0))
     return values
 
