@@ -44,6 +44,10 @@ def build_untrained_model(
 ) -> FeatureModel:
     """The network of a point with the weights that it had before training, or could have had.
 
+    In plain words: features of a network that has learnt nothing still depend on the tokens before them, and so on the
+    class, since some tokens follow others. What it shows comes from text and architecture; what training adds is the
+    difference.
+
     Of a run trained here they are its own, by `training.init_seed`; a pretrained model's are drawn anew by the code of
     its family, since its own first weights are not known.
     """

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from lcutils.collapse.catalogue import MEASUREMENTS
+from lcutils.collapse.chance import gaussian_classes
 from lcutils.collapse.measure import measure_by_count, measure_collapse
 from lcutils.collapse.nulls import NullDraws, TotalSpread, drawn_nulls
 from lcutils.features.statistics import ClassStatistics
@@ -240,6 +241,21 @@ def test_what_cannot_be_drawn_is_said():
         drawn_nulls(stats, torch.from_numpy(head), 1)
     with pytest.raises(ValueError, match=r"1 sample\(s\) have no covariance; two are needed"):
         NullDraws(statistics(features[:1], labels[:1], 12))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_draws_on_a_gpu_have_the_same_law():
+    """Not the same numbers: each type of device has a generator of its own."""
+    features, labels, head = sample()
+    stats = {name: statistics(features, labels, 12, device=name) for name in ("cpu", "cuda")}
+    cpu, cuda = (drawn_nulls(each, torch.from_numpy(head), 200) for each in stats.values())
+    assert TotalSpread.of(stats["cuda"]).covariance.cpu().numpy() == pytest.approx(np.cov(features.T), rel=1e-9)
+    assert NullDraws(stats["cuda"]).draw().means.equal(NullDraws(stats["cuda"]).draw().means)
+    for key, null in cuda.items():
+        if key not in WITH_A_POLE:
+            assert abs(null.mean - cpu[key].mean) < 4.5 * math.hypot(null.sd, cpu[key].sd) / math.sqrt(200), key
+    closed = {name: gaussian_classes(each) for name, each in stats.items()}
+    assert closed["cuda"] == pytest.approx(closed["cpu"], rel=1e-9)
 
 
 def test_statistics_of_moments_go_on_as_others_do():
