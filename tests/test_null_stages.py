@@ -14,6 +14,7 @@ import pytest
 import torch
 import transformers
 from analysis_samples import made_models, made_results
+from markupsafe import escape
 from model_samples import KINDS, tiny
 from test_pretrained import study_of
 from transformers import AutoModelForCausalLM
@@ -31,6 +32,7 @@ from lcutils.nulls import Untrained, measure_nulls
 from lcutils.parameters import ROOT
 from lcutils.pipeline.jobs import extract_job, measure_job
 from lcutils.report import write_analysis
+from lcutils.report.captions import NULL_TABLES
 from lcutils.stages import analyze_study, extract_point, measure_point, open_study, prepare_data, train_run
 
 MODEL = "01x0016_01d"
@@ -374,6 +376,8 @@ def test_the_report_shows_nulls_only_where_there_are_some(tmp_path, few):
     assert [words in page for page in pages] == [True, False]
     assert "Beside what chance alone gives" not in pages[1]
     assert 'id="table-of-null_distances"' in pages[0]
+    for shown in NULL_TABLES.values():
+        assert [str(escape(shown.caption)) in page for page in pages] == [True, False]
     written = pd.read_csv(tmp_path / "with" / "tables" / "nulls.csv")
     assert len(written) == len(nulls)
 
