@@ -20,6 +20,7 @@ from lcutils.errors import UserError
 from lcutils.plain import MOST_BYTES, NULLS, PlainError, brief, join_problems, plain, read_yaml, text_of
 from lcutils.runs import PretrainedRun, Recipe, Run, RunName, TrainedRun, expand_revisions
 from lcutils.settings import (
+    FEWEST_DRAWS,
     AnalysisSettings,
     ArchitectureSettings,
     CorpusSettings,
@@ -134,6 +135,20 @@ class Study(Section):
         layouts = {self.fed(name)[0] for name in self.pretrained}
         if self.corpus.chat_template and layouts != {"documents"}:
             raise ValueError("corpus.chat_template: is for documents of pretrained models; add layout: documents")
+        return self
+
+    @model_validator(mode="after")
+    def _check_nulls(self) -> Study:
+        draws = self.measurement.nulls
+        if 0 < draws < FEWEST_DRAWS:
+            raise ValueError(
+                f"measurement.nulls: {draws} draws are too few; give {FEWEST_DRAWS} or more, or 0 for none"
+            )
+        for key in ("decisions", "random_network"):
+            if getattr(self.extraction, key) and not draws:
+                raise ValueError(
+                    f"extraction.{key}: is for nulls, which are off; add measurement.nulls: {FEWEST_DRAWS}"
+                )
         return self
 
     def _check_pretrained(self, name: str) -> None:

@@ -78,6 +78,11 @@ class ExtractionSettings(Section):
     precision: Literal["auto", "fp32", "tf32", "fp16", "bf16"] = "auto"
     blocks_per_batch: Count = 16
     covariance: bool = True  # the pooled within-class covariance, which nc1_pinv needs
+    decisions: bool = False  # count decisions of head and nearest mean by class, which the null of NC4 needs
+    random_network: bool = False  # extract the same network with untrained weights too; takes the time once more
+
+
+FEWEST_DRAWS = 20  # of a null: fewer tell no standard deviation
 
 
 class MeasurementSettings(Section):
@@ -89,6 +94,7 @@ class MeasurementSettings(Section):
     neighbours: int = Field(5, ge=1, lt=2**31)  # nearest class means listed in the per-token table
     corrected: bool = False  # measure again, corrected for the noise of classes with few samples
     spectrum: bool = False  # ranks and spectra of features, class means and within-class scatter
+    nulls: int = Field(0, ge=0, lt=2**31)  # draws of what measurements are without structure, 20 or more; 0 for none
 
 
 class AnalysisSettings(Section):

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -158,6 +158,8 @@ def extract_point(work: Workspace, model: str, checkpoint: int) -> Extracted:
         with _device(work) as reserved, ranks.process_group(reserved) as (rank, _, device):
             with making(job, facts) if rank == 0 else nullcontext() as folder:
                 _extract(work, run, checkpoint, data, job, resume, device, folder, facts)
+                if work.study.extraction.random_network:
+                    _extract_untrained(work, run, checkpoint, data, job, resume, device, folder)
                 facts["device"] = str(device)
                 if not resumed:  # otherwise an earlier process took part of the time
                     facts["tokens_per_second"] = data.train.size / (time.monotonic() - began)
@@ -190,8 +192,7 @@ def _extract(
 ) -> None:
     """Extract a point into an existing folder; a process that is not the first of torchrun's has none."""
     settings, log = work.study.extraction, work.log(f"{run.name}@{checkpoint}") if folder else None
-    precision = precision_of(run, settings.precision)
-    precision = precision if device.type == "cuda" or precision == "auto" else "fp32"
+    precision = _precision_on(device, run, settings.precision)
     source, revision = work.checkpoint_source(run.name, checkpoint), None
     if isinstance(run, PretrainedRun):
         revision = run.revisions[checkpoint]
@@ -223,7 +224,9 @@ def _extract(
         kept = statistics.turn_into_means(work.study.measurement.min_count) if folder else ()
         del statistics  # its memory, for the means of all processes
         ids, means = ranks.from_first(*kept, device=device)
-        counter = AgreementCounter(model.classifier, means, ids, device, data.validation.size, model.bias, model.scale)
+        counter = AgreementCounter(
+            model.classifier, means, ids, device, data.validation.size, model.bias, model.scale, settings.decisions
+        )
         agreement = _count_agreement(model, data, counter, common)
         if not folder:
             return
@@ -231,6 +234,30 @@ def _extract(
             agreement["ood_mean"] = extract_mean(model, data.blocks("ood"), **common).cpu().numpy()
     record = {"model": run.name, "checkpoint": checkpoint} | _describe(work, run, checkpoint, model, data, device)
     save_rest(folder, agreement, texts, record)
+
+
+def _precision_on(device: torch.device, run: Run, asked: str) -> str:
+    precision = precision_of(run, asked)
+    return precision if device.type == "cuda" or precision == "auto" else "fp32"
+
+
+def _extract_untrained(
+    work: Workspace,
+    run: Run,
+    checkpoint: int,
+    data: Data,
+    job: Job,
+    resume: Path,
+    device: torch.device,
+    folder: Path | None,
+) -> None:
+    """Extract the same network with untrained weights beside the point."""
+    from lcutils.nulls import build_untrained_model, extract_untrained
+
+    precision = _precision_on(device, run, work.study.extraction.precision)
+    model = build_untrained_model(work, run, checkpoint, data, precision, device)
+    log = work.log(f"{run.name}@{checkpoint}") if folder else None
+    extract_untrained(work, model, data, device, folder, resume, job.identity, log, isinstance(run, PretrainedRun))
 
 
 def _count_agreement(
@@ -241,6 +268,7 @@ def _count_agreement(
     counts = {"hits": hits, "totals": totals}
     if counter.hits_weights is not hits:
         counts["hits_weights"] = counter.hits_weights
+    counts |= {f"decisions_{side}": number for side, number in counter.decisions.items()}
     for count in counts.values():
         ranks.sum_over_ranks(count)
     return {name: count.cpu().numpy() for name, count in counts.items()}
@@ -292,7 +320,11 @@ def measure_point(work: Workspace, model: str, checkpoint: int) -> Measured:
         facts: dict[str, Any] = {}
         with _device(work) as device, making(job, facts) as folder:
             facts["device"] = str(device)
-            _measure(work, Extracted.load(work.statistics(model, checkpoint), device)).save(folder)
+            extracted = Extracted.load(work.statistics(model, checkpoint), device)
+            measured = _measure(work, extracted)
+            if study.measurement.nulls:
+                measured = _with_nulls(work, measured, extracted, device)
+            measured.save(folder)
         if study.drop_checkpoints:
             _drop_weights(work, study.run(model), checkpoint)
     return Measured.load(job.folder)
@@ -332,6 +364,17 @@ def _measure(work: Workspace, extracted: Extracted) -> Measured:
     return Measured.of(extracted.record, by_count, settings.min_count, tokens, texts, extracted.agreement)
 
 
+def _with_nulls(work: Workspace, measured: Measured, extracted: Extracted, device: torch.device) -> Measured:
+    """A point's measurements with what they would be without structure, in a table and behind its row."""
+    from lcutils.analysis.nulls import null_columns
+    from lcutils.nulls import Untrained, measure_nulls
+
+    row = measured.row
+    untrained = Untrained.load(work.statistics(row["model"], row["checkpoint"]), device)
+    nulls = measure_nulls(measured, extracted, untrained, work.study.measurement)
+    return replace(measured, row=row | null_columns(nulls), nulls=nulls)
+
+
 # ------------------------------------------------------------------------------------------------------- 5 analyze
 
 
@@ -361,7 +404,7 @@ def analyze_study(work: Workspace, published: str | list[str] | None = None) -> 
     import pandas as pd
 
     from lcutils.analysis.published import load_published_tables
-    from lcutils.analysis.rows import TokenTables, load_row, load_sensitivity, results_table
+    from lcutils.analysis.rows import TokenTables, load_all_nulls, load_row, load_sensitivity, results_table
     from lcutils.report import write_analysis
 
     given = [published] if isinstance(published, str) else list(published or work.study.analysis.published)
@@ -389,6 +432,7 @@ def analyze_study(work: Workspace, published: str | list[str] | None = None) -> 
             tokens=tokens,
             sensitivity=sensitivity,
             published=theirs,
+            nulls=load_all_nulls(folders.values()),
             times=run_times(work) if folders else None,
             failures={point: line for point, line in failed_points(work).items() if point not in folders},
         )

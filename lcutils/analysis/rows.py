@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -30,11 +30,13 @@ class Measured:
         row: its row of `results.csv`.
         tokens: one row per kept class.
         sensitivity: one row per minimum class count.
+        nulls: what measurements are without structure (`lcutils.analysis.nulls`); None if a study does not ask.
     """
 
     row: dict[str, Any]
     tokens: pd.DataFrame
     sensitivity: pd.DataFrame
+    nulls: pd.DataFrame | None = None
 
     @classmethod
     def of(
@@ -77,15 +79,17 @@ class Measured:
         return cls(row, table, pd.DataFrame(sensitivity))
 
     def save(self, folder: Path) -> None:
-        """Write `row.json`, `tokens.parquet` and `sensitivity.csv` into an existing folder."""
+        """Write `row.json`, `tokens.parquet`, `sensitivity.csv` and maybe `nulls.csv` into an existing folder."""
         write_json(folder / "row.json", self.row)
         self.tokens.to_parquet(folder / "tokens.parquet", index=False)
         (folder / "sensitivity.csv").write_text(csv_text(self.sensitivity), encoding="utf-8")
+        if self.nulls is not None:
+            (folder / "nulls.csv").write_text(csv_text(self.nulls), encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Read what `save` wrote; a `UserError` names a file that is damaged."""
-        return cls(load_row(folder), load_tokens(folder), load_sensitivity(folder))
+        return cls(load_row(folder), load_tokens(folder), load_sensitivity(folder), load_nulls(folder))
 
 
 def load_row(folder: Path) -> dict[str, Any]:
@@ -104,6 +108,18 @@ def load_sensitivity(folder: Path) -> pd.DataFrame:
     """Read a checkpoint's measurements at each minimum class count."""
     check_artifact(folder)
     return read_csv(folder / "sensitivity.csv")
+
+
+def load_nulls(folder: Path) -> pd.DataFrame | None:
+    """Read a checkpoint's values without structure; None if the study did not ask for them."""
+    check_artifact(folder)
+    return read_csv(folder / "nulls.csv") if (folder / "nulls.csv").is_file() else None
+
+
+def load_all_nulls(folders: Iterable[Path]) -> pd.DataFrame | None:
+    """The values without structure of many checkpoints, one under another; None if none has any."""
+    tables = [table for folder in folders if (table := load_nulls(folder)) is not None]
+    return pd.concat(tables, ignore_index=True) if tables else None
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,8 @@ def strips(
     Args:
         results: one row per measured point.
         published: points of published models, drawn as ticks on a line of their own.
-        nulls: what each measurement would be without structure: columns model, checkpoint, measurement, value.
+        nulls: what each measurement would be without structure: columns model, checkpoint, measurement, value, and
+            low and high where a band is known.
         riesz_s: the exponent of the Riesz kernel, as measured; its limits follow from it.
     """
     name, title = "strips", "Each measurement on its own scale"
@@ -61,7 +62,10 @@ def strips(
         "lies, a stroke where directions spread evenly over a sphere would. Limits that an axis cannot show are named "
         "above it.",
         "A grey diamond on the loss is that of knowing only how often each token occurs." if len(guessed) else "",
-        "Grey diamonds on a measurement are its values without structure." if given_nulls else "",
+        "Grey diamonds on a measurement are its values without structure, and bars two standard deviations of these "
+        "to both sides: what chance alone gives."
+        if given_nulls
+        else "",
         "Grey strokes are published models." if _has_rows(published) else "",
         "The loss is per character of text, because these models do not share a tokenizer."
         if loss != "val_loss"
@@ -114,8 +118,11 @@ def _strip(
     without = scatter.usable(nulls[nulls["measurement"] == key], "value", positive=log)
     if len(without):
         without = without.assign(line=without["model"].astype(str).map(labels))
-        without = without[without["line"].isin(lines)]
+        without = without[without["line"].isin(lines)].reindex(columns=["line", "value", "low", "high"])
+        if log:  # its axis has no room for the rest of a bar
+            without["low"] = without["low"].where(without["low"] > 0, without["value"])
     drawn = [part[column] for part, column in ((points, key), (theirs, key), (without, "value")) if len(part)]
+    drawn += [without[end].dropna() for end in ("low", "high")] if len(without) else []
     values = pd.concat([part.astype(float) for part in drawn])
     ends = able["value"].astype(float) if len(able) else pd.Series(dtype=float)
     domain = _domain(pd.concat([values, ends]), log)
@@ -141,6 +148,11 @@ def _strip(
         shape = alt.Shape("limit:N", legend=None, scale=shapes)
         tip = ["line:N", "limit:N", alt.Tooltip("value:Q", format=".5g")]
         layers.append(marks.encode(x=alt.X("value:Q", **x), y=y, shape=shape, tooltip=tip))
+    if len(bands := without.dropna() if len(without) else without):
+        bars = alt.Chart(theme.slim(bands, ["line", "low", "high"])).mark_rule(
+            color=theme.OUTLINE, strokeWidth=7, opacity=0.4
+        )
+        layers.append(bars.encode(x=alt.X("low:Q", **x), x2="high:Q", y=y, tooltip=["line:N", "low:Q", "high:Q"]))
     if len(without):
         hollow = alt.Chart(theme.slim(without, ["line", "value"])).mark_point(
             shape="diamond", color=theme.OUTLINE, size=60, opacity=1

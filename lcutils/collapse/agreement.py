@@ -44,9 +44,12 @@ class AgreementCounter:
             products, to the same decisions.
         bias: (C,) b of the head; None for none.
         scale: s of the head. Only its sign decides.
+        decisions: count too how often each side decides for each class, for `lcutils.collapse.chance`.
 
     Attributes:
         hits, totals: (C,) int64 so far.
+        decisions: (C,) int64 counts of decisions over the counted features, by side: "head" and "nearest", and
+            "weights" where they are apart from the head; empty unless asked for.
         hits_weights: (C,) int64, hits of argmax_c <w_c, h> alone; the same tensor without a bias and with s > 0.
 
     Raises:
@@ -63,6 +66,7 @@ class AgreementCounter:
         samples: float = math.inf,
         bias: Tensor | None = None,
         scale: float = 1.0,
+        decisions: bool = False,
     ) -> None:
         check_tensors(classifier=classifier, means=means, keep=keep, **({} if bias is None else {"bias": bias}))
         masked, number = keep.dtype == torch.bool, len(classifier)
@@ -85,6 +89,7 @@ class AgreementCounter:
         means = means.detach().to(self.device)
         means = (means[ids] if masked else means).double()  # (K, D)
         classifier = classifier.detach()
+        self.ids = ids
         self.keep = torch.zeros(number, dtype=torch.bool, device=self.device).index_fill_(0, ids, True)
         self.dim = means.shape[1]
         self.hits, self.totals = torch.zeros(2, number, dtype=torch.int64, device=self.device)
@@ -115,6 +120,8 @@ class AgreementCounter:
             self.linear = Scores(head, sign * (head_bias + added), sign)
         self.hits_weights = self.hits if self.linear is self.weights else torch.zeros_like(self.hits)
         self.nearest = Scores(nearest, -half_squares)
+        sides = ("head", "nearest", *(("weights",) if self.weights is not self.linear else ()))
+        self.decisions = {side: torch.zeros_like(self.hits) for side in sides} if decisions else {}
 
     def update(self, features: Tensor, labels: Tensor) -> None:
         """Count a batch: (N, D) features and (N,) labels; negative labels and classes not kept are left out.
@@ -139,10 +146,14 @@ class AgreementCounter:
             counted = inside & self.keep[y]
             x = Features.of(some.detach().to(self.device), self.origin, self.fast)
             with torch.cuda.device(self.device) if x.fast.is_cuda else nullcontext():  # for Triton's launches
-                nearest = decide(x, self.nearest)
-                self.hits.index_add_(0, y, ((decide(x, self.linear) == nearest) & counted).long())
+                nearest, linear = decide(x, self.nearest), decide(x, self.linear)
+                self.hits.index_add_(0, y, ((linear == nearest) & counted).long())
+                decided = {"head": linear, "nearest": nearest}
                 if self.weights is not self.linear:
-                    self.hits_weights.index_add_(0, y, ((decide(x, self.weights) == nearest) & counted).long())
+                    decided["weights"] = decide(x, self.weights)
+                    self.hits_weights.index_add_(0, y, ((decided["weights"] == nearest) & counted).long())
+            for side, counts in self.decisions.items():
+                counts.index_add_(0, self.ids[decided[side]], counted.long())
             self.totals.index_add_(0, y, counted.long())
             self.not_finite += (counted & ~x.features.isfinite().all(1)).sum()
 

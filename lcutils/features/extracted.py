@@ -27,6 +27,8 @@ class Extracted:
         head: (R, D) the head's rows of `statistics.classes`, in the model's own type.
         agreement: `hits` and `totals` (V,) over validation, and `hits_weights` (V,) of the head's weights alone where
             its bias or scale set them apart; `ood_mean` (D,) if the study has such text.
+            `decisions_head`, `decisions_nearest` (V,) and maybe `decisions_weights`, how often each side decided for
+            each class, if a study asks for them.
         texts: (R,) the token of each class that occurs, decoded, in the order of class ids.
         record: what the model is and how well it predicts, as columns of `results.csv`.
     """

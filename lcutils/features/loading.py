@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from importlib.util import find_spec
 from typing import Any
@@ -66,6 +67,32 @@ def load_whole(
     elif device.type != "cpu" and any(weight.device.type != device.type for weight in model.parameters()):
         raise UserError(f"{name}: does not fit on the GPUs of this host; {_FIX}")
     return model.eval().requires_grad_(False)
+
+
+def build_untrained(
+    name: str, config: Any, seed: int, dtype: torch.dtype, device: torch.device, trust_remote_code: bool
+) -> Any:
+    """A model of that configuration whose weights are as its own code draws them before training.
+
+    They are drawn in float32 on the CPU, so that a seed gives the same ones for every device and dtype.
+
+    Raises:
+        UserError: no model can be built of the configuration.
+    """
+    config = copy.deepcopy(config)
+    config.quantization_config = None  # of the trained weights
+    state = torch.random.get_rng_state()
+    try:
+        torch.default_generator.manual_seed(seed)
+        with quiet(name):
+            model: Any = auto_class(config).from_config(
+                config, dtype=torch.float32, trust_remote_code=trust_remote_code
+            )
+    except Exception as error:  # a value of config.json that a model cannot be built with fails in any way
+        raise explain(name, error) from error
+    finally:
+        torch.random.set_rng_state(state)
+    return model.to(device, dtype).eval().requires_grad_(False)
 
 
 _FIX = "use a larger GPU or more of them, a lower precision, or device: cpu"

@@ -15,11 +15,12 @@ from torch import Tensor
 
 from lcutils.errors import UserError
 from lcutils.features.head import CutModel
-from lcutils.features.loading import load_whole, read_stored, stored_precision
+from lcutils.features.loading import build_untrained, load_whole, read_stored, stored_precision
 from lcutils.features.preflight import read_configuration
 from lcutils.gptneo.checkpoint import OtherLayoutError, from_transformers, read_checkpoint
 from lcutils.gptneo.model import PRECISIONS, GPTNeo
 from lcutils.gptneo.trunk import worth_compiling
+from lcutils.runs import Architecture
 
 OURS = "gpt_neo"  # the family that is computed here where its layout is the paper's
 
@@ -71,6 +72,7 @@ def load_feature_model(
     revision: str | None = None,
     tokens: int = 0,
     trust_remote_code: bool = False,
+    untrained: int | None = None,
 ) -> FeatureModel:
     """Load a causal language model as transformers does; a GPT-Neo like the paper's is then computed by `GPTNeo`.
 
@@ -87,6 +89,7 @@ def load_feature_model(
         revision: branch, tag or commit of a model on the hub.
         tokens: that will be passed through the model; for many, a `GPTNeo` on a GPU is compiled.
         trust_remote_code: run code that the checkpoint brings; without, such a checkpoint is refused.
+        untrained: a seed; the weights are then drawn as before training, and those of the checkpoint not read.
 
     Raises:
         UserError: no such folder, no whole checkpoint in it, a revision of a folder, an unknown precision, or a model
@@ -102,8 +105,12 @@ def load_feature_model(
         precision = "fp32" if neo and device.type == "cpu" else stored_precision(stored, config)
     dtype = torch.float32 if neo else PRECISIONS[precision]
     place = torch.device("cpu") if neo else device
-    theirs = load_whole(name, revision, config, facts, stored, dtype, place, trust_remote_code)
     identity = f"{name} {revision} {precision}"
+    if untrained is None:
+        theirs = load_whole(name, revision, config, facts, stored, dtype, place, trust_remote_code)
+    else:
+        theirs = build_untrained(name, config, untrained, dtype, place, trust_remote_code)
+        identity += f" untrained {untrained}"
     if facts.adapter:
         identity += f" on {facts.adapter.base} {facts.adapter.base_revision}"
     if neo:
@@ -136,6 +143,14 @@ def load_feature_model(
 def load_trained(folder: Path, *, precision: str, device: torch.device, tokens: int) -> FeatureModel:
     """The same as `load_feature_model`, of a checkpoint that training here has written, in less time."""
     return _of_gptneo(read_checkpoint(folder).to(device), f"{folder} None {precision}", precision, tokens)
+
+
+def build_initial(
+    architecture: Architecture, init_seed: int, *, precision: str, device: torch.device, tokens: int
+) -> FeatureModel:
+    """A model as training here begins with it: the weights that `init_seed` draws, before the first step."""
+    model = GPTNeo(architecture, init_seed).requires_grad_(False).to(device)
+    return _of_gptneo(model, f"initial {architecture} {init_seed} {precision}", precision, tokens)
 
 
 def _of_gptneo(ours: GPTNeo, identity: str, precision: str, tokens: int) -> FeatureModel:

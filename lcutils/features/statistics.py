@@ -116,6 +116,27 @@ class ClassStatistics:
         self._scatter = zeros(dim, dim) if covariance else None  # (D, D) sum of (h - pivot)(h - pivot)ᵀ
         self._largest = zeros(dtype=torch.int64).sub_(1)  # largest label met that has no row, reported when read
 
+    @classmethod
+    def from_moments(
+        cls,
+        num_classes: int,
+        classes: Tensor,
+        counts: Tensor,
+        means: Tensor,
+        variances: Tensor,
+        covariance: Tensor | None = None,
+    ) -> ClassStatistics:
+        """Statistics with these moments, of no features: (R,) ids and counts, (R, D) means, (R,) variances, (D, D).
+
+        The means are not copied. They are on the device that the statistics will be on, in float64.
+        """
+        stats = cls(num_classes, means.shape[1], False, means.device, classes)
+        stats._counts.copy_(counts)
+        stats._pivots = means
+        stats._squares.copy_(counts * variances)
+        stats._scatter = None if covariance is None else covariance * counts.sum()
+        return stats
+
     @property
     def narrow(self) -> bool:
         """True with narrow pivots."""

@@ -21,6 +21,7 @@ from lcutils.manifests import damaged_files, read_manifest, write_manifest
 from lcutils.pipeline.overrides import refuse_clash
 from lcutils.pipeline.paths import Workspace
 from lcutils.runs import PretrainedRun, Run, TrainedRun
+from lcutils.settings import Section
 
 INPUTS = ".inputs"  # in a study's folder: digests of text, tokenizers, models and tables, by size and time of the files
 
@@ -150,7 +151,7 @@ def extract_job(
     """The job that extracts a point's class statistics; `data` and `trained` are its inputs' jobs, if known already."""
     run, data, study = work.study.run(model), data or data_job(work, model), work.study
     # Agreement is decided over the kept classes, so extraction reads min_count too.
-    parameters = study.extraction.model_dump(mode="json") | {
+    parameters = _asked(study.extraction, "decisions", "random_network") | {
         "min_count": study.measurement.min_count,
         "threads": study.threads,
     }
@@ -171,6 +172,12 @@ def extract_job(
     return Job(folder, f"03_extract with model {model}", parameters, inputs, upstream)
 
 
+def _asked(section: Section, *later: str) -> dict[str, Any]:
+    """The values of a section. Of the `later` keys only those that are on: results from before them are up to date."""
+    values = section.model_dump(mode="json")
+    return {key: value for key, value in values.items() if value or key not in later}
+
+
 def precision_of(run: Run, asked: str) -> str:
     """The precision of a run's products: "auto" is fp16 for models trained here, and else the checkpoint's own."""
     return "fp16" if asked == "auto" and isinstance(run, TrainedRun) else asked
@@ -184,10 +191,7 @@ def resume_folder(extraction: Job) -> Path:
 def measure_job(work: Workspace, model: str, checkpoint: int, extracted: Job | None = None) -> Job:
     """The job that measures a point; `extracted` is its input's job, if it is known already."""
     extracted = extracted or extract_job(work, model, checkpoint)
-    parameters = work.study.measurement.model_dump(mode="json") | {"threads": work.study.threads}
-    for extra in ("corrected", "spectrum"):
-        if not parameters[extra]:  # rows from before there was such a key are up to date
-            del parameters[extra]
+    parameters = _asked(work.study.measurement, "corrected", "spectrum", "nulls") | {"threads": work.study.threads}
     folder, hint = work.measurements(model, checkpoint), f"04_measure with model {model}"
     return Job(folder, hint, parameters, {"statistics": _content(extracted)}, (extracted,))
 

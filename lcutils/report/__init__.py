@@ -20,7 +20,7 @@ from lcutils.charts.theme import LIGHT
 from lcutils.charts.tokens import NO_TOKENS
 from lcutils.drawing import draw_all
 from lcutils.report.body import BY_WIDTH, Report, Table, report_page
-from lcutils.report.few import RELATIONS, few_relations, few_tables, statistics_text
+from lcutils.report.few import RELATIONS, few_relations, few_tables, last_bands, statistics_text
 from lcutils.report.parts import figures_page
 from lcutils.text import csv_text
 
@@ -36,6 +36,7 @@ def write_analysis(
     tokens: Mapping[str, pd.DataFrame] | None = None,
     sensitivity: pd.DataFrame | None = None,
     published: pd.DataFrame | None = None,
+    nulls: pd.DataFrame | None = None,
     times: pd.DataFrame | None = None,
     failures: Mapping[str, str] | None = None,
 ) -> Report:
@@ -54,6 +55,7 @@ def write_analysis(
             a fine-tuned model and its base).
         sensitivity: rows of every sensitivity.csv, concatenated.
         published: published rows to set beside ours.
+        nulls: rows of every nulls.csv, concatenated.
         times: one row per run, seconds of its stages and tokens per second.
         failures: "model@checkpoint" -> why it was not measured, in one line.
 
@@ -63,7 +65,7 @@ def write_analysis(
     tokens = tokens or {}
     # Altair would check each piece of a chart against its schema; the tests check every figure, whole.
     with debug_mode(False):
-        report = compute(results, settings, tokens, sensitivity, published, times)
+        report = compute(results, settings, tokens, sensitivity, published, times, nulls)
 
     def write(place: str, content: str | bytes) -> None:
         with atomic_path(folder / place) as aside:
@@ -99,6 +101,7 @@ def compute(
     sensitivity: pd.DataFrame | None,
     published: pd.DataFrame | None,
     times: pd.DataFrame | None = None,
+    nulls: pd.DataFrame | None = None,
 ) -> Report:
     """Compute every table and chart once; of `tokens`, charts show those of the best model.
 
@@ -131,6 +134,8 @@ def compute(
         tables["corrected"] = corrected
     if "family" in results:
         tables["models"] = analysis.model_table(results, settings)
+    if nulls is not None:
+        tables |= {"null_distances": analysis.null_distances(nulls), "nulls": nulls}
     if few:
         tables |= few_tables(results, settings, tokens, riesz_s, tables["table_5"])
     made = [
@@ -152,9 +157,11 @@ def compute(
     ]
     if few:
         made += [
-            charts.strips(results, published, riesz_s=riesz_s),
+            charts.strips(results, published, last_bands(nulls, results), riesz_s),
             charts.moved_tokens(tables["moved_tokens"]),
         ]
+    elif nulls is not None:
+        made.append(charts.beside_nulls(results, nulls))
     made += [charts.by_width(results, key, riesz_s) for key in measurements_in(results)]
     return Report({figure.name: figure for figure in made}, tables)
 

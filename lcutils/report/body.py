@@ -21,7 +21,7 @@ from lcutils.analysis.few import given
 from lcutils.analysis.tables import flat_settings
 from lcutils.charts import FIGURE_1, Figure
 from lcutils.manifests import git_commit
-from lcutils.report.captions import FEW_TABLES, PRETRAINED_TABLES, TABLES, Shown
+from lcutils.report.captions import FEW_TABLES, NULL_TABLES, PRETRAINED_TABLES, TABLES, Shown
 from lcutils.report.few import left_out, none_trained, shown_sections, statistics_text
 from lcutils.report.parts import LONGEST, TEMPLATES, table_html
 from lcutils.report.words import describe_models
@@ -141,7 +141,7 @@ def _shown_table(
     name: str, table: pd.DataFrame, shown_as: Mapping[str, Shown] | None = None, empty_columns: bool = True
 ) -> Markup:
     """Return a table as the page shows it: by `shown_as` where that knows it; columns without a value may go."""
-    shown = (TABLES | dict(shown_as or {}))[name]
+    shown = (TABLES | NULL_TABLES | dict(shown_as or {}))[name]
     caption = shown.caption
     if not empty_columns:
         table = table.loc[:, [bool(given(table, column).any()) for column in table.columns]]

@@ -117,3 +117,17 @@ PRETRAINED_TABLES = {  # of a report of pretrained models alone
         "vocabulary), and of the data."
     ),
 }
+NULL_TABLES = {  # of a study that asks for nulls
+    "null_distances": Shown(
+        "How far each measurement lies from its null, the value that it would have if labels said nothing of the "
+        "features (of NC4: if decisions were dealt out at random). distance is (value − null) / sd of the null; all "
+        "but nearest, the smallest size of it, are medians over points. random_network is the same network before "
+        "training. A CoV whose mean crosses 0 has no meaningful distance."
+    ),
+    "nulls": Shown(
+        "Every null of every point: drawn (labels at random, counts and total covariance kept), in closed form (what "
+        "is supposed stands under basis), and of a network with random weights.",
+        ("measurement", "value", "kind", "basis", "mean", "sd", "distance", "model", "checkpoint"),
+        most=200,
+    ),
+}

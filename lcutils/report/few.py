@@ -10,7 +10,7 @@ import pandas as pd
 
 from lcutils import analysis
 from lcutils.analysis import FEW, Missing, comparable_loss
-from lcutils.analysis.few import given, related_rows
+from lcutils.analysis.few import given, last_checkpoints, related_rows
 from lcutils.charts.theme import Figure
 
 RELATIONS = ("table_1", "correlations", "partial_correlations", "within_architecture", "influence")
@@ -29,6 +29,7 @@ class Section:
 SECTIONS = (
     Section("results", "Results in short"),
     Section("strips", "Each measurement on its own scale", ("strips",)),
+    Section("chance", "Beside what chance alone gives", (), ("null_distances", "nulls")),
     Section("fine-tuned", "Base beside fine-tuned", ("moved_tokens",), ("moved_tokens", "base_differences")),
     Section("along", "Along training", ("trajectories",), ("trajectories",)),
     Section("every", "Each measurement against validation loss", ("against_loss",)),
@@ -56,6 +57,13 @@ SECTIONS = (
     Section("origin", "Origin, versions, how to cite"),
 )
 ALWAYS = ("results", "rows", "definitions", "origin")
+
+
+def last_bands(nulls: pd.DataFrame | None, results: pd.DataFrame) -> pd.DataFrame | None:
+    """What the strips draw of nulls: those of each model's last checkpoint; None without any."""
+    if nulls is None:
+        return None
+    return analysis.null_bands(nulls).merge(last_checkpoints(results)[["model", "checkpoint"]])
 
 
 def none_trained(results: pd.DataFrame) -> bool:
