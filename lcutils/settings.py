@@ -78,6 +78,7 @@ class ExtractionSettings(Section):
     precision: Literal["auto", "fp32", "tf32", "fp16", "bf16"] = "auto"
     blocks_per_batch: Count = 16
     covariance: bool = True  # the pooled within-class covariance, which nc1_pinv needs
+    parts: bool = False  # keep the sums of eight parts of the text too, for standard errors and convergence
 
 
 class MeasurementSettings(Section):
@@ -87,6 +88,9 @@ class MeasurementSettings(Section):
     riesz_s: float = Field(1.0, gt=0)  # exponent of the Riesz kernel
     sensitivity: tuple[Annotated[int, Field(ge=1, lt=2**63)], ...] = (1, 2, 10, 100)  # min_counts of sensitivity.csv
     neighbours: int = Field(5, ge=1, lt=2**31)  # nearest class means listed in the per-token table
+    # What `lcutils measure --tokens auto` waits for: that twice the text changes none of these by more than this share.
+    settle: tuple[str, ...] = ("nc1_quotient", "gnc2_log_cov", "nc3_cosine_mean", "unc3_cosine_cov")
+    tolerance: float = Field(0.02, gt=0, lt=1)
 
 
 class AnalysisSettings(Section):

@@ -2,6 +2,7 @@
 
 from lcutils.charts.along import trajectories
 from lcutils.charts.comparison import beside_published, correlations_chart, overlaid
+from lcutils.charts.convergence import convergence
 from lcutils.charts.fine_tuned import moved_tokens
 from lcutils.charts.grid import by_width, losses, sensitivity
 from lcutils.charts.paper import FIGURE_1, against_loss, figure_1, figure_2, figure_3, seeds_scatter

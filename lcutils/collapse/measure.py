@@ -24,6 +24,7 @@ def measure_collapse(
     min_count: int = 1,
     riesz_s: float = 1.0,
     tile: int | None = None,
+    among: Tensor | None = None,
 ) -> dict[str, float]:
     """Every measurement of neural collapse that needs no text (Wu & Papyan 2024, section 3), in the catalogue's order.
 
@@ -38,6 +39,7 @@ def measure_collapse(
         min_count: samples that a class needs to be kept; classes without samples never are.
         riesz_s: exponent s > 0 of the Riesz kernel (the released library takes D - 2).
         tile: rows of means multiplied at a time (default 1024 on a GPU, 64 on a CPU); memory grows with it.
+        among: (C,) bool; only these classes may be kept. None for all.
 
     Raises:
         ValueError: fewer than two kept classes, a head that is not a tensor or has another shape, features or a head
@@ -57,7 +59,7 @@ def measure_collapse(
     """
     if not riesz_s > 0:
         raise ValueError(f"riesz_s must be above 0, not {riesz_s}: the kernel is ||u - u'||^-s")
-    inputs = MeasurementInputs.of(stats, classifier, min_count, riesz_s, tile)
+    inputs = MeasurementInputs.of(stats, classifier, min_count, riesz_s, tile, among)
     # A GPU is waited for twice: once for all that needs no pairs, once for the sweep that runs meanwhile.
     scalars: dict[str, Tensor] = {}
     for function in _functions("classes"):

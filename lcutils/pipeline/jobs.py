@@ -154,6 +154,8 @@ def extract_job(
         "min_count": study.measurement.min_count,
         "threads": study.threads,
     }
+    if not parameters["parts"]:  # results from before there was such a key are up to date
+        del parameters["parts"]
     weights: str | None
     if isinstance(run, PretrainedRun):
         parameters |= {"source": run.source, "revision": run.revisions[checkpoint]}
@@ -184,7 +186,9 @@ def resume_folder(extraction: Job) -> Path:
 def measure_job(work: Workspace, model: str, checkpoint: int, extracted: Job | None = None) -> Job:
     """The job that measures a point; `extracted` is its input's job, if it is known already."""
     extracted = extracted or extract_job(work, model, checkpoint)
-    parameters = work.study.measurement.model_dump(mode="json") | {"threads": work.study.threads}
+    # How much text is enough decides which text is measured, not what is measured on it.
+    parameters = work.study.measurement.model_dump(mode="json", exclude={"settle", "tolerance"})
+    parameters |= {"threads": work.study.threads}
     folder, hint = work.measurements(model, checkpoint), f"04_measure with model {model}"
     return Job(folder, hint, parameters, {"statistics": _content(extracted)}, (extracted,))
 
