@@ -19,6 +19,12 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+def _as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list | tuple) else (value,)
+
+
+_Value = TypeVar("_Value")
+OneOrMore = Annotated[tuple[_Value, ...], Field(min_length=1), BeforeValidator(_as_tuple)]
 Count = Annotated[int, Field(gt=0, lt=2**31)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
@@ -89,7 +95,7 @@ class MeasurementSettings(Section):
     sensitivity: tuple[Annotated[int, Field(ge=1, lt=2**63)], ...] = (1, 2, 10, 100)  # min_counts of sensitivity.csv
     neighbours: int = Field(5, ge=1, lt=2**31)  # nearest class means listed in the per-token table
     # What `lcutils measure --tokens auto` waits for: that twice the text changes none of these by more than this share.
-    settle: tuple[str, ...] = ("nc1_quotient", "gnc2_log_cov", "nc3_cosine_mean", "unc3_cosine_cov")
+    settle: OneOrMore[str] = ("nc1_quotient", "gnc2_log_cov", "nc3_cosine_mean", "unc3_cosine_cov")
     tolerance: float = Field(0.02, gt=0, lt=1)
 
 
@@ -99,14 +105,6 @@ class AnalysisSettings(Section):
     permutations: int = Field(10_000, ge=1, lt=2**31)
     published: tuple[str, ...] = ()  # published tables (CSV) to compare with ours
     names: tuple[str, ...] = paper.FIRST_NAMES  # Table 5
-
-
-def _as_tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list | tuple) else (value,)
-
-
-_Value = TypeVar("_Value")
-OneOrMore = Annotated[tuple[_Value, ...], Field(min_length=1), BeforeValidator(_as_tuple)]
 
 
 class GridEntry(Section):

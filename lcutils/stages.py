@@ -209,7 +209,7 @@ def _extract(
     blocks = [data.blocks(split) for split in splits]
     check_fit(model, run.name, blocks, data.summary["vocab_size"], lambda token: token_labels(tokenizer, [token])[0])
     train_text, edges = in_parts(data.train, halve_first=True) if settings.parts else (data.train, None)
-    validation = in_parts(data.validation) if settings.parts else (data.validation, None)
+    text, validation_edges = in_parts(data.validation) if settings.parts else (data.validation, None)
     common: dict[str, Any] = {"batch_size": settings.blocks_per_batch, "device": device, "log": log}
     with explain_overflow(run.name, model.precision):
         statistics = extract_statistics(
@@ -234,7 +234,7 @@ def _extract(
         del statistics  # its memory, for the means of all processes
         ids, means = ranks.from_first(*kept, device=device)
         counter = AgreementCounter(model.classifier, means, ids, device, data.validation.size, model.bias, model.scale)
-        agreement, by_part = _count_agreement(model, *validation, counter, common)
+        agreement, by_part = _count_agreement(model, text, validation_edges, counter, common)
         if not folder:
             return
         if by_part:

@@ -136,18 +136,25 @@ def settling_words(table: pd.DataFrame | Missing) -> str:
     )
     if moving.empty:
         return f"{words}: they have settled."
-    words += "; still moving: "
-    parts = []
+    parts, untold = [], []
     for _, row in moving.sort_values("change", ascending=False).iterrows():
-        part = f"{row['measurement']} ({100 * row['change']:.2g} %"
+        part = f"{row['measurement']} ({_percent(row['change'])}"
         if 2 * row["told"] < row["points"]:
-            part += ", tokens needed cannot be told)"
+            untold.append(row["measurement"])
         elif row["tokens_needed"] > row["tokens"]:
-            part += f", about {_tokens(row['tokens_needed'])} tokens for 1 %)"
+            part += f", about {_tokens(row['tokens_needed'])} tokens for 1 %"
         else:
-            part += ", and near its extrapolated limit)"
-        parts.append(part)
-    return f"{words}{', '.join(parts)}."
+            part += ", but within 1 % of its extrapolated limit"
+        parts.append(f"{part})")
+    words = f"{words}; still moving: {', '.join(parts)}."
+    if not untold:
+        return words
+    which = "these" if len(untold) == len(moving) else ", ".join(untold)
+    return f"{words} How many tokens {which} would need for 1 % cannot be told: their changes follow no trend yet."
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2g} %" if share < 1 else f"{100 * share:,.0f} %"
 
 
 def _tokens(number: float) -> str:

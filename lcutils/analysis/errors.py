@@ -9,7 +9,7 @@ Shapes: m models (rows), G parts.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import nan, sqrt
 from typing import Any
 
@@ -60,7 +60,7 @@ def replicates_table(without: Sequence[Mapping[str, float]], by_part: Mapping[st
 
 
 def jackknife_error(replicates: np.ndarray) -> float:
-    """Standard error of a value, from what it is without each of G parts: (G,) -> sqrt((G-1)/G sum (theta_(j) - mean)²).
+    """Standard error of a value from replicates (G,), se² = (G-1)/G sum (theta_(j) - their mean)².
 
     An interval is the value ± t se with G - 1 = 7 degrees of freedom (t = 2.365 for 95 %). It is for the mean over
     samples of the same size, not for the limit of infinitely much text. nan where a replicate has no value.
@@ -268,13 +268,17 @@ def _related(
     if (left_out := number - int(both.sum())) > 0:
         row["note"] = f"{left_out} rows without a loss left out of the relation"
     x, y = Errors.of(values[both], again[both]), Errors.of(target[both], target_again[both])
-    exact = [Errors(e.values, np.zeros_like(e.interactions)) for e in (x, y)]  # as if nothing were error
+    exact_x, exact_y = (replace(e, interactions=np.zeros_like(e.interactions)) for e in (x, y))  # as if without error
     corrected = float(corrected_correlation(x, y, on_validation))
-    row |= {"r2": float(corrected_correlation(*exact)) ** 2, "r_corrected": corrected, "r2_corrected": corrected**2}
+    row |= {
+        "r2": float(corrected_correlation(exact_x, exact_y)) ** 2,
+        "r_corrected": corrected,
+        "r2_corrected": corrected**2,
+    }
     row["above_1"] = abs(corrected) > 1 if np.isfinite(corrected) else None
     if int(both.sum()) >= FEWEST_FOR_BOOTSTRAP:
         chosen = random.integers(0, int(both.sum()), (resamples, int(both.sum())))
-        plain = _interval(corrected_correlation(*exact, chosen=chosen))
+        plain = _interval(corrected_correlation(exact_x, exact_y, chosen=chosen))
         row["r_corrected_low"], row["r_corrected_high"] = _interval(corrected_correlation(x, y, on_validation, chosen))
         row["r2_low"], row["r2_high"] = squared_interval(*plain)
         row["r2_corrected_low"], row["r2_corrected_high"] = squared_interval(

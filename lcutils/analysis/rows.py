@@ -185,5 +185,5 @@ def results_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     first = [*POINT_COLUMNS, "n_classes"]
     keys = [key for key in MEASUREMENTS if key in results]
     rest = [key for key in results if key not in {*first, *keys}]
-    rest.sort(key=lambda key: key.endswith(ERROR))  # behind all others
+    rest.sort(key=lambda key: str(key).endswith(ERROR))  # behind all others
     return results[[*first, *keys, *rest]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from typing import Any
 
 import altair as alt
 import pandas as pd
@@ -48,7 +49,7 @@ def convergence(table: pd.DataFrame, results: pd.DataFrame) -> Figure:
     return Figure(name, title, caption, theme.together(charts, 3), rows=theme.slim(rows, columns))
 
 
-def _panel(rows: pd.DataFrame, key: str) -> alt.LayerChart:
+def _panel(rows: pd.DataFrame, key: str) -> Any:
     """Return the panel of one measurement."""
     values = rows.loc[rows[key].notna(), key]
     most = float(max(2.0, values.abs().max()))
@@ -65,6 +66,7 @@ def _panel(rows: pd.DataFrame, key: str) -> alt.LayerChart:
         scale=alt.Scale(type="log", nice=False, padding=12),
         axis=alt.Axis(tickCount=4, labelExpr=COUNT_WORDS, labelOverlap="greedy"),
     )
+    colour: Any = alt.value(theme.OKABE_ITO[0])
     if rows["point"].nunique() <= MOST_NAMED:
         colour = alt.Color(
             "point:N",
@@ -76,8 +78,6 @@ def _panel(rows: pd.DataFrame, key: str) -> alt.LayerChart:
         )
     elif "n_params" in rows and rows["n_params"].notna().any():
         colour = alt.Color("n_params:Q", title="parameters", scale=scatter.size_scale(rows))
-    else:
-        colour = alt.value(theme.OKABE_ITO[0])
     tooltip = [
         alt.Tooltip("point:N", title="model"),
         alt.Tooltip("share:Q", title="share of the text"),

@@ -11,6 +11,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -43,12 +44,12 @@ def part_edges(blocks: Blocks, halve_first: bool = False) -> list[int]:
         edges = [0, *inner, len(blocks)]
     else:
         edges = [len(blocks) * part // 16 for part in sixteenths]
-    if any(end <= begin for begin, end in zip(edges, edges[1:], strict=False)):
+    if any(end <= begin for begin, end in pairwise(edges)):
         need = 16 if halve_first else PARTS
         raise UserError(
             f"extraction.parts: {'train' if halve_first else 'validation'} text of {len(blocks)} "
-            f"{'rows' if isinstance(blocks, Documents) else 'blocks'} cannot be cut into {need} parts; take more text or "
-            "a smaller block_size, or set extraction.parts: false"
+            f"{'rows' if isinstance(blocks, Documents) else 'blocks'} cannot be cut into {need} parts; take more text "
+            "or a smaller block_size, or set extraction.parts: false"
         )
     return edges
 
@@ -61,7 +62,7 @@ def in_parts(blocks: Blocks, halve_first: bool = False) -> tuple[Blocks, list[in
 
 def cut(edges: Sequence[int], first: int, number: int, width: int) -> Iterator[tuple[int, slice]]:
     """Yield (section, its slice of a batch's flattened tokens) for a batch of `number` blocks from `first` on."""
-    for section, (begin, end) in enumerate(zip(edges, edges[1:], strict=False)):
+    for section, (begin, end) in enumerate(pairwise(edges)):
         low, high = max(begin, first), min(end, first + number)
         if low < high:
             yield section, slice((low - first) * width, (high - first) * width)
@@ -106,7 +107,7 @@ class SectionSums:
 
     def _spans(self) -> Iterator[tuple[int, int, int]]:
         """(section, first, end) of those sections that lie in the share, cut to it."""
-        for section, (first, end) in enumerate(zip(self.edges, self.edges[1:], strict=False)):
+        for section, (first, end) in enumerate(pairwise(self.edges)):
             first, end = max(first, self.begin), min(end, self.end)
             if first < end:
                 yield section, first, end
@@ -193,9 +194,9 @@ def gather_sections(resume: Path, blocks: Blocks, edges: Sequence[int], world: i
     target.mkdir()
     found: list[list[Path]] = [[] for _ in edges[1:]]
     for rank in range(world):
-        sums = SectionSums(resume, blocks, edges, *share(blocks, rank, world), None, rank, world)
-        for section, _, end in sums._spans():
-            file = sums.file(section, end)
+        left = SectionSums(resume, blocks, edges, *share(blocks, rank, world), None, rank, world)
+        for section, _, end in left._spans():
+            file = left.file(section, end)
             if file is None:
                 raise UserError(f"{resume}: the sums of part {section} are missing; extract again to make them")
             found[section].append(file)
