@@ -4,7 +4,8 @@ The change at the last doubling, |v(1) - v(1/2)| / |v(1)|, says how much half of
 is still to come is extrapolated: if a value nears its limit as v(n) = limit + c n^-b, each doubling changes it by the
 same factor q = 2^-b of the change before, and all later changes add up to q / (1 - q) times the last one. q is the
 least-squares slope of log |change| over the last three doublings. It cannot be told where these changes differ in sign,
-or where q is 1 or more, because then the value does not near anything yet.
+or where q is 1 or more, because then the value does not near anything yet; nor is a trend of three doublings believed
+beyond ten more, about a thousand times the text.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from lcutils.analysis.errors import NO_PARTS, ON_VALIDATION
 
 SETTLED = 0.01  # relative change at the last doubling
 DOUBLINGS = 3  # from which the rate is estimated
+MOST_DOUBLINGS = 10  # over which it is extrapolated
 KEYS = tuple(key for key in MEASUREMENTS if key not in ON_VALIDATION)
 
 
@@ -65,7 +67,10 @@ def follow(samples: Sequence[float], values: Sequence[float]) -> Course:
     remaining = _relative(left, limit)
     if remaining in (0.0, inf):
         return Course(change, remaining, nan)
-    return Course(change, remaining, float(samples[-1]) * 2 ** (log(SETTLED / remaining) / slope))
+    doublings = log(SETTLED / remaining) / slope
+    if doublings > MOST_DOUBLINGS:
+        return Course(change, nan, nan)
+    return Course(change, remaining, float(samples[-1]) * 2**doublings)
 
 
 def _relative(difference: float, value: float) -> float:

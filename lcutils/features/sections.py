@@ -174,6 +174,7 @@ class SectionSums:
                 return False
             if done < end:
                 self._now = section, ClassStatistics.load(file, device, self._classes(section))
+        self.tidy(done)
         return True
 
 

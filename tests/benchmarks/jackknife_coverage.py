@@ -73,6 +73,5 @@ if __name__ == "__main__":
             spread = values[key].std(ddof=1)
             if spread > 0:
                 rms = np.sqrt(np.square(errors[key]).mean())
-                print(
-                    f"  {key:28} coverage {coverage(values[key], errors[key]):.3f}   rms se / true sd {rms / spread:.3f}"
-                )
+                covered = coverage(values[key], errors[key])
+                print(f"  {key:28} coverage {covered:.3f}   rms se / true sd {rms / spread:.3f}")
