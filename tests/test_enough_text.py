@@ -30,17 +30,17 @@ def study_of(folder, name="auto"):
 
 
 def test_the_text_is_doubled_until_all_has_settled(shelf, tmp_path, steps):  # noqa: F811
-    words = ["settle=[nc3_cosine_mean, nc2_cosine_std]", "tolerance=0.2"]
+    words = ["settle=[nc1_quotient, nc2_cosine_std]", "tolerance=0.15"]
     models = [shelf / "llama", shelf / "neox"]
     options = {"tokens": "auto", "outputs": tmp_path, "name": "auto", "overrides": [*SETTINGS, *words]}
     work = measure_models(models, shelf / "tales.txt", **options).work
     lines, tokens = steps(), study_of(tmp_path)["corpus"]["max_tokens"]
     assert len(lines) >= 2
     assert [line.split(" ")[0] for line in lines] == [f"{1000 * 2**step:,}" for step in range(len(lines))]
-    assert lines[-1].startswith(f"{tokens:,} tokens: nc3_cosine_mean, nc2_cosine_std have settled to 20 %")
+    assert lines[-1].startswith(f"{tokens:,} tokens: nc1_quotient, nc2_cosine_std have settled to 15 %")
     for model, k in work.study.points:
         changes = last_changes(load_parts(work.measurements(model, k))[1])
-        assert max(changes["nc3_cosine_mean"], changes["nc2_cosine_std"]) <= 0.2
+        assert max(changes["nc1_quotient"], changes["nc2_cosine_std"]) <= 0.15
         row = Measured.load(work.measurements(model, k)).row
         assert row["nc1_cdnv_se"] > 0
     # The same again measures nothing anew, and begins where it ended.
