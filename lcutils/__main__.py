@@ -37,7 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
     measure.add_argument(
         "--revision", nargs="+", default=[], help="of models on the hub, such as step{1000..5000..1000}"
     )
-    measure.add_argument("--tokens", help="of the text to take statistics of, such as 10M (default: all)")
+    measure.add_argument("--tokens", help="of the text to take statistics of: 10M, or auto (default: all)")
     measure.add_argument("--name", help="of the study and its folder (default: the model's)")
     return parser
 

@@ -14,6 +14,8 @@ WIDTHS = 64
 class Documents:
     """Rows of tokens, the shortest first: those of similar length are together, and little is padded.
 
+    With sections, all rows of one stand in front of the next one's, and no batch holds rows of two.
+
     Where a function takes blocks, (n, S) tokens, it takes this too. Rows are filled up with -1 behind their last
     token, so that what follows that token is no label.
 
@@ -22,17 +24,20 @@ class Documents:
         lengths: (n,) tokens of each row.
         beginning: how many tokens in front of each row are not of the text, and never a label.
         longest: tokens that a row may have, S.
+        sections: rows, in the order of the text, where each section but the first begins.
     """
 
     tokens: np.ndarray
     lengths: np.ndarray
     beginning: int
     longest: int
+    sections: tuple[int, ...] = ()
 
     @cached_property
     def _order(self) -> np.ndarray:
-        """(n,) rows from the shortest to the longest, those of one length in the text's order."""
-        return np.argsort(self.lengths, kind="stable")
+        """(n,) rows from the shortest to the longest, those of one length in the text's order; section by section."""
+        section = np.searchsorted(np.array(self.sections), np.arange(len(self.lengths)), side="right")  # (n,)
+        return np.lexsort((self.lengths, section))
 
     @cached_property
     def _starts(self) -> np.ndarray:
@@ -86,7 +91,9 @@ class Documents:
         """
         widths, ends = self._widths(self.lengths[self._order]), list[int]()
         while start < len(self):
-            wide = widths[start : start + max(1, tokens // int(widths[start]))]  # a batch is as wide as its last row
+            border = next((row for row in self.sections if row > start), len(self))
+            most = start + max(1, tokens // int(widths[start]))
+            wide = widths[start : min(most, border)]  # a batch is as wide as its last row
             fits = np.arange(1, len(wide) + 1) * wide <= tokens
             start += max(1, int(fits.sum()))  # the products rise, so those that fit come first
             ends.append(start)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from lcutils import enough_text
 from lcutils.artifacts import MANIFEST, atomic_path
 from lcutils.corpus.tokenizer_files import holds_tokenizer
 from lcutils.errors import UserError, first_line
@@ -75,7 +76,8 @@ def measure_models(
         text: a file or folder of text, the name of a hub dataset, or "built-in".
         validation: text that loss and agreement are taken on; by default a part of `text`.
         revisions: of the models, which are then on the hub: step1000, or "step{1000..5000..1000}" for five.
-        tokens: of the text that statistics are taken of, such as "10M"; all of it by default.
+        tokens: of the text that statistics are taken of, such as "10M"; all of it by default. "auto" takes 1M and
+            doubles them until the measurements of `measurement.settle` have settled (`lcutils.enough_text`).
         outputs: folder below which the study's folder lies.
         name: of the study; by default that of the model, or "models".
         overrides: values by the keys of a study, such as `layout=documents`.
@@ -97,16 +99,21 @@ def measure_models(
     if Path(name).name != name:
         raise UserError(f"name: {one_line(name)} becomes a folder in outputs; leave out what makes it a path")
     path = resolve_path(text_of("outputs", outputs)) / name / f"{name}.yaml"
-    failures = _preflight(study)
+    if auto := enough_text.is_auto(tokens):
+        enough_text.begin(study, path)
+    unfit = _preflight(study)
     _take_over(study, path)
     check_corpora(Workspace(validated_study(study, path), path.parent, {}))
-    with atomic_path(path) as aside:
-        aside.write_text(yaml.safe_dump(study, sort_keys=False, allow_unicode=True), encoding="utf-8")
-    work = open_study(path, outputs)
-    failures = _measure(work, failures)
-    if len(failures) == len(work.study.points):
-        raise UserError(f"{next(iter(failures.values()))}; no model was measured")
-    return Outcome(work, analyze_study(work), failures)
+    while True:
+        with atomic_path(path) as aside:
+            aside.write_text(yaml.safe_dump(study, sort_keys=False, allow_unicode=True), encoding="utf-8")
+        work = open_study(path, outputs)
+        failures = _measure(work, unfit)
+        if len(failures) == len(work.study.points):
+            raise UserError(f"{next(iter(failures.values()))}; no model was measured")
+        if not auto or (more := enough_text.more_tokens(work, failures)) is None:
+            return Outcome(work, analyze_study(work), failures)
+        study["corpus"]["max_tokens"] = more
 
 
 def measure_model(model: str | Path, text: str | Path, **options: Any) -> Measured:
@@ -180,7 +187,7 @@ def _corpus(text: str | Path, validation: str | Path | None, tokens: str | int |
     corpus: dict[str, Any] = {"source": text_of("text", text), "packing": "lossless"}
     if validation is not None:
         corpus["validation"] = text_of("validation", validation)
-    if tokens is not None:
+    if tokens is not None and not enough_text.is_auto(tokens):
         corpus["max_tokens"] = read_number(tokens)
     return corpus
 
@@ -190,7 +197,7 @@ def read_number(text: str | int) -> int:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMBGT]?)", str(text).strip().upper().replace("_", ""))
     number = round(float(match[1]) * UNITS.get(match[2], 1)) if match else 0
     if number < 1:
-        raise UserError(f"tokens: {one_line(text)} is no number of tokens; write for instance 10M")
+        raise UserError(f"tokens: {one_line(text)} is no number of tokens; write for instance 10M, or auto")
     return number
 
 

@@ -19,6 +19,12 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+def _as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list | tuple) else (value,)
+
+
+_Value = TypeVar("_Value")
+OneOrMore = Annotated[tuple[_Value, ...], Field(min_length=1), BeforeValidator(_as_tuple)]
 Count = Annotated[int, Field(gt=0, lt=2**31)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
@@ -80,6 +86,7 @@ class ExtractionSettings(Section):
     covariance: bool = True  # the pooled within-class covariance, which nc1_pinv needs
     decisions: bool = False  # count decisions of head and nearest mean by class, which the null of NC4 needs
     random_network: bool = False  # extract the same network with untrained weights too; takes the time once more
+    parts: bool = False  # keep the sums of eight parts of the text too, for standard errors and convergence
 
 
 FEWEST_DRAWS = 20  # of a null: fewer tell no standard deviation
@@ -95,6 +102,9 @@ class MeasurementSettings(Section):
     corrected: bool = False  # measure again, corrected for the noise of classes with few samples
     spectrum: bool = False  # ranks and spectra of features, class means and within-class scatter
     nulls: int = Field(0, ge=0, lt=2**31)  # draws of what measurements are without structure, 20 or more; 0 for none
+    # What `lcutils measure --tokens auto` waits for: that twice the text changes none of these by more than this share.
+    settle: OneOrMore[str] = ("nc1_quotient", "gnc2_log_cov", "nc3_cosine_mean", "unc3_cosine_cov")
+    tolerance: float = Field(0.02, gt=0, lt=1)
 
 
 class AnalysisSettings(Section):
@@ -103,14 +113,6 @@ class AnalysisSettings(Section):
     permutations: int = Field(10_000, ge=1, lt=2**31)
     published: tuple[str, ...] = ()  # published tables (CSV) to compare with ours
     names: tuple[str, ...] = paper.FIRST_NAMES  # Table 5
-
-
-def _as_tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list | tuple) else (value,)
-
-
-_Value = TypeVar("_Value")
-OneOrMore = Annotated[tuple[_Value, ...], Field(min_length=1), BeforeValidator(_as_tuple)]
 
 
 class GridEntry(Section):

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -24,18 +25,23 @@ from lcutils.artifacts import MANIFEST, atomic_path, content_digest, explain_ful
 from lcutils.collapse.agreement import AgreementCounter
 from lcutils.collapse.entries import Extra
 from lcutils.collapse.measure import measure_by_count
+from lcutils.collapse.replicates import measure_growing, measure_without
 from lcutils.collapse.tokens import measure_tokens
 from lcutils.corpus import Data, open_data, prepare_corpus, source_digest
 from lcutils.corpus import load_tokenizer as load_tokenizer_of
 from lcutils.corpus.tokenization import token_labels
+from lcutils.documents import Blocks
 from lcutils.errors import UserError
 from lcutils.features.evaluation import evaluate_model
-from lcutils.features.extracted import Extracted, save_rest, save_sums
-from lcutils.features.extraction import explain_overflow, extract_agreement, extract_mean, extract_statistics
+from lcutils.features.extracted import BY_PART, PARTS, Extracted, save_rest, save_sums
+from lcutils.features.extraction import explain_overflow, extract_agreement, extract_mean, extract_statistics, share
 from lcutils.features.fit import check_fit
 from lcutils.features.hub import forget, is_cached
 from lcutils.features.models import FeatureModel, load_feature_model, load_trained
 from lcutils.features.point import describe_pretrained
+from lcutils.features.sections import gather_sections, in_parts
+from lcutils.features.statistics import ClassStatistics
+from lcutils.features.validation_parts import ByPart
 from lcutils.manifests import read_manifest, write_manifest
 from lcutils.pipeline.jobs import (
     Job,
@@ -204,11 +210,13 @@ def _extract(
     splits = ("train", "validation", "ood") if work.study.corpus.ood else ("train", "validation")
     blocks = [data.blocks(split) for split in splits]
     check_fit(model, run.name, blocks, data.summary["vocab_size"], lambda token: token_labels(tokenizer, [token])[0])
+    train_text, edges = in_parts(data.train, halve_first=True) if settings.parts else (data.train, None)
+    text, validation_edges = in_parts(data.validation) if settings.parts else (data.validation, None)
     common: dict[str, Any] = {"batch_size": settings.blocks_per_batch, "device": device, "log": log}
     with explain_overflow(run.name, model.precision):
         statistics = extract_statistics(
             model,
-            data.train,
+            train_text,
             covariance=settings.covariance,
             classes=torch.from_numpy(data.counts[0]).nonzero()[:, 0],
             narrow=isinstance(run, PretrainedRun),  # models trained here are small, and keep their bits
@@ -216,8 +224,11 @@ def _extract(
             job=job.identity,
             rank=ranks.rank(),
             world=ranks.number(),
+            edges=edges,
             **common,
         )
+        if folder and edges is not None:
+            gather_sections(resume, train_text, edges, ranks.number(), folder / PARTS, share)
         if folder:
             save_sums(folder, statistics, model.classifier)
             texts = token_labels(tokenizer, statistics.counts.nonzero()[:, 0].tolist())
@@ -227,9 +238,11 @@ def _extract(
         counter = AgreementCounter(
             model.classifier, means, ids, device, data.validation.size, model.bias, model.scale, settings.decisions
         )
-        agreement = _count_agreement(model, data, counter, common)
+        agreement, by_part = _count_agreement(model, text, validation_edges, counter, common)
         if not folder:
             return
+        if by_part:
+            np.savez(folder / BY_PART, **by_part)  # type: ignore[arg-type]  # numpy's stub mistakes the names
         if work.study.corpus.ood:
             agreement["ood_mean"] = extract_mean(model, data.blocks("ood"), **common).cpu().numpy()
     record = {"model": run.name, "checkpoint": checkpoint} | _describe(work, run, checkpoint, model, data, device)
@@ -261,17 +274,25 @@ def _extract_untrained(
 
 
 def _count_agreement(
-    model: FeatureModel, data: Data, counter: AgreementCounter, common: Mapping[str, Any]
-) -> dict[str, np.ndarray]:
-    """Hits and totals of each class over validation, of all processes; hits of the weights alone if they may differ."""
-    hits, totals = extract_agreement(model, data.validation, counter, rank=ranks.rank(), world=ranks.number(), **common)
+    model: FeatureModel, text: Blocks, edges: list[int] | None, counter: AgreementCounter, common: Mapping[str, Any]
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Hits and totals of each class over validation, of all processes; hits of the weights alone if they may differ.
+
+    And what `ByPart` has summed over each part, where `edges` say where they begin and end.
+    """
+    tally = None if edges is None else ByPart(counter, model, edges)
+    hits, totals = extract_agreement(
+        model, text, counter, rank=ranks.rank(), world=ranks.number(), tally=tally, **common
+    )
     counts = {"hits": hits, "totals": totals}
     if counter.hits_weights is not hits:
         counts["hits_weights"] = counter.hits_weights
     counts |= {f"decisions_{side}": number for side, number in counter.decisions.items()}
-    for count in counts.values():
+    by_part = tally.sums if tally else {}
+    for count in (*counts.values(), *by_part.values()):
         ranks.sum_over_ranks(count)
-    return {name: count.cpu().numpy() for name, count in counts.items()}
+    as_arrays = ({name: count.cpu().numpy() for name, count in some.items()} for some in (counts, by_part))
+    return next(as_arrays), next(as_arrays)
 
 
 def _load_model(
@@ -359,9 +380,16 @@ def _measure(work: Workspace, extracted: Extracted) -> Measured:
         extras=[extra for extra in get_args(Extra) if getattr(settings, extra)],
         ood_mean=extracted.agreement.get("ood_mean"),
     )
+    if extracted.parts:
+        sections = [partial(ClassStatistics.load, path, statistics.device, "seen") for path in extracted.parts]
+        arguments = head, sections, settings.min_count, settings.riesz_s, extracted.agreement.get("ood_mean")
+        without = measure_without(statistics, *arguments)
+        whole = {"share": 1.0, "samples": int(statistics.counts.sum())} | by_count[settings.min_count]
+        growing = [*measure_growing(statistics, *arguments), whole]
     tokens = measure_tokens(statistics, head, min_count=settings.min_count, neighbours=settings.neighbours)
     texts = dict(zip(extracted.seen.tolist(), extracted.texts, strict=True))
-    return Measured.of(extracted.record, by_count, settings.min_count, tokens, texts, extracted.agreement)
+    measured = Measured.of(extracted.record, by_count, settings.min_count, tokens, texts, extracted.agreement)
+    return measured.with_parts(without, extracted.by_part, growing) if extracted.parts else measured
 
 
 def _with_nulls(work: Workspace, measured: Measured, extracted: Extracted, device: torch.device) -> Measured:
@@ -404,7 +432,14 @@ def analyze_study(work: Workspace, published: str | list[str] | None = None) -> 
     import pandas as pd
 
     from lcutils.analysis.published import load_published_tables
-    from lcutils.analysis.rows import TokenTables, load_all_nulls, load_row, load_sensitivity, results_table
+    from lcutils.analysis.rows import (
+        TokenTables,
+        gather_parts,
+        load_all_nulls,
+        load_row,
+        load_sensitivity,
+        results_table,
+    )
     from lcutils.report import write_analysis
 
     given = [published] if isinstance(published, str) else list(published or work.study.analysis.published)
@@ -434,6 +469,7 @@ def analyze_study(work: Workspace, published: str | list[str] | None = None) -> 
             published=theirs,
             nulls=load_all_nulls(folders.values()),
             times=run_times(work) if folders else None,
+            parts=gather_parts(folders),
             failures={point: line for point, line in failed_points(work).items() if point not in folders},
         )
     paths = {place: job.folder / path.relative_to(folder) for place, path in report.paths.items()}

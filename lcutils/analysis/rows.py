@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import pandas as pd
 
+from lcutils.analysis.errors import replicates_table, standard_errors
 from lcutils.artifacts import write_json
 from lcutils.collapse.catalogue import COUNTS, MEASUREMENTS
 from lcutils.manifests import check_artifact
@@ -19,6 +20,8 @@ from lcutils.text import csv_text, read_csv, storable
 SETTING = ["depth", "width", "epochs", "weight_decay"]  # what a run's name says, apart from its seed
 RUN_COLUMNS = ["model", *SETTING, "seed", "checkpoint", "steps", "tokens_seen"]
 OUTCOMES = {"val_loss": "validation loss", "val_accuracy": "validation accuracy", "perplexity": "perplexity"}
+ERROR = "_se"  # how the name of a standard error's column ends
+PARTS, CONVERGENCE = "parts.parquet", "convergence.csv"
 POINT_COLUMNS = [*RUN_COLUMNS, "n_params", *OUTCOMES]  # of `results.csv`, before the measurements
 
 
@@ -31,12 +34,16 @@ class Measured:
         tokens: one row per kept class.
         sensitivity: one row per minimum class count.
         nulls: what measurements are without structure (`lcutils.analysis.nulls`); None if a study does not ask.
+        replicates: `part`, `key`, `value` without that part of the text, and
+        convergence: one row per share of the text; both None unless the text was extracted in parts.
     """
 
     row: dict[str, Any]
     tokens: pd.DataFrame
     sensitivity: pd.DataFrame
     nulls: pd.DataFrame | None = None
+    replicates: pd.DataFrame | None = None
+    convergence: pd.DataFrame | None = None
 
     @classmethod
     def of(
@@ -78,18 +85,44 @@ class Measured:
         table["nearest_ids"] = list(tokens["nearest"])
         return cls(row, table, pd.DataFrame(sensitivity))
 
+    def with_parts(
+        self,
+        without: Sequence[Mapping[str, float]],
+        by_part: Mapping[str, np.ndarray],
+        growing: Sequence[Mapping[str, float]],
+    ) -> Self:
+        """The same with standard errors in the row, behind all else, and the tables that they come from.
+
+        Args:
+            without: measurements without each part of the text.
+            by_part: sums over each part of the validation text.
+            growing: measurements of growing shares of the text, up to all of it.
+        """
+        replicates = replicates_table(without, by_part)
+        names = {"model": self.row["model"], "checkpoint": self.row["checkpoint"]}
+        convergence = pd.DataFrame([names | dict(share) for share in growing])
+        row = self.row | standard_errors(replicates)
+        return replace(self, row=row, replicates=replicates, convergence=convergence)
+
     def save(self, folder: Path) -> None:
-        """Write `row.json`, `tokens.parquet`, `sensitivity.csv` and maybe `nulls.csv` into an existing folder."""
+        """Write `row.json`, `tokens.parquet` and `sensitivity.csv` into an existing folder.
+
+        And what the study asks for beside: `nulls.csv`; of a text in parts, `parts.parquet` and `convergence.csv`.
+        """
         write_json(folder / "row.json", self.row)
         self.tokens.to_parquet(folder / "tokens.parquet", index=False)
         (folder / "sensitivity.csv").write_text(csv_text(self.sensitivity), encoding="utf-8")
         if self.nulls is not None:
             (folder / "nulls.csv").write_text(csv_text(self.nulls), encoding="utf-8")
+        if self.replicates is not None and self.convergence is not None:
+            self.replicates.to_parquet(folder / PARTS, index=False)
+            (folder / CONVERGENCE).write_text(csv_text(self.convergence), encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Read what `save` wrote; a `UserError` names a file that is damaged."""
-        return cls(load_row(folder), load_tokens(folder), load_sensitivity(folder), load_nulls(folder))
+        tables = load_tokens(folder), load_sensitivity(folder), load_nulls(folder)
+        return cls(load_row(folder), *tables, *load_parts(folder))
 
 
 def load_row(folder: Path) -> dict[str, Any]:
@@ -122,6 +155,28 @@ def load_all_nulls(folders: Iterable[Path]) -> pd.DataFrame | None:
     return pd.concat(tables, ignore_index=True) if tables else None
 
 
+def load_parts(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame] | tuple[None, None]:
+    """Read a checkpoint's replicates and its convergence from its measurements; nothing if it has none."""
+    if not (folder / PARTS).is_file():
+        return None, None
+    check_artifact(folder)
+    return pd.read_parquet(folder / PARTS), read_csv(folder / CONVERGENCE)
+
+
+def gather_parts(folders: Mapping[str, Path]) -> tuple[pd.DataFrame, pd.DataFrame] | tuple[None, None]:
+    """The replicates, with columns `model` and `checkpoint`, and the convergence of all points that have them."""
+    replicates, convergence = [], []
+    for name, folder in folders.items():
+        again, course = load_parts(folder)
+        if again is not None and course is not None:
+            model, _, checkpoint = name.rpartition("@")
+            replicates.append(again.assign(model=model, checkpoint=int(checkpoint)))
+            convergence.append(course)
+    if not replicates:
+        return None, None
+    return pd.concat(replicates, ignore_index=True), pd.concat(convergence, ignore_index=True)
+
+
 @dataclass(frozen=True)
 class TokenTables(Mapping[str, pd.DataFrame]):
     """The token tables of many checkpoints, by "model@checkpoint".
@@ -149,4 +204,5 @@ def results_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     extras = [key for key, entry in entries.items() if entry.group != "paper" and key in results]
     keys = [key for key in MEASUREMENTS if key in results and key not in extras]
     rest = [key for key in results if key not in {*first, *keys, *extras}]
-    return results[[*first, *keys, *rest, *extras]]
+    errors = [key for key in rest if str(key).endswith(ERROR)]
+    return results[[*first, *keys, *(key for key in rest if key not in errors), *extras, *errors]]

@@ -2,6 +2,7 @@
 
 from lcutils.charts.along import trajectories
 from lcutils.charts.comparison import beside_published, correlations_chart, overlaid
+from lcutils.charts.convergence import convergence
 from lcutils.charts.fine_tuned import moved_tokens
 from lcutils.charts.grid import by_width, losses, sensitivity
 from lcutils.charts.nulls import beside_nulls

@@ -76,8 +76,8 @@ class PairInputs:
         )
 
 
-def keep_classes(stats: ClassStatistics, min_count: int = 1) -> KeptClasses:
-    """Choose the classes with at least `min_count` samples and centre their means.
+def keep_classes(stats: ClassStatistics, min_count: int = 1, among: Tensor | None = None) -> KeptClasses:
+    """Choose the classes with at least `min_count` samples, of `among` (C,) bool if given, and centre their means.
 
     mu_bar is the unweighted mean of the kept means. The centring goes through the first mean, so that a large
     common offset costs no digits: differences of near numbers are exact.
@@ -88,7 +88,8 @@ def keep_classes(stats: ClassStatistics, min_count: int = 1) -> KeptClasses:
     if min_count < 1:
         raise ValueError(f"min_count must be at least 1, not {min_count}: a class without samples has no mean")
     counts = stats.counts
-    ids = (counts >= min_count).nonzero()[:, 0]
+    keep = counts >= min_count
+    ids = (keep if among is None else keep & among.to(keep.device)).nonzero()[:, 0]
     if len(ids) < 2:
         raise ValueError(
             f"{len(ids)} class(es) have at least {min_count} sample(s): neural collapse compares two or more classes"

@@ -27,10 +27,16 @@ class MeasurementInputs:
 
     @classmethod
     def of(
-        cls, stats: ClassStatistics, classifier: Tensor, min_count: int, riesz_s: float, tile: int | None
+        cls,
+        stats: ClassStatistics,
+        classifier: Tensor,
+        min_count: int,
+        riesz_s: float,
+        tile: int | None,
+        among: Tensor | None = None,
     ) -> MeasurementInputs:
         """Choose the classes and start the sweep over their pairs; arguments and errors as of `measure_collapse`."""
-        classes = keep_classes(stats, min_count)
+        classes = keep_classes(stats, min_count, among)
         head = kept_head(classifier, stats, classes)
         counts, covariance = stats.counts, stats.covariance
         total_within = (stats.variances * counts).sum() / counts.sum()

@@ -25,6 +25,7 @@ def measure_collapse(
     min_count: int = 1,
     riesz_s: float = 1.0,
     tile: int | None = None,
+    among: Tensor | None = None,
     extras: Collection[Extra] = (),
 ) -> dict[str, float]:
     """Every measurement of neural collapse that needs no text (Wu & Papyan 2024, section 3), in the catalogue's order.
@@ -40,6 +41,7 @@ def measure_collapse(
         min_count: samples that a class needs to be kept; classes without samples never are.
         riesz_s: exponent s > 0 of the Riesz kernel (the released library takes D - 2).
         tile: rows of means multiplied at a time (default 1024 on a GPU, 64 on a CPU); memory grows with it.
+        among: (C,) bool; only these classes may be kept. None for all.
         extras: groups of the catalogue that are measured too, behind all others: "corrected" for small samples,
             "spectrum". Without the covariance, spectra of features and within classes are absent.
 
@@ -64,7 +66,7 @@ def measure_collapse(
     if unknown := set(extras) - set(get_args(Extra)):
         known = ", ".join(get_args(Extra))
         raise ValueError(f"extras: {sorted(unknown)[0]!r} is no group of measurements; choose among {known}")
-    inputs = MeasurementInputs.of(stats, classifier, min_count, riesz_s, tile)
+    inputs = MeasurementInputs.of(stats, classifier, min_count, riesz_s, tile, among)
     # A GPU is waited for twice: once for all that needs no pairs, once for the sweep that runs meanwhile.
     scalars: dict[str, Tensor] = {}
     for function in _functions("classes", extras):

@@ -41,13 +41,9 @@ def evaluate_model(
     on = torch.device(device)
     loss = torch.zeros((), dtype=torch.float64, device=on)
     right, predictions = loss.clone(), loss.clone()
-    plain = model.bias is None and model.scale == 1.0 and model.soft_cap is None
     for _, tokens, labels in batches(blocks, batch_size, on):
         features = model.features(tokens).flatten(0, 1)
-        if plain and model.classifier.dtype == torch.float32:
-            sums = prediction_loss(features, model.classifier, labels)
-        else:
-            sums = loss_by_rule(features, model, labels)
+        sums = loss_of(features, model, labels)
         loss += sums[0]
         right += sums[1]
         predictions += (labels >= 0).sum()
@@ -56,6 +52,13 @@ def evaluate_model(
     mean = float(loss) / number
     perplexity = math.exp(mean) if mean < 700 else math.inf
     return {"val_loss": mean, "val_accuracy": float(right) / number, "perplexity": perplexity}
+
+
+def loss_of(features: Tensor, model: FeatureModel, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum of the cross-entropies of a model's logits, and number of right decisions; as `loss_by_rule`."""
+    if model.bias is None and model.scale == 1.0 and model.soft_cap is None and model.classifier.dtype == torch.float32:
+        return prediction_loss(features, model.classifier, labels)
+    return loss_by_rule(features, model, labels)
 
 
 def loss_by_rule(features: Tensor, model: FeatureModel, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,6 +16,9 @@ from lcutils.artifacts import write_json
 from lcutils.features.statistics import ClassStatistics
 from lcutils.manifests import check_artifact
 from lcutils.tensors import ChosenRows, save_rows
+
+PARTS = "parts"  # folder of the sections' statistics
+BY_PART = "validation_parts.npz"
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,9 @@ class Extracted:
             each class, if a study asks for them.
         texts: (R,) the token of each class that occurs, decoded, in the order of class ids.
         record: what the model is and how well it predicts, as columns of `results.csv`.
+        parts: files of the class statistics of the sections of the train text (`lcutils.features.sections`), in order;
+            none if `extraction.parts` is off.
+        by_part: what `lcutils.features.validation_parts` has summed over each part of the validation text, (8,) each.
     """
 
     statistics: ClassStatistics
@@ -38,6 +44,8 @@ class Extracted:
     agreement: dict[str, np.ndarray]
     texts: list[str]
     record: dict[str, Any]
+    parts: tuple[Path, ...] = ()
+    by_part: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def seen(self) -> Tensor:
@@ -56,7 +64,11 @@ class Extracted:
         with np.load(folder / "agreement.npz") as arrays:
             agreement = dict(arrays)
         texts, record = (json.loads((folder / name).read_text()) for name in ("texts.json", "point.json"))
-        return cls(statistics, head, agreement, texts, record)
+        by_part = {}
+        if (folder / BY_PART).is_file():
+            with np.load(folder / BY_PART) as arrays:
+                by_part = dict(arrays)
+        return cls(statistics, head, agreement, texts, record, tuple(sorted((folder / PARTS).glob("*"))), by_part)
 
 
 def save_sums(folder: Path, statistics: ClassStatistics, classifier: Tensor) -> None:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -23,6 +24,7 @@ from lcutils.documents import Blocks, Documents
 from lcutils.errors import NotFiniteError, UserError
 from lcutils.features.batches import batches, tokens_in
 from lcutils.features.models import FeatureModel
+from lcutils.features.sections import FILES, SectionSums
 from lcutils.features.statistics import ClassStatistics
 from lcutils.manifests import claim_folder, note_digest
 from lcutils.progress import Progress
@@ -35,7 +37,7 @@ STATES = "statistics-*.safetensors"
 def share(blocks: Blocks, rank: int, world: int) -> tuple[int, int]:
     """Where a rank's blocks begin and end. The ranks' in order are all blocks, and have about as many tokens each."""
     if isinstance(blocks, Documents):
-        before = np.cumsum(np.sort(blocks.lengths))  # (n,) tokens up to each row's end
+        before = np.cumsum(blocks.lengths_in(0, len(blocks)))  # (n,) tokens up to each row's end
         edges = [int(np.searchsorted(before, blocks.size * part / world, side="left")) for part in (rank, rank + 1)]
         return 0 if rank == 0 else edges[0], len(blocks) if rank + 1 == world else edges[1]
     return len(blocks) * rank // world, len(blocks) * (rank + 1) // world
@@ -49,6 +51,13 @@ class Counter(Protocol):
 
     def result(self) -> tuple[Tensor, Tensor]:
         """Hits and totals of each class, (C,) int64 each."""
+
+
+class Tally(Protocol):
+    """Counts batches of which it knows where they lie; `lcutils.features.validation_parts.ByPart` is one."""
+
+    def update(self, features: Tensor, labels: Tensor, first: int, number: int, width: int) -> None:
+        """Count (N, D) features with (N,) labels of `number` blocks of `width` tokens from block `first` on."""
 
 
 @contextmanager
@@ -76,6 +85,7 @@ def extract_statistics(
     log: Path | None = None,
     rank: int = 0,
     world: int = 1,
+    edges: Sequence[int] | None = None,
 ) -> ClassStatistics:
     """Statistics of all features of all blocks, in one pass.
 
@@ -98,6 +108,8 @@ def extract_statistics(
         job: what else decides the result, such as the content of the weights, as JSON values.
         log: file for lines of progress.
         rank, world: which of how many processes this is; several need `resume`.
+        edges: where sections of the text begin and end, whose sums are left in `resume` too, for `gather_sections`. The
+            statistics have the same bits with them.
 
     Returns:
         The statistics of all blocks; in a process that is not the first, those of its share.
@@ -109,38 +121,58 @@ def extract_statistics(
     device, (begin, end) = torch.device(device), share(blocks, rank, world)
     if world > 1 and resume is None:
         raise ValueError("resume: several processes need a folder for their states")
+    if edges is not None and resume is None:
+        raise ValueError("resume: the sums of sections need a folder")
     vocabulary, dim = model.classifier.shape
-    done, state, stats = begin, None, None
+    done, state, stats, sections = begin, None, None, None
+    empty = partial(ClassStatistics, vocabulary, dim, covariance, device)
     if resume is not None:
         if rank == 0:
             identity = _identity(model, blocks, covariance) | {"narrow": narrow, "ranks": world, "job": job}
-            claim_folder(resume, identity, discard=True, ours=[STATES])
+            identity |= {} if edges is None else {"edges": list(edges)}
+            claim_folder(resume, identity, discard=True, ours=[STATES, FILES])
         if world > 1:
             barrier()
         state = _State(resume, rank, world)
         done, stats = state.load(device, "all" if classes is None else classes)
         done = max(done, begin)
+        if edges is not None:
+            sections = SectionSums(resume, blocks, edges, begin, end, partial(empty, narrow=narrow), rank, world)
+            if not sections.go_on(done, device):
+                done, stats = begin, None
     saved_blocks = done
-    stats = stats or ClassStatistics(vocabulary, dim, covariance, device, classes, narrow)
+    stats = stats or empty(classes, narrow)
     saved_at = time.monotonic()
     title = "extract" if world == 1 else f"extract {rank + 1} of {world}"
     with Progress(title, tokens_in(blocks, begin, end), log=log, start=tokens_in(blocks, begin, done)) as progress:
         for number, tokens, labels in batches(blocks, batch_size, device, done, end):
-            stats.update(model.features(tokens).reshape(-1, dim), labels)
+            features = model.features(tokens).reshape(-1, dim)
+            stats.update(features, labels)
+            if sections is not None:
+                sections.update(features, labels, done, number, tokens.shape[1])
             progress.update(tokens_in(blocks, done, done + number))
             done += number
             if state is not None and time.monotonic() - saved_at >= SECONDS_BETWEEN_STATES:
-                stats.check_finite()
-                state.save(stats, done)
+                _save(stats, state, sections, done)
                 saved_at = time.monotonic()
     stats.check_finite()
     if state is not None and done > saved_blocks:
-        state.save(stats, done)
+        _save(stats, state, sections, done)
     if resume is not None and world > 1:
         barrier()  # the states of all are complete
         for other in range(1, world) if rank == 0 else ():
             _merge_state(stats, _State(resume, other, world), *share(blocks, other, world))
     return stats
+
+
+def _save(stats: ClassStatistics, state: _State, sections: SectionSums | None, done: int) -> None:
+    """Save the state of the whole, and those of sections in an order in which a kill at any moment loses nothing."""
+    stats.check_finite()
+    if sections is not None:
+        sections.save(done)
+    state.save(stats, done)
+    if sections is not None:
+        sections.tidy(done)
 
 
 def _merge_state(stats: ClassStatistics, state: _State, begin: int, end: int) -> None:
@@ -203,6 +235,7 @@ def extract_agreement(
     log: Path | None = None,
     rank: int = 0,
     world: int = 1,
+    tally: Tally | None = None,
 ) -> tuple[Tensor, Tensor]:
     """NC4 over the blocks: per-class hits and totals, (V,) int64 each, as `classifier_agreement` defines them.
 
@@ -214,6 +247,7 @@ def extract_agreement(
         device: where the work is done.
         log: file for lines of progress.
         rank, world: which of how many processes this is: it counts its share of the blocks.
+        tally: updates the counter in its place, a part of the text at a time.
 
     Raises:
         NotFiniteError: features overflowed; raised at the end.
@@ -221,7 +255,11 @@ def extract_agreement(
     device, (done, end) = torch.device(device), share(blocks, rank, world)
     with Progress("agreement", tokens_in(blocks, done, end), log=log) as progress:
         for number, tokens, labels in batches(blocks, batch_size, device, done, end):
-            counter.update(model.features(tokens).flatten(0, 1), labels)
+            features = model.features(tokens).flatten(0, 1)
+            if tally is None:
+                counter.update(features, labels)
+            else:
+                tally.update(features, labels, done, number, tokens.shape[1])
             progress.update(tokens_in(blocks, done, done + number))
             done += number
     return counter.result()

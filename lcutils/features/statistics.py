@@ -229,6 +229,11 @@ class ClassStatistics:
             self._merge_rows(other, met[piece], rows[piece])
         torch.maximum(self._largest, other._largest.to(self.device), out=self._largest)
 
+    def empty(self, classes: Tensor | None = None) -> ClassStatistics:
+        """Statistics of the same kind, on the same device, that have met nothing: of these classes, or of the same."""
+        covariance, classes = self._scatter is not None, self.classes if classes is None else classes
+        return ClassStatistics(self.num_classes, self.dim, covariance, self.device, classes, self.narrow)
+
     def _merge_rows(self, other: ClassStatistics, theirs: Tensor, ours: Tensor) -> None:
         """Merge some classes: (p,) their rows in `other` and here."""
         counts, squares, totals, pivots = (

@@ -151,7 +151,7 @@ def extract_job(
     """The job that extracts a point's class statistics; `data` and `trained` are its inputs' jobs, if known already."""
     run, data, study = work.study.run(model), data or data_job(work, model), work.study
     # Agreement is decided over the kept classes, so extraction reads min_count too.
-    parameters = _asked(study.extraction, "decisions", "random_network") | {
+    parameters = _asked(study.extraction, "decisions", "random_network", "parts") | {
         "min_count": study.measurement.min_count,
         "threads": study.threads,
     }
@@ -192,6 +192,8 @@ def measure_job(work: Workspace, model: str, checkpoint: int, extracted: Job | N
     """The job that measures a point; `extracted` is its input's job, if it is known already."""
     extracted = extracted or extract_job(work, model, checkpoint)
     parameters = _asked(work.study.measurement, "corrected", "spectrum", "nulls") | {"threads": work.study.threads}
+    for key in ("settle", "tolerance"):  # how much text is enough decides which is measured, not what is measured on it
+        del parameters[key]
     folder, hint = work.measurements(model, checkpoint), f"04_measure with model {model}"
     return Job(folder, hint, parameters, {"statistics": _content(extracted)}, (extracted,))
 

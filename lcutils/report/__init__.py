@@ -39,6 +39,7 @@ def write_analysis(
     nulls: pd.DataFrame | None = None,
     times: pd.DataFrame | None = None,
     failures: Mapping[str, str] | None = None,
+    parts: tuple[pd.DataFrame | None, pd.DataFrame | None] = (None, None),
 ) -> Report:
     """Write `figures/`, `tables/` and `report.html` into `folder`; a sentence stands for what cannot be computed.
 
@@ -58,6 +59,7 @@ def write_analysis(
         nulls: rows of every nulls.csv, concatenated.
         times: one row per run, seconds of its stages and tokens per second.
         failures: "model@checkpoint" -> why it was not measured, in one line.
+        parts: replicates and convergence of all points that were extracted in parts (`gather_parts`).
 
     Returns:
         The figures, the tables, and the path of every file by its place under `folder`.
@@ -65,7 +67,7 @@ def write_analysis(
     tokens = tokens or {}
     # Altair would check each piece of a chart against its schema; the tests check every figure, whole.
     with debug_mode(False):
-        report = compute(results, settings, tokens, sensitivity, published, times, nulls)
+        report = compute(results, settings, tokens, sensitivity, published, times, nulls, parts)
 
     def write(place: str, content: str | bytes) -> None:
         with atomic_path(folder / place) as aside:
@@ -102,6 +104,7 @@ def compute(
     published: pd.DataFrame | None,
     times: pd.DataFrame | None = None,
     nulls: pd.DataFrame | None = None,
+    parts: tuple[pd.DataFrame | None, pd.DataFrame | None] = (None, None),
 ) -> Report:
     """Compute every table and chart once; of `tokens`, charts show those of the best model.
 
@@ -132,6 +135,12 @@ def compute(
     }
     if (corrected := analysis.beside_corrected(results)) is not None:
         tables["corrected"] = corrected
+    replicates, convergence = parts
+    if replicates is not None and convergence is not None:
+        target = analysis.comparable_loss(results) if few else "val_loss"
+        tables["errors"] = analysis.error_table(results, replicates, target)
+        tables["correlations"] = analysis.with_reliability(tables["correlations"], tables["errors"])
+        tables |= {"settling": analysis.settling(convergence), "convergence": convergence}
     if "family" in results:
         tables["models"] = analysis.model_table(results, settings)
     if nulls is not None:
@@ -155,6 +164,8 @@ def compute(
         charts.token_kinds(table, text),
         charts.token_explorer(table, label, text),
     ]
+    if convergence is not None:
+        made += [charts.convergence(convergence, results)]
     if few:
         made += [
             charts.strips(results, published, last_bands(nulls, results), riesz_s),

@@ -16,7 +16,15 @@ import pandas as pd
 from markupsafe import Markup
 
 from lcutils import charts
-from lcutils.analysis import MEASUREMENTS, Missing, applying, few_models, known_to, measurements_in
+from lcutils.analysis import (
+    MEASUREMENTS,
+    Missing,
+    applying,
+    few_models,
+    known_to,
+    measurements_in,
+    settling_words,
+)
 from lcutils.analysis.few import given
 from lcutils.analysis.tables import flat_settings
 from lcutils.charts import FIGURE_1, Figure
@@ -84,6 +92,7 @@ def report_page(
         "facts": facts,
         "failures": {one_line(name): one_line(reason, LONGEST) for name, reason in failures.items()},
         "notes": notes,
+        "settled": settling_words(report.tables["settling"]) if "settling" in report.tables else "",
         "summary": _summary(results, report.tables["correlations"]),
         "title": title,
         "today": today,

@@ -29,7 +29,23 @@ TABLES = {
     "correlations": Shown(
         "Every measurement against validation loss, over all rows: on its own scale and (…_log) on a log scale; "
         "permutation p with interval, Holm, Spearman, bootstrap intervals.",
-        ("property", "label", "n", "r", "r2", "r2_low", "r2_high", "r2_log", "p", "p_holm", "spearman", "note"),
+        (
+            "property",
+            "label",
+            "n",
+            "r",
+            "r2",
+            "r2_low",
+            "r2_high",
+            "r2_log",
+            "p",
+            "p_holm",
+            "spearman",
+            "reliability",
+            "r_corrected",
+            "above_1",
+            "note",
+        ),
     ),
     "partial_correlations": Shown(
         "Partial correlations with validation loss, given one control, or all of them.",
@@ -67,6 +83,28 @@ TABLES["corrected"] = Shown(
     "of them, and where they are more than a few in a hundred, trust the quotient instead.",
     ("label", "plain", "corrected", "change", "singletons", "negative", "model", "checkpoint"),
 )
+TABLES["errors"] = Shown(
+    "What of each measurement is error. Medians over models of the value and of its standard error from eight parts of "
+    "the text (jackknife; the value ± 2.36 se covers 95 %), and of the value without collapse (null) where it is "
+    "known. spread: standard deviation between models; error: of what in it is error, the part of the text acting "
+    "otherwise on one model than on the others; reliability: the share of the variance between models that is not "
+    "error. R² with the loss before and after correction for both reliabilities (Spearman 1904), with 95 % bootstrap "
+    "intervals over models; above_1: the corrected correlation is larger than 1, which says that the errors are "
+    "uncertain themselves.",
+    (
+        "property", "label", "scale", "n", "value", "se", "null", "spread", "error", "reliability", "reliability_low",
+        "reliability_high", "r2", "r2_low", "r2_high", "r2_corrected", "r2_corrected_low", "r2_corrected_high",
+        "above_1", "note",
+    ),
+)  # fmt: skip
+TABLES["settling"] = Shown(
+    "How far each measurement has settled: relative change at the last doubling of the text (median and largest over "
+    "points), points that changed by 1 % or less, points whose limit can be told from the last three doublings, their "
+    "distance from it, the tokens there were, and those needed to be within 1 % of it.",
+    ("property", "label", "points", "change", "largest_change", "settled", "told", "remaining", "tokens",
+     "tokens_needed"),
+)  # fmt: skip
+TABLES["convergence"] = Shown("Every measurement at growing shares of the text.", most=100)
 TABLES["models"] = Shown("The models that were not trained here: what they are, and where they come from.")
 
 FEW_TABLES = {  # of a report of few models

@@ -39,6 +39,7 @@ SECTIONS = (
         ("correlations",),
         ("correlations", "partial_correlations", "within_architecture", "influence"),
     ),
+    Section("trust", "Errors of measurement and convergence", ("convergence",), ("errors", "settling", "convergence")),
     Section(
         "sensitive",
         "Sensitivity to the minimum class count",
