@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from itertools import product
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from lcutils import paper
+from lcutils.plain import brief
 from lcutils.runs import Architecture, Recipe, RunName
 
 
@@ -17,6 +19,10 @@ class Section(BaseModel):
     """A part of a study: nothing but the keys named here, with finite numbers."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list | tuple) else (value,)
 
 
 Count = Annotated[int, Field(gt=0, lt=2**31)]
@@ -70,6 +76,22 @@ class TrainingSettings(Section):
     deterministic: bool = False  # on a GPU: the same bits every time, killed or not; costs 1 to 8 % of the speed
 
 
+def _as_layers(value: Any) -> Any:
+    """One layer stands for a list of it; a list becomes ascending, each layer once."""
+    given = _as_tuple(value)
+    if given == ("all",):
+        return "all"
+    texts = [str(layer) for layer in given]  # a command line gives texts; True and 1.5 are none of these
+    if not all(re.fullmatch(r"\d{1,4}", text) for text in texts):
+        raise ValueError(
+            f"extraction.layers: should be all, or numbers of layers such as [0, 6, 12], not {brief(value)}"
+        )
+    return tuple(sorted({int(text) for text in texts}))
+
+
+Layers = Annotated[Literal["all"] | tuple[int, ...], BeforeValidator(_as_layers)]
+
+
 class ExtractionSettings(Section):
     """How features become class statistics."""
 
@@ -78,6 +100,17 @@ class ExtractionSettings(Section):
     precision: Literal["auto", "fp32", "tf32", "fp16", "bf16"] = "auto"
     blocks_per_batch: Count = 16
     covariance: bool = True  # the pooled within-class covariance, which nc1_pinv needs
+    # Layers inside the model that are measured too: "all", or a list such as [0, 6, 12]; 0 is the embeddings.
+    layers: Layers = ()
+    layers_norm: bool = False  # their features go through the model's final norm before all measurements
+    layers_law: bool = False  # their covariances too, for nc1_pinv and the law of next-token prediction
+
+    @model_validator(mode="after")
+    def _check_layers(self) -> ExtractionSettings:
+        for key in ("layers_norm", "layers_law"):
+            if getattr(self, key) and not self.layers:
+                raise ValueError(f"extraction.{key}: is for inner layers, and none are named; add layers: all")
+        return self
 
 
 class MeasurementSettings(Section):
@@ -95,10 +128,6 @@ class AnalysisSettings(Section):
     permutations: int = Field(10_000, ge=1, lt=2**31)
     published: tuple[str, ...] = ()  # published tables (CSV) to compare with ours
     names: tuple[str, ...] = paper.FIRST_NAMES  # Table 5
-
-
-def _as_tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list | tuple) else (value,)
 
 
 _Value = TypeVar("_Value")

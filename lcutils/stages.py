@@ -11,17 +11,19 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from tokenizers import Tokenizer
+from torch import Tensor
 
 from lcutils import ranks
 from lcutils.artifacts import MANIFEST, atomic_path, content_digest, explain_full_disk, remove
 from lcutils.collapse.agreement import AgreementCounter
+from lcutils.collapse.layers import measure_layer, prediction_residual
 from lcutils.collapse.measure import measure_by_count
 from lcutils.collapse.tokens import measure_tokens
 from lcutils.corpus import Data, open_data, prepare_corpus, source_digest
@@ -29,12 +31,14 @@ from lcutils.corpus import load_tokenizer as load_tokenizer_of
 from lcutils.corpus.tokenization import token_labels
 from lcutils.errors import UserError
 from lcutils.features.evaluation import evaluate_model
-from lcutils.features.extracted import Extracted, save_rest, save_sums
+from lcutils.features.extracted import Extracted, save_layers, save_rest, save_sums
 from lcutils.features.extraction import explain_overflow, extract_agreement, extract_mean, extract_statistics
 from lcutils.features.fit import check_fit
 from lcutils.features.hub import forget, is_cached
+from lcutils.features.layers import LayerAgreement, LayerStatistics, find_inner_layers
 from lcutils.features.models import FeatureModel, load_feature_model, load_trained
 from lcutils.features.point import describe_pretrained
+from lcutils.features.statistics import ClassStatistics
 from lcutils.manifests import read_manifest, write_manifest
 from lcutils.pipeline.jobs import (
     Job,
@@ -53,6 +57,7 @@ from lcutils.pipeline.outcome import failed_points, run_times
 from lcutils.pipeline.overrides import open_study, refuse_clash
 from lcutils.pipeline.paths import Workspace
 from lcutils.runs import Architecture, PretrainedRun, Run, TrainedRun
+from lcutils.settings import ExtractionSettings
 from lcutils.text import csv_text
 from lcutils.training.loop import Trained, train
 
@@ -203,13 +208,18 @@ def _extract(
     blocks = [data.blocks(split) for split in splits]
     check_fit(model, run.name, blocks, data.summary["vocab_size"], lambda token: token_labels(tokenizer, [token])[0])
     common: dict[str, Any] = {"batch_size": settings.blocks_per_batch, "device": device, "log": log}
+    rows: dict[str, Any] = {
+        "classes": torch.from_numpy(data.counts[0]).nonzero()[:, 0],
+        "narrow": isinstance(run, PretrainedRun),  # models trained here are small, and keep their bits
+    }
+    layers = _inner_layers(settings, run, model, {"device": device, **rows})
     with explain_overflow(run.name, model.precision):
         statistics = extract_statistics(
             model,
             data.train,
             covariance=settings.covariance,
-            classes=torch.from_numpy(data.counts[0]).nonzero()[:, 0],
-            narrow=isinstance(run, PretrainedRun),  # models trained here are small, and keep their bits
+            **rows,
+            layers=layers,
             resume=resume,
             job=job.identity,
             rank=ranks.rank(),
@@ -218,12 +228,20 @@ def _extract(
         )
         if folder:
             save_sums(folder, statistics, model.classifier)
+            if layers:
+                save_layers(folder, layers)
             texts = token_labels(tokenizer, statistics.counts.nonzero()[:, 0].tolist())
-        kept = statistics.turn_into_means(work.study.measurement.min_count) if folder else ()
-        del statistics  # its memory, for the means of all processes
-        ids, means = ranks.from_first(*kept, device=device)
-        counter = AgreementCounter(model.classifier, means, ids, device, data.validation.size, model.bias, model.scale)
-        agreement = _count_agreement(model, data, counter, common)
+
+        def counter_of(statistics: ClassStatistics) -> AgreementCounter:
+            ids, means = _means_of_all(statistics, work.study.measurement.min_count, device)
+            samples = data.validation.size
+            return AgreementCounter(model.classifier, means, ids, device, samples, model.bias, model.scale)
+
+        counter, lens = counter_of(statistics), layers.lens if layers else {}
+        if layers:
+            layers.named.clear()  # the memory of the others, for counters
+        of_layers = {layer: counter_of(lens.pop(layer)) for layer in list(lens)}
+        agreement = _count_agreement(model, data, counter, layers, of_layers, common)
         if not folder:
             return
         if work.study.corpus.ood:
@@ -232,14 +250,58 @@ def _extract(
     save_rest(folder, agreement, texts, record)
 
 
+def _inner_layers(
+    settings: ExtractionSettings, run: Run, model: FeatureModel, rows: Mapping[str, Any]
+) -> LayerStatistics | None:
+    """Empty statistics of the inner layers that were asked for; None where none were, or a line says why not.
+
+    Raises:
+        UserError: the model has no such layer.
+    """
+    if not settings.layers:
+        return None
+    try:
+        inner = find_inner_layers(model, run.name)
+    except UserError as error:
+        if ranks.is_first():
+            print(error, file=sys.stderr, flush=True)
+        return None
+    layers = range(inner.depth + 1) if settings.layers == "all" else settings.layers
+    kinds: dict[str, Any] = {"norm": settings.layers_norm, "covariance": settings.layers_law}
+    return LayerStatistics(inner, layers, len(model.classifier), **rows, **kinds, name=run.name)
+
+
+def _means_of_all(statistics: ClassStatistics, min_count: int, device: torch.device) -> list[Tensor]:
+    """Ids (K,) and means (K, D) of the kept classes, those of the first process; the sums' memory is given up."""
+    kept = list(statistics.turn_into_means(min_count))
+    if not ranks.is_first():
+        kept.clear()
+    return ranks.from_first(*kept, device=device)
+
+
 def _count_agreement(
-    model: FeatureModel, data: Data, counter: AgreementCounter, common: Mapping[str, Any]
+    model: FeatureModel,
+    data: Data,
+    counter: AgreementCounter,
+    layers: LayerStatistics | None,
+    of_layers: Mapping[int, AgreementCounter],
+    common: Mapping[str, Any],
 ) -> dict[str, np.ndarray]:
-    """Hits and totals of each class over validation, of all processes; hits of the weights alone if they may differ."""
-    hits, totals = extract_agreement(model, data.validation, counter, rank=ranks.rank(), world=ranks.number(), **common)
+    """Hits and totals of each class over validation, of all processes; hits of the weights alone if they may differ.
+
+    Those of inner layers, by the logit lens, are `hits_layer0` …; their totals are the same.
+    """
+    inner = LayerAgreement(layers.inner, of_layers) if layers and of_layers else None
+    hits, totals = extract_agreement(
+        model, data.validation, counter, layers=inner, rank=ranks.rank(), world=ranks.number(), **common
+    )
     counts = {"hits": hits, "totals": totals}
     if counter.hits_weights is not hits:
         counts["hits_weights"] = counter.hits_weights
+    for layer, of_layer in of_layers.items():
+        counts[f"hits_layer{layer}"] = of_layer.result()[0]
+        if of_layer.hits_weights is not of_layer.hits:
+            counts[f"hits_weights_layer{layer}"] = of_layer.hits_weights
     for count in counts.values():
         ranks.sum_over_ranks(count)
     return {name: count.cpu().numpy() for name, count in counts.items()}
@@ -315,6 +377,7 @@ def _drop_weights(work: Workspace, run: Run, checkpoint: int) -> None:
 
 
 def _measure(work: Workspace, extracted: Extracted) -> Measured:
+    from lcutils.analysis.layers import layer_table
     from lcutils.analysis.rows import Measured
 
     settings, statistics, head = work.study.measurement, extracted.statistics, extracted.head
@@ -327,7 +390,13 @@ def _measure(work: Workspace, extracted: Extracted) -> Measured:
     )
     tokens = measure_tokens(statistics, head, min_count=settings.min_count, neighbours=settings.neighbours)
     texts = dict(zip(extracted.seen.tolist(), extracted.texts, strict=True))
-    return Measured.of(extracted.record, by_count, settings.min_count, tokens, texts, extracted.agreement)
+    measured = Measured.of(extracted.record, by_count, settings.min_count, tokens, texts, extracted.agreement)
+    if (inner := extracted.inner) is None:
+        return measured
+    common: dict[str, Any] = {"min_count": settings.min_count, "riesz_s": settings.riesz_s}
+    values = {layer: measure_layer(*inner.read(layer), head, **common) for layer in inner.layers}
+    final = prediction_residual(statistics)
+    return replace(measured, layers=layer_table(measured.row, final, values, inner.depth, extracted.agreement))
 
 
 # ------------------------------------------------------------------------------------------------------- 5 analyze
@@ -359,7 +428,7 @@ def analyze_study(work: Workspace, published: str | list[str] | None = None) -> 
     import pandas as pd
 
     from lcutils.analysis.published import load_published_tables
-    from lcutils.analysis.rows import TokenTables, load_row, load_sensitivity, results_table
+    from lcutils.analysis.rows import TokenTables, load_layers, load_row, load_sensitivity, results_table
     from lcutils.report import write_analysis
 
     given = [published] if isinstance(published, str) else list(published or work.study.analysis.published)
@@ -378,6 +447,7 @@ def analyze_study(work: Workspace, published: str | list[str] | None = None) -> 
             f"{work.display(work.folder)}: nothing is measured yet; run 01 to 04, or make sweep STUDY={work.study.name}"
         )
     tokens = TokenTables(folders)
+    layers = [table for folder in folders.values() if (table := load_layers(folder)) is not None]
     with making(job, {}) as folder:
         report = write_analysis(
             results,
@@ -389,6 +459,7 @@ def analyze_study(work: Workspace, published: str | list[str] | None = None) -> 
             published=theirs,
             times=run_times(work) if folders else None,
             failures={point: line for point, line in failed_points(work).items() if point not in folders},
+            layers=pd.concat(layers, ignore_index=True) if layers else None,
         )
     paths = {place: job.folder / path.relative_to(folder) for place, path in report.paths.items()}
     return Analysis(results, tokens, sensitivity, theirs, report.figures, report.tables, paths)

@@ -21,6 +21,8 @@ RUN_COLUMNS = ["model", *SETTING, "seed", "checkpoint", "steps", "tokens_seen"]
 OUTCOMES = {"val_loss": "validation loss", "val_accuracy": "validation accuracy", "perplexity": "perplexity"}
 POINT_COLUMNS = [*RUN_COLUMNS, "n_params", *OUTCOMES]  # of `results.csv`, before the measurements
 
+LAYERS = "layers.parquet"  # beside a row, where inner layers were asked for
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -30,11 +32,14 @@ class Measured:
         row: its row of `results.csv`.
         tokens: one row per kept class.
         sensitivity: one row per minimum class count.
+        layers: one row per inner layer and one of the head's input (`lcutils.analysis.layers.layer_table`); None where
+            no inner layers were asked for.
     """
 
     row: dict[str, Any]
     tokens: pd.DataFrame
     sensitivity: pd.DataFrame
+    layers: pd.DataFrame | None = None
 
     @classmethod
     def of(
@@ -77,15 +82,17 @@ class Measured:
         return cls(row, table, pd.DataFrame(sensitivity))
 
     def save(self, folder: Path) -> None:
-        """Write `row.json`, `tokens.parquet` and `sensitivity.csv` into an existing folder."""
+        """Write `row.json`, `tokens.parquet` and `sensitivity.csv`, and perhaps `layers.parquet`, into a folder."""
         write_json(folder / "row.json", self.row)
         self.tokens.to_parquet(folder / "tokens.parquet", index=False)
         (folder / "sensitivity.csv").write_text(csv_text(self.sensitivity), encoding="utf-8")
+        if self.layers is not None:
+            self.layers.to_parquet(folder / LAYERS, index=False)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Read what `save` wrote; a `UserError` names a file that is damaged."""
-        return cls(load_row(folder), load_tokens(folder), load_sensitivity(folder))
+        return cls(load_row(folder), load_tokens(folder), load_sensitivity(folder), load_layers(folder))
 
 
 def load_row(folder: Path) -> dict[str, Any]:
@@ -104,6 +111,12 @@ def load_sensitivity(folder: Path) -> pd.DataFrame:
     """Read a checkpoint's measurements at each minimum class count."""
     check_artifact(folder)
     return read_csv(folder / "sensitivity.csv")
+
+
+def load_layers(folder: Path) -> pd.DataFrame | None:
+    """Read the measurements of a checkpoint's inner layers; None where none were asked for."""
+    check_artifact(folder)
+    return pd.read_parquet(folder / LAYERS) if (folder / LAYERS).is_file() else None
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from lcutils.charts.along import trajectories
 from lcutils.charts.comparison import beside_published, correlations_chart, overlaid
 from lcutils.charts.fine_tuned import moved_tokens
 from lcutils.charts.grid import by_width, losses, sensitivity
+from lcutils.charts.layers import BY_LAYER, by_layer, law
 from lcutils.charts.paper import FIGURE_1, against_loss, figure_1, figure_2, figure_3, seeds_scatter
 from lcutils.charts.strips import strips
 from lcutils.charts.theme import Figure

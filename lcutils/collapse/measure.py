@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ def measure_collapse(
     min_count: int = 1,
     riesz_s: float = 1.0,
     tile: int | None = None,
+    only: Collection[str] | None = None,
 ) -> dict[str, float]:
     """Every measurement of neural collapse that needs no text (Wu & Papyan 2024, section 3), in the catalogue's order.
 
@@ -38,6 +39,7 @@ def measure_collapse(
         min_count: samples that a class needs to be kept; classes without samples never are.
         riesz_s: exponent s > 0 of the Riesz kernel (the released library takes D - 2).
         tile: rows of means multiplied at a time (default 1024 on a GPU, 64 on a CPU); memory grows with it.
+        only: keys that are wanted; what the others alone need is not computed. None for all.
 
     Raises:
         ValueError: fewer than two kept classes, a head that is not a tensor or has another shape, features or a head
@@ -57,15 +59,16 @@ def measure_collapse(
     """
     if not riesz_s > 0:
         raise ValueError(f"riesz_s must be above 0, not {riesz_s}: the kernel is ||u - u'||^-s")
-    inputs = MeasurementInputs.of(stats, classifier, min_count, riesz_s, tile)
+    of_classes, of_pairs = (_functions(source, only) for source in ("classes", "pairs"))
+    inputs = MeasurementInputs.of(stats, classifier, min_count, riesz_s, tile, bool(of_pairs))
     # A GPU is waited for twice: once for all that needs no pairs, once for the sweep that runs meanwhile.
     scalars: dict[str, Tensor] = {}
-    for function in _functions("classes"):
+    for function in of_classes:
         scalars |= function(inputs)
     measured = dict(zip(scalars, torch.stack([value.double() for value in scalars.values()]).tolist(), strict=True))
-    for function in _functions("pairs"):
+    for function in of_pairs:
         measured |= function(inputs)
-    values = {key: measured[key] for key in MEASUREMENTS | COUNTS if key in measured}
+    values = {key: measured[key] for key in MEASUREMENTS | COUNTS if key in measured and (only is None or key in only)}
     for key, value in values.items():
         if math.isnan(value):
             reason = f"with {inputs.classes.number} classes it has too few values or a zero divisor"
@@ -75,9 +78,10 @@ def measure_collapse(
     return values
 
 
-def _functions(source: Source) -> list[Callable[[MeasurementInputs], dict[str, Any]]]:
-    """The functions of the catalogue that read this, each once, in the catalogue's order."""
-    names = dict.fromkeys(entry.function for entry in (MEASUREMENTS | COUNTS).values() if entry.reads == source)
+def _functions(source: Source, only: Collection[str] | None) -> list[Callable[[MeasurementInputs], dict[str, Any]]]:
+    """The functions of the catalogue that read this and give a wanted key, each once, in the catalogue's order."""
+    wanted = {key: entry for key, entry in (MEASUREMENTS | COUNTS).items() if only is None or key in only}
+    names = dict.fromkeys(entry.function for entry in wanted.values() if entry.reads == source)
     return [load_function(name) for name in names]
 
 

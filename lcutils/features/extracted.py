@@ -13,9 +13,48 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from lcutils.artifacts import write_json
+from lcutils.features.layers import LayerStatistics
 from lcutils.features.statistics import ClassStatistics
 from lcutils.manifests import check_artifact
 from lcutils.tensors import ChosenRows, save_rows
+
+INNER, INNER_SUMS = "layers.json", "layers.safetensors"  # beside the statistics, where inner layers were asked for
+
+
+@dataclass(frozen=True)
+class InnerSums:
+    """Class statistics of inner layers, in a file from which one layer at a time is read.
+
+    Attributes:
+        depth: blocks of the model.
+        layers: those that were asked for, ascending.
+        norm: whether their features went through the final norm.
+        lens: whether there are statistics for the logit lens.
+        path: of the file.
+        device: where the statistics are read to.
+    """
+
+    depth: int
+    layers: tuple[int, ...]
+    norm: bool
+    lens: bool
+    path: Path
+    device: torch.device | str
+
+    def read(self, layer: int) -> tuple[ClassStatistics, ClassStatistics | None]:
+        """The statistics of a layer, and those behind the final norm for the logit lens (the same, if `norm`)."""
+        stats = ClassStatistics.load(self.path, self.device, "seen", f"layer{layer}")
+        if not self.lens or self.norm:
+            return stats, stats if self.lens else None
+        return stats, ClassStatistics.load(self.path, self.device, "seen", f"lens{layer}")
+
+    @classmethod
+    def load(cls, folder: Path, device: torch.device | str) -> Self | None:
+        """What `save_layers` wrote; None where no inner layers were asked for."""
+        if not (folder / INNER).is_file():
+            return None
+        facts = json.loads((folder / INNER).read_text())
+        return cls(**facts | {"layers": tuple(facts["layers"])}, path=folder / INNER_SUMS, device=device)
 
 
 @dataclass(frozen=True)
@@ -26,9 +65,11 @@ class Extracted:
         statistics: of the features of the train text, with rows for the classes that occur in it.
         head: (R, D) the head's rows of `statistics.classes`, in the model's own type.
         agreement: `hits` and `totals` (V,) over validation, and `hits_weights` (V,) of the head's weights alone where
-            its bias or scale set them apart; `ood_mean` (D,) if the study has such text.
+            its bias or scale set them apart; `ood_mean` (D,) if the study has such text; `hits_layer0` (V,), … and
+            `hits_weights_layer0` (V,), … of inner layers by the logit lens.
         texts: (R,) the token of each class that occurs, decoded, in the order of class ids.
         record: what the model is and how well it predicts, as columns of `results.csv`.
+        inner: class statistics of inner layers; None where none were asked for.
     """
 
     statistics: ClassStatistics
@@ -36,6 +77,7 @@ class Extracted:
     agreement: dict[str, np.ndarray]
     texts: list[str]
     record: dict[str, Any]
+    inner: InnerSums | None = None
 
     @property
     def seen(self) -> Tensor:
@@ -54,13 +96,20 @@ class Extracted:
         with np.load(folder / "agreement.npz") as arrays:
             agreement = dict(arrays)
         texts, record = (json.loads((folder / name).read_text()) for name in ("texts.json", "point.json"))
-        return cls(statistics, head, agreement, texts, record)
+        return cls(statistics, head, agreement, texts, record, InnerSums.load(folder, device))
 
 
 def save_sums(folder: Path, statistics: ClassStatistics, classifier: Tensor) -> None:
     """Write the statistics, and the rows of the head (V, D) of the classes that occur, into an existing folder."""
     statistics.save(folder / "statistics.safetensors")
     save_rows({"rows": ChosenRows(classifier, statistics.counts.nonzero()[:, 0])}, folder / "head.safetensors")
+
+
+def save_layers(folder: Path, layers: LayerStatistics) -> None:
+    """Write the statistics of inner layers into an existing folder."""
+    layers.save(folder / INNER_SUMS)
+    facts = {"depth": layers.inner.depth, "layers": list(layers.layers), "norm": layers.norm, "lens": bool(layers.lens)}
+    write_json(folder / INNER, facts)
 
 
 def save_rest(folder: Path, agreement: dict[str, np.ndarray], texts: list[str], record: dict[str, Any]) -> None:
