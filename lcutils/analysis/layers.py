@@ -65,6 +65,7 @@ def layer_table(
     rows: list[dict[str, Any]] = []
     for layer, values in layers.items():
         of_layer = {**names, "layer": str(layer), "relative_depth": layer / depth, **values}
+        of_layer |= {key: int(values[key]) for key in COUNTS if key in values}
         for key, hits in (("nc4_agreement", "hits"), ("nc4_agreement_weights", "hits_weights")):
             if f"{hits}_layer{layer}" in agreement:
                 of_layer[key] = float(agreement[f"{hits}_layer{layer}"].sum() / total) if total else float("nan")

@@ -1,8 +1,8 @@
 """The blocks of any causal language model of transformers, found by rule, and the residual stream between them.
 
 Layer 0 is what enters the first block, the embeddings with all that a model does to them; layer k is the output of
-block k. No names of families or of their modules are read: a model runs on a few tokens, and what its modules are given and
-give back tells which of them are its blocks.
+block k. No names of families or of their modules are read: a model runs on a few tokens, and what its modules are given
+and give back tells which of them are its blocks.
 
 Shapes: B texts, S tokens, D features of a layer.
 """
