@@ -309,10 +309,10 @@ def test_columns_are_trainings_and_too_many_of_them_are_named():
     layers = pd.concat([table_of(0.9, 0.8, 0.7, 0.65, checkpoint=k) for k in range(9)], ignore_index=True)
     figure = charts.by_layer(layers, results_of(layers, steps=[10**k for k in range(9)]), "nc1_quotient")
     assert "Drawn: 6 of 9 trainings." in figure.caption
-    spec = figure.chart.to_dict(validate=True)
-    (data,) = spec["datasets"].values()
-    assert {row["schedule"] for row in data} >= {"1 steps", "100,000,000 steps"}
-    assert len(data) == 6 * 5
+    assert figure.chart.to_dict(validate=True)
+    assert {"1 steps", "100,000,000 steps"} <= set(figure.rows["schedule"])
+    assert sorted(figure.rows["schedule_order"].unique()) == list(range(6))
+    assert len(figure.rows) == 6 * 5
     law = charts.law(layers, results_of(layers))
     assert "over 9 points" in law.caption
     assert law.chart.to_dict(validate=True)

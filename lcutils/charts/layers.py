@@ -52,7 +52,7 @@ def by_layer(layers: pd.DataFrame, results: pd.DataFrame, key: str) -> Figure:
         else "",
         notice,
     )
-    return Figure(name, title, caption, chart)
+    return Figure(name, title, caption, chart, rows=data)
 
 
 def law(layers: pd.DataFrame, results: pd.DataFrame) -> Figure:
@@ -84,7 +84,7 @@ def law(layers: pd.DataFrame, results: pd.DataFrame) -> Figure:
         f"logarithm over the blocks' numbers, without the embeddings (relative depth 0); {spread}.",
         notice,
     )
-    return Figure(name, title, caption, chart)
+    return Figure(name, title, caption, chart, rows=data)
 
 
 def _placed(layers: pd.DataFrame, results: pd.DataFrame) -> tuple[pd.DataFrame, str]:
@@ -104,6 +104,8 @@ def _placed(layers: pd.DataFrame, results: pd.DataFrame) -> tuple[pd.DataFrame, 
         chosen = {columns[i] for i in np.linspace(0, len(columns) - 1, MOST_COLUMNS).round().astype(int)}
         rows = rows[rows[COLUMN].isin(chosen)]
         notices.append(f"Drawn: {len(chosen)} of {len(columns)} trainings.")
+        columns = sorted(chosen)
+    rows = rows.assign(**{COLUMN: rows[COLUMN].map({column: place for place, column in enumerate(columns)})})
     points = list(dict.fromkeys(rows["point"]))
     most = max(1, theme.ROW_LIMIT // int(rows["point"].value_counts().max()))
     if len(points) > most:
@@ -174,5 +176,5 @@ def _columns(marks: list[Any], data: pd.DataFrame) -> Any:
     """Return the marks in one panel per training, side by side; as in the figures against width."""
     words = dict(zip(data[COLUMN].astype(int), data["schedule"], strict=True))
     header = alt.Header(labelExpr=f"{json.dumps(words)}[datum.value]")
-    panel = alt.layer(*marks, data=data).properties(width=200, height=180)
+    panel = alt.layer(*marks, data=theme.ROWS, width=200, height=180)  # with the rows in it, each copy would take long
     return panel.facet(column=alt.Column(f"{COLUMN}:O", title=None, header=header))

@@ -28,8 +28,8 @@ class Workspace:
     ```
     data/                       token blocks, tokenizer, token counts; data-<model>/ where its tokenizer is another
     runs/<run>/checkpoint-<k>/  Hugging Face checkpoints, training log
-    statistics/<run>@<k>/       class statistics, head, agreement counts, a record of the point
-    measurements/<run>@<k>/     row.json, tokens.parquet, sensitivity.csv
+    statistics/<run>@<k>/       class statistics (of inner layers too), head, agreement counts, a record of the point
+    measurements/<run>@<k>/     row.json, tokens.parquet, sensitivity.csv, and layers.parquet if layers are asked for
     results.csv  analysis/      table of all rows; figures, tables, report
     notebooks/  logs/           executed notebooks; progress
     ```
