@@ -322,3 +322,20 @@ def test_a_figure_that_nothing_can_be_drawn_in_says_so():
     layers = table_of(0.9, 0.8, 0.7).assign(nc1_quotient=0.0)
     assert "No layer has a number" in charts.by_layer(layers, results_of(layers), "nc1_quotient").missing
     assert "3 blocks" in charts.law(layers, results_of(layers)).missing
+
+
+@pytest.mark.parametrize(
+    "overrides", [["layers=all"], ["layers=[1]", "layers_law=true"], ["layers=0", "layers_norm=true"]]
+)
+def test_the_plan_bounds_what_layers_take_on_the_disk(study, tmp_path, overrides):
+    from lcutils.pipeline.plan import _statistics_bytes
+
+    work = opened(study, tmp_path, *overrides)
+    extract_point(work, MODEL, 0)
+    folder = work.statistics(MODEL, 0)
+    written = sum((folder / name).stat().st_size for name in ("statistics.safetensors", "layers.safetensors"))
+    vocabulary = prepare_data(work).summary["vocab_size"]
+    bound = _statistics_bytes(work.study.trained_run(MODEL), vocabulary, work.study)
+    assert 0.2 * bound < written < bound + 8_000  # not all tokens occur; names and counts come on top
+    plain = opened(study, tmp_path).study
+    assert _statistics_bytes(work.study.trained_run(MODEL), vocabulary, plain) == 16 * vocabulary * 16 + 8 * 16**2
