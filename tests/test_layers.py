@@ -164,11 +164,11 @@ def test_of_several_lists_the_one_of_blocks_is_found(wrapped):
     if not wrapped:
         for block in model.blocks:
             block.forward = lambda x, block=block: Block.forward(block, x)[0]
-    found = find_blocks(model, 2, "toy", lambda: model(torch.zeros(1, 3, 4)))
+    found = find_blocks(model, 2, "toy", lambda: model(torch.zeros(1, 3, 4)), (1, 3))
     assert found == list(model.blocks)
 
 
-@pytest.mark.parametrize("case", ["backwards", "no stream", "another depth", "no depth", "shared"])
+@pytest.mark.parametrize("case", ["none", "backwards", "no stream", "turned", "another depth", "no depth", "shared"])
 def test_blocks_that_cannot_be_found_are_one_line(case):
     model = Toy(order=(1, 0) if case == "backwards" else (0, 1), inner=False)
     for block in model.blocks:
@@ -180,7 +180,12 @@ def test_blocks_that_cannot_be_found_are_one_line(case):
     if case == "shared":  # one block, called twice
         model.blocks = nn.ModuleList([model.blocks[0]] * 2)
     depth = {"another depth": 3, "no depth": 0}.get(case, 2)
-    line = refusal(find_blocks, model, depth, "toy", lambda: model(torch.zeros(1, 3, 4)))
+    shape = (3, 1) if case == "turned" else (1, 3)  # positions before texts
+    asked = find_blocks, model, depth, "toy", lambda: model(torch.zeros(1, 3, 4)), shape
+    if case == "none":
+        assert asked[0](*asked[1:]) == list(model.blocks)
+        return
+    line = refusal(*asked)
     assert line.startswith("toy: the ")
     assert line.endswith("of Toy cannot be found, so its inner layers are not measured")
 

@@ -62,7 +62,9 @@ def check_layers(layers: Collection[int], depth: int, name: str) -> None:
         )
 
 
-def find_blocks(model: nn.Module, depth: int, name: str, run: Callable[[], object]) -> list[nn.Module]:
+def find_blocks(
+    model: nn.Module, depth: int, name: str, run: Callable[[], object], shape: tuple[int, int]
+) -> list[nn.Module]:
     """The blocks of a model: the members of a `ModuleList` as long as the model is deep, each called once, in order.
 
     Each must be given a residual stream (B, S, D) and give one back. Of several such lists, as within a block, the one
@@ -73,6 +75,7 @@ def find_blocks(model: nn.Module, depth: int, name: str, run: Callable[[], objec
         depth: its number of blocks, as its configuration says; 0 if that is not known.
         name: for messages.
         run: passes a few tokens through the model.
+        shape: B and S of these.
 
     Raises:
         UserError: no list is like that.
@@ -85,7 +88,7 @@ def find_blocks(model: nn.Module, depth: int, name: str, run: Callable[[], objec
     def note(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         calls.append(id(block))
         given, made = stream_in((*args, *kwargs.values())), stream_in(output)
-        if given is None or made is None or given.shape[:2] != made.shape[:2]:
+        if given is None or made is None or not given.shape[:2] == made.shape[:2] == shape:
             no_streams.add(id(block))
 
     members = {id(block): block for blocks in lists for block in blocks}

@@ -147,7 +147,7 @@ class CutModel:
             def run() -> Tensor:
                 return self._head_input(tokens)
 
-            blocks = find_blocks(self._model, depth, self._name, run)
+            blocks = find_blocks(self._model, depth, self._name, run, (len(tokens), tokens.shape[1]))
             widths, norm = layer_widths(blocks, run), find_final_norm(self._model, blocks[-1], run)
 
         def features(tokens: Tensor, watch: Watch, watched: Collection[int]) -> Tensor:
