@@ -38,6 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--revision", nargs="+", default=[], help="of models on the hub, such as step{1000..5000..1000}"
     )
     measure.add_argument("--tokens", help="of the text to take statistics of: 10M, or auto (default: all)")
+    measure.add_argument("--layers", action="store_true", help="measure all layers inside the models too")
     measure.add_argument("--name", help="of the study and its folder (default: the model's)")
     return parser
 
@@ -52,6 +53,7 @@ def _measure(options: argparse.Namespace) -> int:
         validation=options.validation,
         revisions=options.revision,
         tokens=options.tokens,
+        layers="all" if options.layers else (),
         outputs=options.outputs,
         name=options.name,
         overrides=options.overrides or options.set,

@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
@@ -21,8 +21,9 @@ from lcutils import enough_text
 from lcutils.artifacts import MANIFEST, atomic_path
 from lcutils.corpus.tokenizer_files import holds_tokenizer
 from lcutils.errors import UserError, first_line
+from lcutils.features.blocks import check_layers
 from lcutils.features.preflight import ModelFacts, check_model
-from lcutils.parameters import is_there, load_study, put_overrides, resolve_path, validated_study
+from lcutils.parameters import Study, is_there, load_study, put_overrides, resolve_path, validated_study
 from lcutils.pipeline.jobs import check_corpora
 from lcutils.pipeline.outcome import forget_failures, note_failure
 from lcutils.pipeline.overrides import expect_no_widgets, injected_parameters, open_study
@@ -61,6 +62,7 @@ def measure_models(
     validation: str | Path | None = None,
     revisions: Sequence[str] = (),
     tokens: str | int | None = None,
+    layers: Literal["all"] | Sequence[int] = (),
     outputs: str | Path = "outputs",
     name: str | None = None,
     overrides: Mapping[str, Any] | str | Iterable[str] | None = None,
@@ -78,6 +80,7 @@ def measure_models(
         revisions: of the models, which are then on the hub: step1000, or "step{1000..5000..1000}" for five.
         tokens: of the text that statistics are taken of, such as "10M"; all of it by default. "auto" takes 1M and
             doubles them until the measurements of `measurement.settle` have settled (`lcutils.enough_text`).
+        layers: inside the models that are measured too: "all", or their numbers; 0 is the embeddings.
         outputs: folder below which the study's folder lies.
         name: of the study; by default that of the model, or "models".
         overrides: values by the keys of a study, such as `layout=documents`.
@@ -93,6 +96,8 @@ def measure_models(
     several = {"revisions": list(revisions)} if revisions else {}
     pretrained = {model: {"source": source} | several for model, source in chosen.items()}
     study: dict[str, Any] = {"corpus": _corpus(text, validation, tokens), "pretrained": pretrained}
+    if layers:
+        study["extraction"] = {"layers": layers if layers == "all" else list(layers)}
     put_overrides(study, overrides, "overrides")
     put_overrides(study, injected_parameters(namespace or {}, NOTEBOOK_PARAMETERS), "parameters")
     name = (next(iter(chosen)) if len(chosen) == 1 else "models") if name is None else text_of("name", name)
@@ -101,9 +106,13 @@ def measure_models(
     path = resolve_path(text_of("outputs", outputs)) / name / f"{name}.yaml"
     if auto := enough_text.is_auto(tokens):
         enough_text.begin(study, path)
-    unfit = _preflight(study)
+    unfit, depths = _preflight(study)
     _take_over(study, path)
-    check_corpora(Workspace(validated_study(study, path), path.parent, {}))
+    checked = validated_study(study, path)
+    unfit |= _without_layers(checked, depths)
+    if len(unfit) == len(study["pretrained"]):
+        raise UserError(next(iter(unfit.values())))
+    check_corpora(Workspace(checked, path.parent, {}))
     while True:
         with atomic_path(path) as aside:
             aside.write_text(yaml.safe_dump(study, sort_keys=False, allow_unicode=True), encoding="utf-8")
@@ -201,9 +210,14 @@ def read_number(text: str | int) -> int:
     return number
 
 
-def _preflight(study: dict[str, Any]) -> dict[str, str]:
-    """Read every model's configuration; choose what follows from that; why models cannot be loaded, by name."""
+def _preflight(study: dict[str, Any]) -> tuple[dict[str, str], dict[str, int]]:
+    """Read every model's configuration; choose what follows from that.
+
+    Returns:
+        By model, why it cannot be loaded; and the depth of the others, 0 where it is not known.
+    """
     failures: dict[str, str] = {}
+    depths: dict[str, int] = {}
     found: list[ModelFacts] = []
     for name, fields in study["pretrained"].items():
         source, revisions = fields["source"], fields.get("revisions", [])
@@ -219,10 +233,22 @@ def _preflight(study: dict[str, Any]) -> dict[str, str]:
             failures[name] = str(error)
         else:
             found.append(facts)
+            depths[name] = facts.depth
     if not found:
         raise UserError(next(iter(failures.values())))
     limits = [facts.positions for facts in found if facts.positions]
     study["corpus"].setdefault("block_size", min(BLOCK_SIZE, *limits) if limits else BLOCK_SIZE)
+    return failures, depths
+
+
+def _without_layers(study: Study, depths: Mapping[str, int]) -> dict[str, str]:
+    """By model, that it lacks a layer which was asked for."""
+    failures, layers = {}, study.extraction.layers
+    for name, depth in depths.items():
+        try:
+            check_layers(() if layers == "all" or not depth else layers, depth, name)
+        except UserError as error:
+            failures[name] = str(error)
     return failures
 
 

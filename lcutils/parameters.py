@@ -95,6 +95,13 @@ class Study(Section):
                     raise ValueError(
                         f"{key}.decay: {brief(letter)} is not declared; declare it in training.decay ({known})"
                     )
+            for depth in entry.depth:
+                layers = self.extraction.layers
+                if layers != "all" and layers and layers[-1] > depth:
+                    raise ValueError(
+                        f"extraction.layers: {layers[-1]} is past the last of {depth} blocks of {key}; leave it out, "
+                        "or write all"
+                    )
             late = max(entry.checkpoints)
             if late >= min(entry.epochs):
                 raise ValueError(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from itertools import product
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from lcutils import paper
+from lcutils.plain import brief
 from lcutils.runs import Architecture, Recipe, RunName
 
 
@@ -76,6 +78,22 @@ class TrainingSettings(Section):
     deterministic: bool = False  # on a GPU: the same bits every time, killed or not; costs 1 to 8 % of the speed
 
 
+def _as_layers(value: Any) -> Any:
+    """One layer stands for a list of it; a list becomes ascending, each layer once."""
+    given = _as_tuple(value)
+    if given == ("all",):
+        return "all"
+    texts = [str(layer) for layer in given]  # a command line gives texts; True and 1.5 are none of these
+    if not all(re.fullmatch(r"\d{1,4}", text) for text in texts):
+        raise ValueError(
+            f"extraction.layers: should be all, or numbers of layers such as [0, 6, 12], not {brief(value)}"
+        )
+    return tuple(sorted({int(text) for text in texts}))
+
+
+Layers = Annotated[Literal["all"] | tuple[int, ...], BeforeValidator(_as_layers)]
+
+
 class ExtractionSettings(Section):
     """How features become class statistics."""
 
@@ -87,6 +105,17 @@ class ExtractionSettings(Section):
     decisions: bool = False  # count decisions of head and nearest mean by class, which the null of NC4 needs
     random_network: bool = False  # extract the same network with untrained weights too; takes the time once more
     parts: bool = False  # keep the sums of eight parts of the text too, for standard errors and convergence
+    # Layers inside the model that are measured too: "all", or a list such as [0, 6, 12]; 0 is the embeddings.
+    layers: Layers = ()
+    layers_norm: bool = False  # their features go through the model's final norm before all measurements
+    layers_law: bool = False  # their covariances too, for nc1_pinv and the law of next-token prediction
+
+    @model_validator(mode="after")
+    def _check_layers(self) -> ExtractionSettings:
+        for key in ("layers_norm", "layers_law"):
+            if getattr(self, key) and not self.layers:
+                raise ValueError(f"extraction.{key}: is for inner layers, and none are named; add layers: all")
+        return self
 
 
 FEWEST_DRAWS = 20  # of a null: fewer tell no standard deviation

@@ -24,6 +24,7 @@ from lcutils import ranks
 from lcutils.artifacts import MANIFEST, atomic_path, content_digest, explain_full_disk, remove
 from lcutils.collapse.agreement import AgreementCounter
 from lcutils.collapse.entries import Extra
+from lcutils.collapse.layers import measure_layer, prediction_residual
 from lcutils.collapse.measure import measure_by_count
 from lcutils.collapse.replicates import measure_growing, measure_without
 from lcutils.collapse.tokens import measure_tokens
@@ -33,10 +34,11 @@ from lcutils.corpus.tokenization import token_labels
 from lcutils.documents import Blocks
 from lcutils.errors import UserError
 from lcutils.features.evaluation import evaluate_model
-from lcutils.features.extracted import BY_PART, PARTS, Extracted, save_rest, save_sums
+from lcutils.features.extracted import BY_PART, PARTS, Extracted, save_layers, save_rest, save_sums
 from lcutils.features.extraction import explain_overflow, extract_agreement, extract_mean, extract_statistics, share
 from lcutils.features.fit import check_fit
 from lcutils.features.hub import forget, is_cached
+from lcutils.features.layers import LayerAgreement, LayerStatistics, find_inner_layers
 from lcutils.features.models import FeatureModel, load_feature_model, load_trained
 from lcutils.features.point import describe_pretrained
 from lcutils.features.sections import gather_sections, in_parts
@@ -60,6 +62,7 @@ from lcutils.pipeline.outcome import failed_points, run_times
 from lcutils.pipeline.overrides import open_study, refuse_clash
 from lcutils.pipeline.paths import Workspace
 from lcutils.runs import Architecture, PretrainedRun, Run, TrainedRun
+from lcutils.settings import ExtractionSettings
 from lcutils.text import csv_text
 from lcutils.training.loop import Trained, train
 
@@ -213,13 +216,18 @@ def _extract(
     train_text, edges = in_parts(data.train, halve_first=True) if settings.parts else (data.train, None)
     text, validation_edges = in_parts(data.validation) if settings.parts else (data.validation, None)
     common: dict[str, Any] = {"batch_size": settings.blocks_per_batch, "device": device, "log": log}
+    rows: dict[str, Any] = {
+        "classes": torch.from_numpy(data.counts[0]).nonzero()[:, 0],
+        "narrow": isinstance(run, PretrainedRun),  # models trained here are small, and keep their bits
+    }
+    layers = _inner_layers(settings, run, model, {"device": device, **rows})
     with explain_overflow(run.name, model.precision):
         statistics = extract_statistics(
             model,
             train_text,
             covariance=settings.covariance,
-            classes=torch.from_numpy(data.counts[0]).nonzero()[:, 0],
-            narrow=isinstance(run, PretrainedRun),  # models trained here are small, and keep their bits
+            **rows,
+            layers=layers,
             resume=resume,
             job=job.identity,
             rank=ranks.rank(),
@@ -231,14 +239,16 @@ def _extract(
             gather_sections(resume, train_text, edges, ranks.number(), folder / PARTS, share)
         if folder:
             save_sums(folder, statistics, model.classifier)
+            if layers:
+                save_layers(folder, layers)
             texts = token_labels(tokenizer, statistics.counts.nonzero()[:, 0].tolist())
-        kept = statistics.turn_into_means(work.study.measurement.min_count) if folder else ()
+        counter_of = partial(_counter_of, work, model, data, device)
+        counter, lens = counter_of(statistics, decisions=settings.decisions), layers.lens if layers else {}
         del statistics  # its memory, for the means of all processes
-        ids, means = ranks.from_first(*kept, device=device)
-        counter = AgreementCounter(
-            model.classifier, means, ids, device, data.validation.size, model.bias, model.scale, settings.decisions
-        )
-        agreement, by_part = _count_agreement(model, text, validation_edges, counter, common)
+        if layers:
+            layers.named.clear()  # the memory of the others, for counters
+        of_layers = {layer: counter_of(lens.pop(layer)) for layer in list(lens)}
+        agreement, by_part = _count_agreement(model, text, validation_edges, counter, layers, of_layers, common)
         if not folder:
             return
         if by_part:
@@ -273,21 +283,71 @@ def _extract_untrained(
     extract_untrained(work, model, data, device, folder, resume, job.identity, log, isinstance(run, PretrainedRun))
 
 
+def _inner_layers(
+    settings: ExtractionSettings, run: Run, model: FeatureModel, rows: Mapping[str, Any]
+) -> LayerStatistics | None:
+    """Empty statistics of the inner layers that were asked for; None where none were, or a line says why not.
+
+    Raises:
+        UserError: the model has no such layer.
+    """
+    if not settings.layers:
+        return None
+    try:
+        inner = find_inner_layers(model, run.name)
+    except UserError as error:
+        if ranks.is_first():
+            print(error, file=sys.stderr, flush=True)
+        return None
+    layers = range(inner.depth + 1) if settings.layers == "all" else settings.layers
+    kinds: dict[str, Any] = {"norm": settings.layers_norm, "covariance": settings.layers_law}
+    return LayerStatistics(inner, layers, len(model.classifier), **rows, **kinds, name=run.name)
+
+
+def _counter_of(
+    work: Workspace,
+    model: FeatureModel,
+    data: Data,
+    device: torch.device,
+    statistics: ClassStatistics,
+    decisions: bool = False,
+) -> AgreementCounter:
+    """A counter of the kept classes' means, those of the first process; the sums' memory is given up."""
+    kept = list(statistics.turn_into_means(work.study.measurement.min_count))
+    if not ranks.is_first():
+        kept.clear()
+    ids, means = ranks.from_first(*kept, device=device)
+    samples = data.validation.size
+    return AgreementCounter(model.classifier, means, ids, device, samples, model.bias, model.scale, decisions=decisions)
+
+
 def _count_agreement(
-    model: FeatureModel, text: Blocks, edges: list[int] | None, counter: AgreementCounter, common: Mapping[str, Any]
+    model: FeatureModel,
+    text: Blocks,
+    edges: list[int] | None,
+    counter: AgreementCounter,
+    layers: LayerStatistics | None,
+    of_layers: Mapping[int, AgreementCounter],
+    common: Mapping[str, Any],
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Hits and totals of each class over validation, of all processes; hits of the weights alone if they may differ.
 
-    And what `ByPart` has summed over each part, where `edges` say where they begin and end.
+    Those of inner layers, by the logit lens, are `hits_layer0` …; their totals are the same. And what `ByPart` has
+    summed over each part, where `edges` say where they begin and end.
     """
     tally = None if edges is None else ByPart(counter, model, edges)
+    inner = LayerAgreement(layers.inner, of_layers) if layers and of_layers else None
     hits, totals = extract_agreement(
-        model, text, counter, rank=ranks.rank(), world=ranks.number(), tally=tally, **common
+        model, text, counter, layers=inner, rank=ranks.rank(), world=ranks.number(), tally=tally, **common
     )
     counts = {"hits": hits, "totals": totals}
     if counter.hits_weights is not hits:
         counts["hits_weights"] = counter.hits_weights
     counts |= {f"decisions_{side}": number for side, number in counter.decisions.items()}
+    for layer, of_layer in of_layers.items():
+        counts[f"hits_layer{layer}"] = of_layer.result()[0]
+        if of_layer.hits_weights is not of_layer.hits:
+            counts[f"hits_weights_layer{layer}"] = of_layer.hits_weights
     by_part = tally.sums if tally else {}
     for count in (*counts.values(), *by_part.values()):
         ranks.sum_over_ranks(count)
@@ -369,6 +429,7 @@ def _drop_weights(work: Workspace, run: Run, checkpoint: int) -> None:
 
 
 def _measure(work: Workspace, extracted: Extracted) -> Measured:
+    from lcutils.analysis.layers import layer_table
     from lcutils.analysis.rows import Measured
 
     settings, statistics, head = work.study.measurement, extracted.statistics, extracted.head
@@ -389,7 +450,15 @@ def _measure(work: Workspace, extracted: Extracted) -> Measured:
     tokens = measure_tokens(statistics, head, min_count=settings.min_count, neighbours=settings.neighbours)
     texts = dict(zip(extracted.seen.tolist(), extracted.texts, strict=True))
     measured = Measured.of(extracted.record, by_count, settings.min_count, tokens, texts, extracted.agreement)
-    return measured.with_parts(without, extracted.by_part, growing) if extracted.parts else measured
+    if extracted.parts:
+        measured = measured.with_parts(without, extracted.by_part, growing)
+    if (inner := extracted.inner) is not None:
+        common: dict[str, Any] = {"min_count": settings.min_count, "riesz_s": settings.riesz_s}
+        values = {layer: measure_layer(*inner.read(layer), head, **common) for layer in inner.layers}
+        final = prediction_residual(statistics)
+        layers = layer_table(measured.row, final, values, inner.depth, extracted.agreement)
+        measured = replace(measured, layers=layers)
+    return measured
 
 
 def _with_nulls(work: Workspace, measured: Measured, extracted: Extracted, device: torch.device) -> Measured:
@@ -436,6 +505,7 @@ def analyze_study(work: Workspace, published: str | list[str] | None = None) -> 
         TokenTables,
         gather_parts,
         load_all_nulls,
+        load_layers,
         load_row,
         load_sensitivity,
         results_table,
@@ -458,6 +528,7 @@ def analyze_study(work: Workspace, published: str | list[str] | None = None) -> 
             f"{work.display(work.folder)}: nothing is measured yet; run 01 to 04, or make sweep STUDY={work.study.name}"
         )
     tokens = TokenTables(folders)
+    layers = [table for folder in folders.values() if (table := load_layers(folder)) is not None]
     with making(job, {}) as folder:
         report = write_analysis(
             results,
@@ -471,6 +542,7 @@ def analyze_study(work: Workspace, published: str | list[str] | None = None) -> 
             times=run_times(work) if folders else None,
             parts=gather_parts(folders),
             failures={point: line for point, line in failed_points(work).items() if point not in folders},
+            layers=pd.concat(layers, ignore_index=True) if layers else None,
         )
     paths = {place: job.folder / path.relative_to(folder) for place, path in report.paths.items()}
     return Analysis(results, tokens, sensitivity, theirs, report.figures, report.tables, paths)

@@ -13,6 +13,7 @@ from lcutils.analysis.errors import error_table, with_reliability
 from lcutils.analysis.few import FEW, comparable_loss, few_models
 from lcutils.analysis.fine_tuned import base_differences, base_pairs, moved_tokens
 from lcutils.analysis.inference import permutation_test
+from lcutils.analysis.layers import law_of_prediction, layer_keys
 from lcutils.analysis.nulls import null_bands, null_distances
 from lcutils.analysis.relations import correlations, seed_groups, seed_rows, table_1
 from lcutils.analysis.tables import (

@@ -24,6 +24,8 @@ ERROR = "_se"  # how the name of a standard error's column ends
 PARTS, CONVERGENCE = "parts.parquet", "convergence.csv"
 POINT_COLUMNS = [*RUN_COLUMNS, "n_params", *OUTCOMES]  # of `results.csv`, before the measurements
 
+LAYERS = "layers.parquet"  # beside a row, where inner layers were asked for
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -36,6 +38,8 @@ class Measured:
         nulls: what measurements are without structure (`lcutils.analysis.nulls`); None if a study does not ask.
         replicates: `part`, `key`, `value` without that part of the text, and
         convergence: one row per share of the text; both None unless the text was extracted in parts.
+        layers: one row per inner layer and one of the head's input (`lcutils.analysis.layers.layer_table`); None where
+            no inner layers were asked for.
     """
 
     row: dict[str, Any]
@@ -44,6 +48,7 @@ class Measured:
     nulls: pd.DataFrame | None = None
     replicates: pd.DataFrame | None = None
     convergence: pd.DataFrame | None = None
+    layers: pd.DataFrame | None = None
 
     @classmethod
     def of(
@@ -107,7 +112,8 @@ class Measured:
     def save(self, folder: Path) -> None:
         """Write `row.json`, `tokens.parquet` and `sensitivity.csv` into an existing folder.
 
-        And what the study asks for beside: `nulls.csv`; of a text in parts, `parts.parquet` and `convergence.csv`.
+        And what was asked for beside: `nulls.csv`, of a text in parts `parts.parquet` and `convergence.csv`, of inner
+        layers `layers.parquet`.
         """
         write_json(folder / "row.json", self.row)
         self.tokens.to_parquet(folder / "tokens.parquet", index=False)
@@ -117,12 +123,15 @@ class Measured:
         if self.replicates is not None and self.convergence is not None:
             self.replicates.to_parquet(folder / PARTS, index=False)
             (folder / CONVERGENCE).write_text(csv_text(self.convergence), encoding="utf-8")
+        if self.layers is not None:
+            self.layers.to_parquet(folder / LAYERS, index=False)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Read what `save` wrote; a `UserError` names a file that is damaged."""
         tables = load_tokens(folder), load_sensitivity(folder), load_nulls(folder)
-        return cls(load_row(folder), *tables, *load_parts(folder))
+        replicates, convergence = load_parts(folder)
+        return cls(load_row(folder), *tables, replicates, convergence, load_layers(folder))
 
 
 def load_row(folder: Path) -> dict[str, Any]:
@@ -175,6 +184,12 @@ def gather_parts(folders: Mapping[str, Path]) -> tuple[pd.DataFrame, pd.DataFram
     if not replicates:
         return None, None
     return pd.concat(replicates, ignore_index=True), pd.concat(convergence, ignore_index=True)
+
+
+def load_layers(folder: Path) -> pd.DataFrame | None:
+    """Read the measurements of a checkpoint's inner layers; None where none were asked for."""
+    check_artifact(folder)
+    return pd.read_parquet(folder / LAYERS) if (folder / LAYERS).is_file() else None
 
 
 @dataclass(frozen=True)

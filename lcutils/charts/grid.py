@@ -18,7 +18,7 @@ from lcutils.charts.theme import Figure
 NO_SENSITIVITY = "No sensitivity table was given: the measure stage writes one per checkpoint (sensitivity.csv)."
 
 
-def _schedules(rows: pd.DataFrame) -> pd.DataFrame:
+def schedules(rows: pd.DataFrame) -> pd.DataFrame:
     """Add the words that head the columns (schedule) and rows (decay) of a grid, and the number that orders them."""
     epochs = rows["epochs"] if "epochs" in rows.columns else pd.Series(pd.NA, index=rows.index)
     after = rows["checkpoint"] + 1 if "checkpoint" in rows.columns else epochs
@@ -63,7 +63,7 @@ def by_width(results: pd.DataFrame, key: str, riesz_s: float | None = None) -> F
     rows = scatter.usable(rows, key, "width", positive=log)
     if rows.empty:
         return Figure(name, title, missing=f"No row has a number for {label} that this axis can show.")
-    rows = _schedules(rows if "depth" in rows.columns else rows.assign(depth=0))
+    rows = schedules(rows if "depth" in rows.columns else rows.assign(depth=0))
     line = [*family_column(rows), "depth", "schedule", "decay"]
     if few_models(results) and rows.groupby(line)["width"].nunique().max() < 2:
         return Figure(name, title, missing="No two models differ in their width alone.")

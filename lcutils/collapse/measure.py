@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lcutils.collapse.catalogue import COUNTS, MEASUREMENTS, load_function
 from lcutils.collapse.duality import ood_deviation
-from lcutils.collapse.entries import Extra, Source
+from lcutils.collapse.entries import Count, Extra, Measurement, Source
 from lcutils.collapse.inputs import MeasurementInputs
 from lcutils.features.statistics import ClassStatistics
 
@@ -27,6 +27,7 @@ def measure_collapse(
     tile: int | None = None,
     among: Tensor | None = None,
     extras: Collection[Extra] = (),
+    only: Collection[str] | None = None,
 ) -> dict[str, float]:
     """Every measurement of neural collapse that needs no text (Wu & Papyan 2024, section 3), in the catalogue's order.
 
@@ -44,6 +45,7 @@ def measure_collapse(
         among: (C,) bool; only these classes may be kept. None for all.
         extras: groups of the catalogue that are measured too, behind all others: "corrected" for small samples,
             "spectrum". Without the covariance, spectra of features and within classes are absent.
+        only: keys that are wanted; what the others alone need is not computed. None for all.
 
     Raises:
         ValueError: fewer than two kept classes, a head that is not a tensor or has another shape, features or a head
@@ -66,15 +68,18 @@ def measure_collapse(
     if unknown := set(extras) - set(get_args(Extra)):
         known = ", ".join(get_args(Extra))
         raise ValueError(f"extras: {sorted(unknown)[0]!r} is no group of measurements; choose among {known}")
-    inputs = MeasurementInputs.of(stats, classifier, min_count, riesz_s, tile, among)
+    entries = {key: entry for key, entry in (MEASUREMENTS | COUNTS).items() if entry.group in ("paper", *extras)}
+    if only is not None:
+        entries = {key: entry for key, entry in entries.items() if key in only}
+    of_classes, of_pairs = (_functions(entries.values(), source) for source in ("classes", "pairs"))
+    inputs = MeasurementInputs.of(stats, classifier, min_count, riesz_s, tile, among, bool(of_pairs))
     # A GPU is waited for twice: once for all that needs no pairs, once for the sweep that runs meanwhile.
     scalars: dict[str, Tensor] = {}
-    for function in _functions("classes", extras):
+    for function in of_classes:
         scalars |= function(inputs)
     measured = dict(zip(scalars, torch.stack([value.double() for value in scalars.values()]).tolist(), strict=True))
-    for function in _functions("pairs", extras):
+    for function in of_pairs:
         measured |= function(inputs)
-    entries = MEASUREMENTS | COUNTS
     order = sorted(entries, key=lambda key: entries[key].group != "paper")  # extras stand behind
     values = {key: measured[key] for key in order if key in measured}
     for key, value in values.items():
@@ -88,9 +93,10 @@ def measure_collapse(
     return values
 
 
-def _functions(source: Source, extras: Collection[Extra]) -> list[Callable[[MeasurementInputs], dict[str, Any]]]:
-    """The functions of the catalogue that read this, each once, in the catalogue's order."""
-    entries = [entry for entry in (MEASUREMENTS | COUNTS).values() if entry.group in ("paper", *extras)]
+def _functions(
+    entries: Iterable[Measurement | Count], source: Source
+) -> list[Callable[[MeasurementInputs], dict[str, Any]]]:
+    """The functions of these entries that read this, each once, in the entries' order."""
     names = dict.fromkeys(entry.function for entry in entries if entry.reads == source)
     return [load_function(name) for name in names]
 

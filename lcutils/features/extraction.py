@@ -23,9 +23,10 @@ from lcutils.artifacts import find_sealed, remove, write_sealed
 from lcutils.documents import Blocks, Documents
 from lcutils.errors import NotFiniteError, UserError
 from lcutils.features.batches import batches, tokens_in
+from lcutils.features.layers import Counter, LayerAgreement, LayerStatistics
 from lcutils.features.models import FeatureModel
 from lcutils.features.sections import FILES, SectionSums
-from lcutils.features.statistics import ClassStatistics
+from lcutils.features.statistics import ClassStatistics, save_together
 from lcutils.manifests import claim_folder, note_digest
 from lcutils.progress import Progress
 from lcutils.ranks import barrier
@@ -41,16 +42,6 @@ def share(blocks: Blocks, rank: int, world: int) -> tuple[int, int]:
         edges = [int(np.searchsorted(before, blocks.size * part / world, side="left")) for part in (rank, rank + 1)]
         return 0 if rank == 0 else edges[0], len(blocks) if rank + 1 == world else edges[1]
     return len(blocks) * rank // world, len(blocks) * (rank + 1) // world
-
-
-class Counter(Protocol):
-    """Counts decisions batch by batch; `lcutils.collapse.AgreementCounter` is one."""
-
-    def update(self, features: Tensor, labels: Tensor) -> None:
-        """Count (N, D) features with (N,) labels."""
-
-    def result(self) -> tuple[Tensor, Tensor]:
-        """Hits and totals of each class, (C,) int64 each."""
 
 
 class Tally(Protocol):
@@ -80,6 +71,7 @@ def extract_statistics(
     covariance: bool = True,
     classes: Tensor | None = None,
     narrow: bool = False,
+    layers: LayerStatistics | None = None,
     resume: Path | None = None,
     job: Mapping[str, Any] | None = None,
     log: Path | None = None,
@@ -103,6 +95,8 @@ def extract_statistics(
         covariance: keep the pooled within-class covariance too (for `nc1_pinv`).
         classes: (R,) ascending ids of the tokens that may be labels; only these take memory. None for all.
         narrow: keep narrow pivots, which take a quarter of the memory of exact ones (see `ClassStatistics`).
+        layers: empty ones of inner layers, which are filled in the same pass, and are part of the state; the statistics
+            of the head's input have the same bits with them as without.
         resume: folder for the state, made if absent. Another extraction's state there is deleted. The complete state
             stays, for the caller to remove.
         job: what else decides the result, such as the content of the weights, as JSON values.
@@ -130,10 +124,11 @@ def extract_statistics(
         if rank == 0:
             identity = _identity(model, blocks, covariance) | {"narrow": narrow, "ranks": world, "job": job}
             identity |= {} if edges is None else {"edges": list(edges)}
+            identity |= {} if layers is None else {"layers": layers.identity}
             claim_folder(resume, identity, discard=True, ours=[STATES, FILES])
         if world > 1:
             barrier()
-        state = _State(resume, rank, world)
+        state = _State(resume, rank, world, layers)
         done, stats = state.load(device, "all" if classes is None else classes)
         done = max(done, begin)
         if edges is not None:
@@ -146,28 +141,31 @@ def extract_statistics(
     title = "extract" if world == 1 else f"extract {rank + 1} of {world}"
     with Progress(title, tokens_in(blocks, begin, end), log=log, start=tokens_in(blocks, begin, done)) as progress:
         for number, tokens, labels in batches(blocks, batch_size, device, done, end):
-            features = model.features(tokens).reshape(-1, dim)
+            features = model.features(tokens) if layers is None else layers.features(tokens, labels)
+            features = features.reshape(-1, dim)
             stats.update(features, labels)
             if sections is not None:
                 sections.update(features, labels, done, number, tokens.shape[1])
             progress.update(tokens_in(blocks, done, done + number))
             done += number
             if state is not None and time.monotonic() - saved_at >= SECONDS_BETWEEN_STATES:
-                _save(stats, state, sections, done)
+                _save(stats, layers, state, sections, done)
                 saved_at = time.monotonic()
-    stats.check_finite()
+    _check_finite(stats, layers)
     if state is not None and done > saved_blocks:
-        _save(stats, state, sections, done)
+        _save(stats, layers, state, sections, done)
     if resume is not None and world > 1:
         barrier()  # the states of all are complete
         for other in range(1, world) if rank == 0 else ():
-            _merge_state(stats, _State(resume, other, world), *share(blocks, other, world))
+            _merge_state(stats, layers, _State(resume, other, world), *share(blocks, other, world))
     return stats
 
 
-def _save(stats: ClassStatistics, state: _State, sections: SectionSums | None, done: int) -> None:
+def _save(
+    stats: ClassStatistics, layers: LayerStatistics | None, state: _State, sections: SectionSums | None, done: int
+) -> None:
     """Save the state of the whole, and those of sections in an order in which a kill at any moment loses nothing."""
-    stats.check_finite()
+    _check_finite(stats, layers)
     if sections is not None:
         sections.save(done)
     state.save(stats, done)
@@ -175,20 +173,32 @@ def _save(stats: ClassStatistics, state: _State, sections: SectionSums | None, d
         sections.tidy(done)
 
 
-def _merge_state(stats: ClassStatistics, state: _State, begin: int, end: int) -> None:
+def _check_finite(stats: ClassStatistics, layers: LayerStatistics | None) -> None:
+    stats.check_finite()
+    if layers is not None:
+        layers.check_finite()
+
+
+def _merge_state(stats: ClassStatistics, layers: LayerStatistics | None, state: _State, begin: int, end: int) -> None:
     """Add the complete state of another rank, which had these blocks; it is read into the host's memory."""
     done, part = state.load(torch.device("cpu"))
     if max(done, begin) != end:
         raise UserError(f"{state.folder}: {state.states} up to block {end} is missing; extract again to make it")
     if part is not None:
         stats.merge(part)
+        if layers is not None and state.loaded is not None:
+            layers.merge(state.loaded)
 
 
 class _State:
-    """The statistics so far of one rank, in one file whose name says how many blocks are in them, and its digest."""
+    """The statistics so far of one rank, in one file whose name says how many blocks are in them, and its digest.
 
-    def __init__(self, folder: Path, rank: int, world: int) -> None:
-        self.folder = folder
+    Those of inner layers, if there are any, are in it too.
+    """
+
+    def __init__(self, folder: Path, rank: int, world: int, layers: LayerStatistics | None = None) -> None:
+        self.folder, self.layers = folder, layers
+        self.loaded: Path | None = None  # the file that was read
         self.name = "statistics" if world == 1 else f"statistics-rank{rank}of{world}"
         self.states = f"{self.name}-*.safetensors"
 
@@ -202,12 +212,16 @@ class _State:
             remove(file)
         if saved is None:
             return 0, None
+        self.loaded = saved
+        if self.layers is not None:
+            self.layers.load(saved)
         return int(saved.stem.split("-")[-2]), ClassStatistics.load(saved, device, classes)
 
     def save(self, stats: ClassStatistics, done: int) -> None:
         """Write the new state, then remove the older ones."""
         name, job = f"{self.name}-{done:012d}.safetensors", note_digest(self.folder)
-        write_sealed(self.folder, name, stats.save, job=job, replaces=self.states)
+        every = {"": stats} | ({} if self.layers is None else self.layers.named)
+        write_sealed(self.folder, name, partial(save_together, every), job=job, replaces=self.states)
 
 
 def _identity(model: FeatureModel, blocks: Blocks, covariance: bool) -> dict[str, Any]:
@@ -232,6 +246,7 @@ def extract_agreement(
     *,
     batch_size: int,
     device: str | torch.device = "cpu",
+    layers: LayerAgreement | None = None,
     log: Path | None = None,
     rank: int = 0,
     world: int = 1,
@@ -245,6 +260,7 @@ def extract_agreement(
         counter: of the train text's class means, a `lcutils.collapse.AgreementCounter`.
         batch_size: blocks per batch.
         device: where the work is done.
+        layers: counters of inner layers, which count in the same pass.
         log: file for lines of progress.
         rank, world: which of how many processes this is: it counts its share of the blocks.
         tally: updates the counter in its place, a part of the text at a time.
@@ -255,7 +271,8 @@ def extract_agreement(
     device, (done, end) = torch.device(device), share(blocks, rank, world)
     with Progress("agreement", tokens_in(blocks, done, end), log=log) as progress:
         for number, tokens, labels in batches(blocks, batch_size, device, done, end):
-            features = model.features(tokens).flatten(0, 1)
+            features = model.features(tokens) if layers is None else layers.features(tokens, labels)
+            features = features.flatten(0, 1)
             if tally is None:
                 counter.update(features, labels)
             else:

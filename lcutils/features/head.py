@@ -9,10 +9,9 @@ Shapes: B texts, S tokens, D features, P rows of the head, V classes (P, but for
 
 from __future__ import annotations
 
-import copy
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -22,10 +21,19 @@ from torch import Tensor, nn
 
 from lcutils.devices import tf32
 from lcutils.errors import UserError, first_line
+from lcutils.features.blocks import (
+    InnerLayers,
+    exact_copy,
+    find_blocks,
+    find_final_norm,
+    layer_widths,
+    norm_in_parts,
+    watching,
+)
 from lcutils.features.preflight import position_limit
+from lcutils.gptneo.trunk import Watch
 
 PROBE_TOKENS = 8
-NORM_NUMBERS = 2**25  # features whose norm is computed at a time in float32
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 3e-2}  # of what the model itself rounds
 
 
@@ -118,8 +126,29 @@ class CutModel:
         """
         features = self._input_of(self._head if self._norm is None else self._norm, tokens)
         if self._exact_norm is not None:
-            features = _in_parts(self._exact_norm, features)
+            features = norm_in_parts(self._exact_norm, 1.0, features)
         return features.float().to(self._device)
+
+    def inner_layers(self, depth: int) -> InnerLayers:
+        """The residual stream between the blocks; `depth` is their number, as the configuration says.
+
+        Raises:
+            UserError: the blocks cannot be found.
+        """
+        with torch.no_grad(), self._explained():
+            tokens = self._probe_tokens()
+
+            def run() -> Tensor:
+                return self._input_of(self._head, tokens)
+
+            blocks = find_blocks(self._model, depth, self._name, run, (len(tokens), tokens.shape[1]))
+            widths, norm = layer_widths(blocks, run), find_final_norm(self._model, blocks[-1], run)
+
+        def features(tokens: Tensor, watch: Watch, watched: Collection[int]) -> Tensor:
+            with watching(blocks, watch, watched):
+                return self.features(tokens)
+
+        return InnerLayers(features, widths, norm)
 
     def _input_of(self, module: nn.Module, tokens: Tensor) -> Tensor:
         given = input_of(module, lambda: self._run(tokens))
@@ -182,11 +211,7 @@ class CutModel:
         times = Counter(norm for norm, _, _ in calls)
         for norm, inputs, output in reversed(calls):
             if times[norm] == 1 and len(inputs) == 1 and isinstance(output, Tensor) and _same_memory(output, given):
-                exact = copy.deepcopy(norm).float()
-                if hasattr(exact, "_hf_hook"):  # accelerate's, which brings inputs to the norm's device; they are there
-                    from accelerate.hooks import remove_hook_from_module
-
-                    remove_hook_from_module(exact)
+                exact = exact_copy(norm)
                 if _near(exact(inputs[0].float()), given, TOLERANCE[torch.bfloat16]):
                     return norm, exact
         return None, None
@@ -281,14 +306,3 @@ def _same_memory(one: Tensor, other: Tensor) -> bool:
     return (one.data_ptr(), one.shape, one.stride(), one.dtype) == (
         other.data_ptr(), other.shape, other.stride(), other.dtype,
     )  # fmt: skip
-
-
-def _in_parts(norm: nn.Module, given: Tensor) -> Tensor:
-    """The norm of (B, S, D) numbers, as float32, a part of the rows at a time."""
-    weight = next(norm.parameters(), given)
-    rows = given.reshape(-1, given.shape[-1]).to(weight.device)  # of a model over several GPUs, it may lie elsewhere
-    out = torch.empty(rows.shape, dtype=torch.float32, device=rows.device)
-    step = max(1, NORM_NUMBERS // rows.shape[1])
-    for begin in range(0, len(rows), step):
-        out[begin : begin + step] = norm(rows[begin : begin + step].float())
-    return out.view(given.shape)

@@ -6,20 +6,22 @@ Shapes: B blocks in a batch, S tokens per block, D features, V classes.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from lcutils.errors import UserError
+from lcutils.features.blocks import InnerLayers
 from lcutils.features.head import CutModel
 from lcutils.features.loading import build_untrained, load_whole, read_stored, stored_precision
 from lcutils.features.preflight import read_configuration
 from lcutils.gptneo.checkpoint import OtherLayoutError, from_transformers, read_checkpoint
 from lcutils.gptneo.model import PRECISIONS, GPTNeo
-from lcutils.gptneo.trunk import worth_compiling
+from lcutils.gptneo.trunk import Watch, worth_compiling
 from lcutils.runs import Architecture
 
 OURS = "gpt_neo"  # the family that is computed here where its layout is the paper's
@@ -47,6 +49,8 @@ class FeatureModel:
         family: `model_type` of the configuration, such as "llama"; "gpt_neo" for models trained here.
         commit: of a model on the hub; None for a folder.
         precision: in which the trunk is computed: "fp32", "tf32", "fp16" or "bf16".
+        inner_layers: finds the layers before the head's input; a `UserError` says why they cannot be found. None where
+            nobody has said what they are.
     """
 
     features: Callable[[Tensor], Tensor]
@@ -62,6 +66,7 @@ class FeatureModel:
     family: str = OURS
     commit: str | None = None
     precision: str = "fp32"
+    inner_layers: Callable[[], InnerLayers] | None = None
 
 
 def load_feature_model(
@@ -137,6 +142,7 @@ def load_feature_model(
         family=facts.family,
         commit=facts.commit,
         precision=precision,
+        inner_layers=partial(cut.inner_layers, facts.depth),
     )
 
 
@@ -156,6 +162,10 @@ def build_initial(
 def _of_gptneo(ours: GPTNeo, identity: str, precision: str, tokens: int) -> FeatureModel:
     a = ours.architecture
     compiled = ours.head.is_cuda and worth_compiling(a.depth, tokens)
+
+    def watched_features(tokens: Tensor, watch: Watch, watched: Collection[int]) -> Tensor:
+        return ours.features(tokens, precision, compile_blocks=compiled, watch=watch, watched=watched)
+
     return FeatureModel(
         lambda tokens: ours.features(tokens, precision, compile_blocks=compiled),
         ours.head.detach(),
@@ -164,4 +174,5 @@ def _of_gptneo(ours: GPTNeo, identity: str, precision: str, tokens: int) -> Feat
         positions=a.positions,
         depth=a.depth,
         precision=precision,
+        inner_layers=lambda: InnerLayers(watched_features, (a.width,) * (a.depth + 1), ours.final_norm),
     )

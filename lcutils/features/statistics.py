@@ -6,7 +6,7 @@ Shapes: N features in a batch, D their dimension, C classes, R of them with rows
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from copy import deepcopy
 from itertools import pairwise
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lcutils.devices import choose_device
 from lcutils.errors import NotFiniteError
-from lcutils.features.statistics_file import open_sums, write_sums
+from lcutils.features.statistics_file import open_sums, rows_of_sums, write_sums
 from lcutils.tensors import SPLIT, pieces
 
 CPU_ROWS = 2048  # features centred at a time on the CPU: their float64 copy then stays in the cache
@@ -392,9 +392,7 @@ class ClassStatistics:
 
     def save(self, path: str | Path) -> None:
         """Write everything to a safetensors file (classes never seen take no room); atomic, without a second copy."""
-        self._check()
-        sums = {name: getattr(self, f"_{name}") for name in SUMS}
-        write_sums(Path(path), self.num_classes, self.classes, sums, self._scatter)
+        save_together({"": self}, path)
 
     @classmethod
     def load(
@@ -402,6 +400,7 @@ class ClassStatistics:
         path: str | Path,
         device: str | torch.device = "cpu",
         classes: Tensor | Literal["all", "seen"] = "all",
+        name: str = "",
     ) -> ClassStatistics:
         """Read what `save` wrote, bit for bit: updates go on as if the statistics had stayed in memory.
 
@@ -409,23 +408,34 @@ class ClassStatistics:
             path: of the file.
             device: where the sums will lie.
             classes: which have rows: all, those that the file has seen, or (R,) ids, those seen among them.
+            name: which statistics, of a file that `save_together` wrote.
 
         Raises:
             UserError: the file is missing or holds no class statistics.
             ValueError: the file has seen a class that is not among `classes`.
         """
-        file = open_sums(path)
+        file = open_sums(path, name)
         ids = classes if isinstance(classes, Tensor) else file.classes if classes == "seen" else None
         stats = cls(file.num_classes, file.dim, file.covariance, device, ids, file.narrow)
         rows = stats._rows_of(file.classes.to(stats.device))
         if bool((rows < 0).any()):
             stranger = int(file.classes[(rows < 0).cpu()][0])
             raise ValueError(f"{path}: class {stranger} has samples, and is not one of the {len(stats.classes)} given")
-        for name in SUMS:
-            file.copy(name, getattr(stats, f"_{name}"), rows)
+        for key in SUMS:
+            file.copy(key, getattr(stats, f"_{key}"), rows)
         if stats._scatter is not None:
             stats._scatter.copy_(file.scatter())
         return stats
+
+
+def save_together(named: Mapping[str, ClassStatistics], path: str | Path) -> None:
+    """Write several statistics into one file, each under its name; one may have the name "". Atomic."""
+    tensors = {}
+    for name, stats in named.items():
+        stats._check()
+        sums = {key: getattr(stats, f"_{key}") for key in SUMS}
+        tensors[name] = rows_of_sums(stats.num_classes, stats.classes, sums, stats._scatter)
+    write_sums(Path(path), tensors)
 
 
 def check_ids(classes: Tensor, num_classes: int) -> None:

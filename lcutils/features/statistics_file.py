@@ -1,6 +1,7 @@
 """The file of class statistics: a safetensors file with the sums of the classes that have samples.
 
-It is written and read piece by piece, so that neither a GPU nor the host ever holds a copy of all sums.
+It is written and read piece by piece, so that neither a GPU nor the host ever holds a copy of all sums. A file may hold
+several statistics, each under a name that its tensors begin with, such as "layer3/totals".
 """
 
 from __future__ import annotations
@@ -19,13 +20,12 @@ from lcutils.errors import UserError
 from lcutils.tensors import ChosenRows, pieces, save_rows
 
 
-def write_sums(
-    path: Path, num_classes: int, classes: Tensor, sums: Mapping[str, Tensor], scatter: Tensor | None
-) -> None:
-    """Write the sums of the classes that have samples; atomic.
+def rows_of_sums(
+    num_classes: int, classes: Tensor, sums: Mapping[str, Tensor], scatter: Tensor | None
+) -> dict[str, ChosenRows]:
+    """The tensors that a file holds of one statistics: the sums of the classes that have samples.
 
     Args:
-        path: of the file.
         num_classes: C, seen or not.
         classes: (R,) ids.
         sums: counts (R,) int64, pivots (R, D) float64 or bfloat16, totals (R, D) and squares (R,) float64.
@@ -40,8 +40,19 @@ def write_sums(
             tensors["pivots"] = ChosenRows(pivots, rows, torch.float32)
     if scatter is not None:
         tensors["scatter"] = ChosenRows(scatter)
+    return tensors
+
+
+def write_sums(path: Path, named: Mapping[str, Mapping[str, ChosenRows]]) -> None:
+    """Write the `rows_of_sums` of one or several statistics, by name; atomic. One may have the name ""."""
+    tensors = {place(name, key): rows for name, sums in named.items() for key, rows in sums.items()}
     with atomic_path(path) as aside:
         save_rows(tensors, aside)
+
+
+def place(name: str, key: str) -> str:
+    """What a tensor of the statistics of that name is called in a file."""
+    return f"{name}/{key}" if name else key
 
 
 @dataclass(frozen=True)
@@ -53,6 +64,7 @@ class SumsFile:
         classes: (m,) ids of the classes that have samples.
         covariance: whether the scatter was kept.
         narrow: whether pivots are bfloat16.
+        name: of the statistics in the file.
     """
 
     num_classes: int
@@ -60,30 +72,33 @@ class SumsFile:
     classes: Tensor
     covariance: bool
     narrow: bool
+    name: str
     _file: Any
 
     def copy(self, name: str, target: Tensor, rows: Tensor) -> None:
         """Copy the sums of that name into `target` (R, …), at `rows` (m,)."""
-        read = self._file.get_slice(name)
+        read = self._file.get_slice(place(self.name, name))
         for piece in pieces(len(rows), self.dim):
             target[rows[piece]] = read[piece].to(target.device, target.dtype)
 
     def scatter(self) -> Tensor:
         """(D, D) float64."""
-        found: Tensor = self._file.get_tensor("scatter")
+        found: Tensor = self._file.get_tensor(place(self.name, "scatter"))
         return found
 
 
-def open_sums(path: Path | str) -> SumsFile:
-    """Open what `write_sums` wrote.
+def open_sums(path: Path | str, name: str = "") -> SumsFile:
+    """Open what `write_sums` wrote under that name.
 
     Raises:
         UserError: the file is missing or holds no class statistics.
     """
     try:
         file = safe_open(path, framework="pt")
-        num_classes, dim = file.get_tensor("shape").tolist()
-        covariance, narrow = "scatter" in file.keys(), file.get_slice("pivots").get_dtype() == "BF16"  # noqa: SIM118
-        return SumsFile(num_classes, dim, file.get_tensor("classes"), covariance, narrow, file)
+        num_classes, dim = file.get_tensor(place(name, "shape")).tolist()
+        covariance = place(name, "scatter") in file.keys()  # noqa: SIM118
+        narrow = file.get_slice(place(name, "pivots")).get_dtype() == "BF16"
+        classes = file.get_tensor(place(name, "classes"))
+        return SumsFile(num_classes, dim, classes, covariance, narrow, name, file)
     except Exception as error:
         raise UserError(f"{path}: no class statistics can be read from it ({error}); extract them again") from error

@@ -8,6 +8,7 @@ Shapes: V tokens of the vocabulary, D width, B sequences, S positions.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from lcutils.devices import tf32
 from lcutils.errors import UserError
-from lcutils.gptneo.trunk import Transformer, TrunkWeights, run_trunk
+from lcutils.gptneo.trunk import LAYER_NORM_EPS, Transformer, TrunkWeights, Watch, run_trunk
 from lcutils.runs import Architecture
 
 INITIAL_STD = 0.02
@@ -61,7 +62,14 @@ class GPTNeo(nn.Module):
             self._cast = {precision: (state, self.transformer.weights(PRECISIONS[precision]))}
         return self._cast[precision][1]
 
-    def features(self, tokens: Tensor, precision: str = "fp32", compile_blocks: bool = False) -> Tensor:
+    def features(
+        self,
+        tokens: Tensor,
+        precision: str = "fp32",
+        compile_blocks: bool = False,
+        watch: Watch | None = None,
+        watched: Collection[int] = (),
+    ) -> Tensor:
         """Output of the final LayerNorm: what the head multiplies.
 
         Args:
@@ -69,6 +77,7 @@ class GPTNeo(nn.Module):
             precision: of the matrix products: "fp32", "tf32" (fp32 on the CPU), "fp16" or "bf16". The residual
                 stream, the LayerNorms and the result are fp32 whatever it is.
             compile_blocks: by torch.compile, on CUDA only; for long work.
+            watch, watched: what is given the residual stream, and at which layers, as of `run_trunk`.
 
         Returns:
             (B, S, D) float32.
@@ -83,4 +92,10 @@ class GPTNeo(nn.Module):
             raise UserError(f"block_size: {S} tokens exceed the model's {a.positions} positions; use shorter blocks")
         x = nn.functional.embedding(tokens, self.head) + self.transformer.wpe.weight[:S]
         with tf32(precision == "tf32"):
-            return run_trunk(x, self._trunk_weights(precision), a.heads, a.window, compile_blocks=compile_blocks)
+            weights = self._trunk_weights(precision)
+            return run_trunk(x, weights, a.heads, a.window, compile_blocks=compile_blocks, watch=watch, watched=watched)
+
+    def final_norm(self, x: Tensor) -> Tensor:
+        """The final LayerNorm of residual streams, (..., D) -> (..., D) fp32."""
+        norm = self.transformer.ln_f
+        return nn.functional.layer_norm(x.float(), x.shape[-1:], norm.weight, norm.bias, LAYER_NORM_EPS)

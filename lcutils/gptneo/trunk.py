@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -29,6 +29,7 @@ from lcutils.gptneo.attention import FLEX_MIN_HEAD, FLEX_MIN_LENGTH, attention, 
 from lcutils.runs import Architecture
 
 LAYER_NORM_EPS = 1e-5
+Watch = Callable[[int, Tensor], None]  # is given a layer's number and the residual stream there, (B, S, D)
 COMPILE_FROM = 1.5e8  # tokens x layers: passes over fewer are over sooner than the blocks are compiled
 
 
@@ -207,6 +208,8 @@ def run_trunk(
     window: int,
     dtype: torch.dtype = torch.float32,
     compile_blocks: bool = False,
+    watch: Watch | None = None,
+    watched: Collection[int] = (),
 ) -> Tensor:
     """Features of embedded tokens.
 
@@ -217,11 +220,16 @@ def run_trunk(
         window: keys that a local layer's query sees; layers alternate global, local, global, ...
         dtype: of the result; the final LayerNorm is computed in fp32 whatever it is.
         compile_blocks: by torch.compile, on CUDA only.
+        watch: called with the residual stream in fp32 at each of the layers in `watched`: 0 is `x` as it is given, k
+            the output of block k. The result is the same with it as without, bit for bit.
+        watched: numbers of layers.
 
     Returns:
         (B, S, D): the output of the final LayerNorm.
     """
     given, head_size = x.shape[1], x.shape[2] // heads
+    if watch is not None and 0 in watched:
+        watch(0, x)
     block, final_norm, update = _block, _final_norm, None
     if compile_blocks:
         if given < FLEX_MIN_LENGTH:  # later positions change nothing before them
@@ -234,5 +242,7 @@ def run_trunk(
         tile = flex_block(head_size, seen, x.device, w.kvq.dtype) if compile_blocks else None
         mask = attention_mask(x.shape[1], seen, x.device, tile)
         x, update = block(x, update, w, heads, mask, seen is not None)
+        if watch is not None and layer + 1 in watched:
+            watch(layer + 1, (x + update)[:, :given])
     assert update is not None
     return final_norm(x, update, weights.ln_f_weight, weights.ln_f_bias, dtype)[:, :given]

@@ -155,6 +155,9 @@ def extract_job(
         "min_count": study.measurement.min_count,
         "threads": study.threads,
     }
+    if not study.extraction.layers:  # results from before there were such keys are up to date
+        for key in ("layers", "layers_norm", "layers_law"):
+            del parameters[key]
     weights: str | None
     if isinstance(run, PretrainedRun):
         parameters |= {"source": run.source, "revision": run.revisions[checkpoint]}

@@ -28,8 +28,10 @@ class Workspace:
     ```
     data/                       token blocks, tokenizer, token counts; data-<model>/ where its tokenizer is another
     runs/<run>/checkpoint-<k>/  Hugging Face checkpoints, training log
-    statistics/<run>@<k>/       class statistics, head, agreement counts, a record of the point; maybe untrained/
-    measurements/<run>@<k>/     row.json, tokens.parquet, sensitivity.csv; nulls.csv if asked for
+    statistics/<run>@<k>/       class statistics (of inner layers, parts, an untrained network too, if asked for), head,
+                                agreement counts, a record of the point
+    measurements/<run>@<k>/     row.json, tokens.parquet, sensitivity.csv; nulls.csv, parts.parquet, convergence.csv and
+                                layers.parquet, if asked for
     results.csv  analysis/      table of all rows; figures, tables, report
     notebooks/  logs/           executed notebooks; progress
     ```

@@ -9,6 +9,7 @@ from lcutils import paper
 from lcutils.artifacts import MANIFEST
 from lcutils.corpus.tokenization import bpe_size
 from lcutils.manifests import damaged_files
+from lcutils.parameters import Study
 from lcutils.pipeline.costs import JOB_SECONDS, START_SECONDS, epochs_trained, seconds_per_token
 from lcutils.pipeline.lanes import lanes
 from lcutils.pipeline.paths import Workspace
@@ -34,7 +35,7 @@ def describe_plan(work: Workspace) -> str:
         return "\n".join([*lines, "disk and time: known once 01_data has run"])
     sizes = {run.name: count_parameters(run.architecture(vocabulary)) for run in trained}
     weights = sum(4 * sizes[run.name] * len(run.checkpoints) for run in trained)
-    statistics = sum(_statistics_bytes(run, vocabulary) * len(run.checkpoints) for run in trained)
+    statistics = sum(_statistics_bytes(run, vocabulary, study) * len(run.checkpoints) for run in trained)
     resume = max((12 * size for size in sizes.values()), default=0)
     data = 0 if blocks is None else blocks * study.corpus.block_size * (2 if vocabulary <= 65_535 else 4)
     fate = "deleted once measured" if study.drop_checkpoints else "kept; drop_checkpoints=true deletes them"
@@ -89,9 +90,15 @@ def blocks_and_vocabulary(work: Workspace) -> tuple[int | None, int | None]:
     return blocks, KNOWN_VOCABULARIES.get(corpus.tokenizer) or bpe_size(corpus.tokenizer)
 
 
-def _statistics_bytes(run: TrainedRun, vocabulary: int) -> int:
-    """Upper bound of a point: for every class pivots and head in fp32, sums in fp64; and the scatter matrix."""
-    return 16 * vocabulary * run.width + 8 * run.width**2
+def _statistics_bytes(run: TrainedRun, vocabulary: int, study: Study) -> int:
+    """Upper bound of a point: for every class pivots and head in fp32, sums in fp64; and the scatter matrix.
+
+    An inner layer has pivots and sums, those of the logit lens with pivots in bf16, and perhaps a scatter matrix.
+    """
+    asked, size = study.extraction, vocabulary * run.width
+    number = run.depth + 1 if asked.layers == "all" else len(asked.layers)
+    layer = 12 * size + (0 if asked.layers_norm else 10 * size) + (8 * run.width**2 if asked.layers_law else 0)
+    return 16 * size + 8 * run.width**2 + number * layer
 
 
 def _tokens(number: int) -> str:

@@ -40,6 +40,7 @@ def write_analysis(
     times: pd.DataFrame | None = None,
     failures: Mapping[str, str] | None = None,
     parts: tuple[pd.DataFrame | None, pd.DataFrame | None] = (None, None),
+    layers: pd.DataFrame | None = None,
 ) -> Report:
     """Write `figures/`, `tables/` and `report.html` into `folder`; a sentence stands for what cannot be computed.
 
@@ -60,6 +61,7 @@ def write_analysis(
         times: one row per run, seconds of its stages and tokens per second.
         failures: "model@checkpoint" -> why it was not measured, in one line.
         parts: replicates and convergence of all points that were extracted in parts (`gather_parts`).
+        layers: rows of every layers.parquet, concatenated; None where no inner layers were measured.
 
     Returns:
         The figures, the tables, and the path of every file by its place under `folder`.
@@ -67,7 +69,7 @@ def write_analysis(
     tokens = tokens or {}
     # Altair would check each piece of a chart against its schema; the tests check every figure, whole.
     with debug_mode(False):
-        report = compute(results, settings, tokens, sensitivity, published, times, nulls, parts)
+        report = compute(results, settings, tokens, sensitivity, published, times, nulls, parts, layers)
 
     def write(place: str, content: str | bytes) -> None:
         with atomic_path(folder / place) as aside:
@@ -80,11 +82,13 @@ def write_analysis(
         svg, png = drawn[name]
         write(f"figures/{figure.name}.svg", svg)
         write(f"figures/{figure.name}.png", png)
-        if not figure.name.startswith(BY_WIDTH):
+        if not figure.name.startswith((BY_WIDTH, charts.BY_LAYER)):
             write(f"figures/{figure.name}.html", figures_page(title, figure.title, figure))
-    # One page for all the figures against width: each carries a megabyte of Vega.
-    if any(figure.chart is not None for figure in report.by_width):
-        write("figures/by_width.html", figures_page(title, "Measurements against width", *report.by_width))
+    # One page for all the figures of a kind: each carries a megabyte of Vega.
+    kinds = {"by_width": ("against width", report.by_width), "by_layer": ("through the layers", report.by_layer)}
+    for name, (words, figures) in kinds.items():
+        if any(figure.chart is not None for figure in figures):
+            write(f"figures/{name}.html", figures_page(title, f"Measurements {words}", *figures))
     for name, table in report.tables.items():
         if isinstance(table, pd.DataFrame):
             write(f"tables/{name}.csv", csv_text(table))
@@ -105,6 +109,7 @@ def compute(
     times: pd.DataFrame | None = None,
     nulls: pd.DataFrame | None = None,
     parts: tuple[pd.DataFrame | None, pd.DataFrame | None] = (None, None),
+    layers: pd.DataFrame | None = None,
 ) -> Report:
     """Compute every table and chart once; of `tokens`, charts show those of the best model.
 
@@ -145,6 +150,8 @@ def compute(
         tables["models"] = analysis.model_table(results, settings)
     if nulls is not None:
         tables |= {"null_distances": analysis.null_distances(nulls), "nulls": nulls}
+    if layers is not None:
+        tables |= {"layers": layers, "law": analysis.law_of_prediction(layers)}
     if few:
         tables |= few_tables(results, settings, tokens, riesz_s, tables["table_5"])
     made = [
@@ -174,6 +181,9 @@ def compute(
     elif nulls is not None:
         made.append(charts.beside_nulls(results, nulls))
     made += [charts.by_width(results, key, riesz_s) for key in measurements_in(results)]
+    if layers is not None:
+        made += [charts.by_layer(layers, results, key) for key in analysis.layer_keys(layers)]
+        made.append(charts.law(layers, results))
     return Report({figure.name: figure for figure in made}, tables)
 
 

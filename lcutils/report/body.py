@@ -27,7 +27,7 @@ from lcutils.analysis import (
 )
 from lcutils.analysis.few import given
 from lcutils.analysis.tables import flat_settings
-from lcutils.charts import FIGURE_1, Figure
+from lcutils.charts import BY_LAYER, FIGURE_1, Figure
 from lcutils.manifests import git_commit
 from lcutils.report.captions import FEW_TABLES, NULL_TABLES, PRETRAINED_TABLES, TABLES, Shown
 from lcutils.report.few import left_out, none_trained, shown_sections, statistics_text
@@ -56,6 +56,11 @@ class Report:
     def by_width(self) -> list[Figure]:
         """The figures of one measurement against width."""
         return [figure for name, figure in self.figures.items() if name.startswith(BY_WIDTH)]
+
+    @property
+    def by_layer(self) -> list[Figure]:
+        """The figures of one measurement through the layers."""
+        return [figure for name, figure in self.figures.items() if name.startswith(BY_LAYER)]
 
 
 def report_page(
@@ -104,13 +109,15 @@ def report_page(
     untrained = none_trained(results)
     tables = FEW_TABLES | (PRETRAINED_TABLES if untrained else {})
     riesz_s = (settings.get("measurement") or {}).get("riesz_s")
-    widths = any(figure.chart is not None for figure in report.by_width)
+    switched = {"widths": report.by_width, "layers": report.by_layer}
+    drawn = {anchor for anchor, figures in switched.items() if any(figure.chart is not None for figure in figures)}
+    drawn |= {"explore"} if token_tables > 0 else set()
     own = {
         "described": describe_models(results, riesz_s),
         "left_out": left_out(report.tables),
         "models": results["model"].nunique() if "model" in results else len(results),
         "counts": _counts(results),
-        "sections": shown_sections(report.figures, report.tables, explorers=token_tables > 0, by_width=widths),
+        "sections": shown_sections(report.figures, report.tables, drawn),
         "settings": flat_settings(applying(settings) if untrained else settings),
         "shown_table": partial(_shown_table, shown_as=tables, empty_columns=False),
     }

@@ -68,6 +68,13 @@ TABLES = {
         "Kinds of token: shares of the tokens that occur in the training text and were measured (not of the whole "
         "vocabulary), and of the data."
     ),
+    "law": Shown(
+        "The law of next-token prediction (He and Su 2024): the prediction residual of the first and last block, the "
+        "factor by which each block multiplies it on the fitted line, and R² of its logarithm. All layers: "
+        "tables/layers.csv.",
+        ("model", "checkpoint", "measurement", "layers", "first", "last", "factor", "r", "r2"),
+    ),
+    "layers": Shown(),
     "beside_published": Shown("Rows of the same model and checkpoint: ours, published, difference.", most=100),
     "times": Shown(
         "Where the time of each run went: seconds of training, of compilation beside it, of extracting and measuring "

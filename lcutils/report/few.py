@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +49,7 @@ SECTIONS = (
     Section("corrected", "Corrected for small samples", (), ("corrected",)),
     Section("losses-by-size", "Losses by depth and width", ("losses",)),
     Section("widths", "Each measurement against width"),
+    Section("layers", "Through the layers", ("law",), ("law",)),
     Section("beside", "Beside the published models", ("overlaid", "beside_published"), ("beside_published",)),
     Section("tokens", "Tokens", ("token_kinds",), ("kind_shares", "table_5")),
     Section("explore", "Token explorer"),
@@ -136,15 +137,19 @@ def few_tables(
 
 
 def shown_sections(
-    figures: Mapping[str, Figure], tables: Mapping[str, pd.DataFrame | Missing], *, explorers: bool, by_width: bool
+    figures: Mapping[str, Figure], tables: Mapping[str, pd.DataFrame | Missing], also: Collection[str]
 ) -> list[Section]:
-    """The sections that have something to show, each with the figures and tables that could be made."""
+    """The sections that have something to show, each with the figures and tables that could be made.
+
+    Args:
+        figures, tables: by name.
+        also: anchors of sections that show something else.
+    """
     shown = []
     for section in SECTIONS:
         drawn = tuple(name for name in section.figures if name in figures and figures[name].chart is not None)
         made = tuple(name for name in section.tables if not isinstance(tables.get(name, Missing("")), Missing))
-        extra = {"explore": explorers, "widths": by_width}.get(section.anchor, section.anchor in ALWAYS)
-        if drawn or made or extra:
+        if drawn or made or section.anchor in (*ALWAYS, *also):
             shown.append(Section(section.anchor, section.heading, drawn, made))
     return shown
 
