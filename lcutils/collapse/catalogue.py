@@ -2,8 +2,9 @@
 
 Results, charts, tables and the report read this list, so it imports neither torch nor pandas. To add a measurement,
 write a function that takes a `MeasurementInputs` and returns its values by key (tensors where it reads classes, plain
-numbers where it reads pairs), and one entry here: `measure_collapse` then computes it. A measurement over pairs may
-need another sum: see `lcutils.collapse.terms`. `tests/test_new_measurement.py` is an example.
+numbers where it reads pairs), and one entry here: `measure_collapse` then computes it. Its longer words (formula,
+meaning, what it hides, source) are in `lcutils.collapse.explained`. A measurement over pairs may need another sum: see
+`lcutils.collapse.terms`. `tests/test_new_measurement.py` is an example.
 
 In the words below: classes c, K of them are kept; mu_c is the mean feature of class c and mu_bar the unweighted mean
 of the kept means; sigma_c² is the within-class variance, w_c the class's row of the head; pairs are c < c'; CoV is
@@ -13,13 +14,17 @@ standard deviation over mean; logs are natural; standard deviations have the n -
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib import import_module
 from math import inf
 from typing import Any, Literal
 
+from lcutils.collapse.explained import WORDS
+
 Source = Literal["classes", "pairs", "text"]
+Direction = Literal["down", "up", "zero", "none"]
+Scale = Literal["free", "power", "shift", "unit"]
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,16 @@ class Measurement:
         log: whether a log axis is natural (positive, over decades).
         limit: the value at collapse, or in theory, in plain words; empty if none is known.
         collapsed: the value at collapse as a number; None if it depends on width or classes, or is not known.
+        direction: which way collapse lies: "down", "up", "zero" (its size falls: a CoV whose mean may have either sign)
+            or "none" (not known).
+        scale: what features c times as large do to it, the head as it was: nothing ("free"), c^`power` times as large
+            ("power"), `power` * log c added ("shift"), or another change, because it depends on the unit ("unit").
+        power: of `scale`.
+        formula: the definition in LaTeX.
+        meaning: two sentences for a reader who does not have the paper.
+        null: its value where nothing is aligned, in LaTeX and words; empty where no closed form is known.
+        hides: one sentence on what it does not show.
+        source: who defined it, and where.
     """
 
     property: str
@@ -48,6 +63,14 @@ class Measurement:
     log: bool = False
     limit: str = ""
     collapsed: float | None = None
+    direction: Direction = "none"
+    scale: Scale = "free"
+    power: int = 0
+    formula: str = ""
+    meaning: str = ""
+    null: str = ""
+    hides: str = ""
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -70,7 +93,13 @@ _UNCENTRED = "mu_c / ||mu_c||"
 _SPHERE = "a uniform sphere's value, which depends on the width"
 
 # What the measurements of one function share.
-_cdnv = partial(Measurement, "NC1", function="lcutils.collapse.variability:distance_normalised_variance", reads="pairs")
+_cdnv = partial(
+    Measurement,
+    "NC1",
+    function="lcutils.collapse.variability:distance_normalised_variance",
+    reads="pairs",
+    direction="down",
+)
 _covariance_ratio = partial(
     Measurement,
     "NC1",
@@ -79,6 +108,7 @@ _covariance_ratio = partial(
     log=True,
     limit="0 at collapse",
     collapsed=0.0,
+    direction="down",
 )
 _norms = partial(
     Measurement,
@@ -93,7 +123,7 @@ _uniformity = partial(
     Measurement, "GNC2", function="lcutils.collapse.geometry:uniformity", reads="pairs", limit=_SPHERE
 )
 
-MEASUREMENTS: dict[str, Measurement] = {
+_ENTRIES: dict[str, Measurement] = {
     "nc1_cdnv": _cdnv(
         "within-class variability (CDNV)",
         "mean CDNV over pairs of classes (4th power of the distance)",
@@ -101,6 +131,8 @@ MEASUREMENTS: dict[str, Measurement] = {
         log=True,
         limit="0 at collapse",
         collapsed=0.0,
+        scale="power",
+        power=-2,
     ),
     "nc1_cdnv_log": _cdnv(
         "log CDNV",
@@ -108,6 +140,8 @@ MEASUREMENTS: dict[str, Measurement] = {
         f"Mean over pairs of classes of log of {_CDNV}^4; left out where both variances are 0.",
         limit="minus infinity at collapse",
         collapsed=-inf,
+        scale="shift",
+        power=-2,
     ),
     "nc1_cdnv_galanti": _cdnv(
         "CDNV as Galanti defined it",
@@ -131,22 +165,27 @@ MEASUREMENTS: dict[str, Measurement] = {
         "equinorm, of norms",
         "CoV of centred class-mean norms",
         "Standard deviation over mean of ||mu_c - mu_bar|| over classes.",
+        direction="down",
     ),
     "nc2_log_norm_cov": _norms(
         "equinorm, of log norms",
         "CoV of log centred class-mean norms",
         "Standard deviation over mean of log ||mu_c - mu_bar|| over classes; depends on its unit.",
+        direction="zero",
+        scale="unit",
     ),
     "nc2_log_norm_std": _norms(
         "spread of log norms",
         "standard deviation of log centred class-mean norms",
         "Standard deviation of log ||mu_c - mu_bar|| over classes.",
+        direction="down",
     ),
     "nc2_cosine_mean": _cosines(
         "mean cosine",
         "mean cosine of centred class means over pairs",
         "Mean over pairs of classes of the cosine of mu_c - mu_bar and mu_c' - mu_bar.",
         limit="-1/(K-1) for a simplex",
+        direction="down",
     ),
     "nc2_cosine_std": _cosines(
         "spread of cosines",
@@ -154,6 +193,7 @@ MEASUREMENTS: dict[str, Measurement] = {
         "Standard deviation over pairs of classes of the cosine of centred class means.",
         limit="0 at collapse; 1/sqrt(D) for a uniform sphere",
         collapsed=0.0,
+        direction="down",
     ),
     "nc2_cosine_cov": _cosines(
         "equiangular",
@@ -161,6 +201,7 @@ MEASUREMENTS: dict[str, Measurement] = {
         "Standard deviation over mean, over pairs of classes, of the cosine of centred class means.",
         limit="0 at collapse",
         collapsed=0.0,
+        direction="zero",
     ),
     "nc2_coherence": Measurement(
         "NC2",
@@ -171,6 +212,7 @@ MEASUREMENTS: dict[str, Measurement] = {
         reads="pairs",
         limit="0 at collapse",
         collapsed=0.0,
+        direction="down",
     ),
     "nc2_etf_error": Measurement(
         "NC2",
@@ -181,12 +223,14 @@ MEASUREMENTS: dict[str, Measurement] = {
         reads="classes",
         limit="0 at collapse",
         collapsed=0.0,
+        direction="down",
     ),
     **{
         f"gnc2_log{tag}_{end}": _uniformity(
             f"{short}, log kernel{comma}",
             f"{name} of log inverse distance, {words} class means on the sphere",
             f"{name[0].upper()}{name[1:]} {_KERNEL}{unit}.",
+            direction="zero" if end == "cov" else "down",
         )
         for tag, words, comma, unit in (
             ("", "centred", ", centred", _CENTRED),
@@ -203,6 +247,7 @@ MEASUREMENTS: dict[str, Measurement] = {
             f"{short}, Riesz kernel, centred",
             f"{name} of inverse distance (Riesz), centred class means on the sphere",
             f"{name[0].upper()}{name[1:]} over pairs of classes of ||u_c - u_c'||^-s, u = {_CENTRED}.",
+            direction="down",
         )
         for end, short, name in (
             ("mean", "mean", "mean"),
@@ -219,6 +264,7 @@ MEASUREMENTS: dict[str, Measurement] = {
         reads="classes",
         limit="1 at collapse",
         collapsed=1.0,
+        direction="up",
     ),
     "nc3_duality_error": Measurement(
         "NC3",
@@ -229,6 +275,7 @@ MEASUREMENTS: dict[str, Measurement] = {
         reads="classes",
         limit="0 at collapse",
         collapsed=0.0,
+        direction="down",
     ),
     "unc3_cosine_cov": Measurement(
         "UNC3",
@@ -239,6 +286,7 @@ MEASUREMENTS: dict[str, Measurement] = {
         reads="classes",
         limit="0 at collapse",
         collapsed=0.0,
+        direction="zero",
     ),
     "nc4_agreement": Measurement(
         "NC4",
@@ -250,6 +298,7 @@ MEASUREMENTS: dict[str, Measurement] = {
         reads="text",
         limit="1 at collapse",
         collapsed=1.0,
+        direction="up",
     ),
     "nc4_agreement_weights": Measurement(
         "NC4",
@@ -261,6 +310,7 @@ MEASUREMENTS: dict[str, Measurement] = {
         reads="text",
         limit="1 at collapse",
         collapsed=1.0,
+        direction="up",
     ),
     "nc5_ood_deviation": Measurement(
         "NC5",
@@ -271,7 +321,11 @@ MEASUREMENTS: dict[str, Measurement] = {
         reads="text",
         limit="0 at collapse",
         collapsed=0.0,
+        direction="down",
     ),
+}
+MEASUREMENTS: dict[str, Measurement] = {
+    key: replace(entry, **asdict(WORDS[key])) if key in WORDS else entry for key, entry in _ENTRIES.items()
 }
 
 COUNTS: dict[str, Count] = {
