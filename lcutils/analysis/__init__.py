@@ -6,7 +6,7 @@ tokens. It returns a new DataFrame, or `Missing` with a sentence that says why i
 
 from lcutils.analysis.conditional import influence, partial_correlations, sensitivity_correlations, within_architecture
 from lcutils.analysis.configuration import applying, model_table, own_settings
-from lcutils.analysis.definitions import Missing, limits_at, limits_of_theory, measurements_in
+from lcutils.analysis.definitions import Missing, definitions_table, limits_at, limits_of_theory, measurements_in
 from lcutils.analysis.few import FEW, comparable_loss, few_models
 from lcutils.analysis.fine_tuned import base_differences, base_pairs, moved_tokens
 from lcutils.analysis.inference import permutation_test

@@ -68,7 +68,7 @@ def _uniformity() -> dict[str, Words]:
             r"u_c = \hat\mu_c",
             "log inverse distance of two class means, taken as directions from the origin",
             " A part that all class means share brings all directions together, whatever their spread around it.",
-            f"{_PAPER} and Table 1; the idea: {_LIU}",
+            f"{_PAPER}; the idea: {_LIU}",
         ),
         "gnc2_riesz": (
             r"\lVert u_c - u_{c'} \rVert^{-s}",
@@ -170,7 +170,7 @@ WORDS: dict[str, Words] = {
         "far out.",
         "A logarithm depends on the unit of length, so features twice as large have another value; and where the mean "
         "of the logs crosses 0 it has a pole.",
-        f"{_PAPER} and Table 1",
+        f"{_PAPER}",
     ),
     "nc2_log_norm_std": Words(
         _log_norms["std"],
@@ -202,7 +202,7 @@ WORDS: dict[str, Words] = {
         "The average is next to 0 for many classes, so it says more of that average than of the spread: "
         + _POLE[0].lower()
         + _POLE[1:],
-        f"{_PAPER} and Table 1",
+        f"{_PAPER}",
     ),
     "nc2_coherence": Words(
         _PAIRS % rf"\left\lvert {_COSINE} + \tfrac{{1}}{{K-1}} \right\rvert",
