@@ -84,7 +84,7 @@ def describe(key: str) -> str:
         "Source": entry.source,
     }
     told = "\n".join(f"- **{name}**: {words}" for name, words in lines.items() if words)
-    formula = f"$$\\displaystyle {entry.formula}$$\n\n" if entry.formula else ""
+    formula = f"$$ {entry.formula} $$\n\n" if entry.formula else ""
     return f"### `{key}` ({entry.property}: {entry.label})\n\n{formula}{entry.meaning or entry.definition}\n\n{told}"
 
 

@@ -76,7 +76,7 @@ def _along(rows: pd.DataFrame, key: str, along: str, test: str, few: bool) -> An
     if drawn.empty or (few and drawn.groupby("model")[along].nunique().max() < 2):
         return None
     x = alt.X(f"{along}:Q", **_training_axis(rows, along))
-    words = scatter.arrow(key, drawn[key], False)
+    words = scatter.arrow(key, drawn[key])
     y = alt.Y(f"{key}:Q", **theme.value_axis(axis, theme.padded(drawn[key], log), log, arrow=words))
     base = (
         alt.Chart(theme.ROWS)

@@ -59,7 +59,7 @@ def _overlay(rows: pd.DataFrame, key: str, test: str, names: Mapping[Hashable, s
         scatter.shown_rows(test, key, log)
         .mark_point(size=44, filled=True, strokeWidth=0.5, stroke=theme.OUTLINE)
         .encode(
-            x=alt.X(f"{key}:Q", **theme.value_axis(axis, domains[0], log, arrow=scatter.arrow(key, rows[key], True))),
+            x=alt.X(f"{key}:Q", **theme.value_axis(axis, domains[0], log, arrow=scatter.arrow(key, rows[key]))),
             y=alt.Y("val_loss:Q", **theme.value_axis(scatter.LOSS, domains[1], False)),
             color=alt.Color("source:N", title="source", scale=SOURCES, legend=legend),
             shape=alt.Shape("source:N", title="source", scale=SHAPES, legend=legend),

@@ -83,7 +83,7 @@ def by_width(results: pd.DataFrame, key: str, riesz_s: float | None = None) -> F
             values=sorted(rows["width"].unique().tolist()), format="d", labelAngle=-45, labelOverlap=False, grid=False
         ),
     )
-    y = theme.value_axis(axis, domain, log, letters=26, arrow=scatter.arrow(key, rows[key], False))
+    y = theme.value_axis(axis, domain, log, letters=26, arrow=scatter.arrow(key, rows[key]))
     depths = sorted(data["depth"].unique().tolist())
     colour = alt.Color("depth:O", title="depth L", scale=alt.Scale(domain=depths, scheme=theme.VIRIDIS))
     base, shape = alt.Chart(), scatter.families_shape(rows)

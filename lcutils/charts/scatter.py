@@ -51,19 +51,18 @@ def axis_of(key: str) -> tuple[str, bool]:
     return (MEASUREMENTS[key].axis, MEASUREMENTS[key].log) if key in MEASUREMENTS else (LOSSES[key], False)
 
 
-def arrow(key: str, values: pd.Series, across: bool) -> str:
+def arrow(key: str, values: pd.Series) -> str:
     """Return the words of an axis of `key` that say which way collapse lies; "" for a loss, or where it is not known.
 
-    A measurement that nears 0 from either side has no arrow where `values` have both signs.
+    The title of an upright axis is turned: its arrow to the left points down. A measurement that nears 0 from either
+    side has no arrow where `values` have both signs.
     """
     if key not in MEASUREMENTS or not len(values):
         return ""
     way = towards(key, values)
     if way == "none":
         return "towards collapse: 0" if MEASUREMENTS[key].direction == "zero" else ""
-    if across:
-        return "← towards collapse" if way == "down" else "towards collapse →"
-    return f"towards collapse {'↓' if way == 'down' else '↑'}"
+    return "← towards collapse" if way == "down" else "towards collapse →"
 
 
 @dataclass(frozen=True)
@@ -249,7 +248,7 @@ def panel(rows: pd.DataFrame, key: str, test: str, riesz_s: float | None, few: F
         return None
     limits = theory_lines(drawn, key, riesz_s)
     domains = padded(drawn[key], log, limits["value"].tolist()), padded(drawn[target], False)
-    x = alt.X(f"{key}:Q", **value_axis(measurement.axis, domains[0], log, arrow=arrow(key, drawn[key], True)))
+    x = alt.X(f"{key}:Q", **value_axis(measurement.axis, domains[0], log, arrow=arrow(key, drawn[key])))
     y = alt.Y(f"{target}:Q", **value_axis(LOSSES[target], domains[1], False))
     base = shown_rows(test, key, log, target)
     shape = families_shape(rows)

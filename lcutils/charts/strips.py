@@ -119,7 +119,7 @@ def _strip(
     values = pd.concat([part.astype(float) for part in drawn])
     ends = able["value"].astype(float) if len(able) else pd.Series(dtype=float)
     domain = _domain(pd.concat([values, ends]), log)
-    x = {**theme.value_axis(axis, domain, log, letters=40, arrow=scatter.arrow(key, values, True))}
+    x = {**theme.value_axis(axis, domain, log, letters=40, arrow=scatter.arrow(key, values))}
     x["axis"].orient = "bottom"
     y = alt.Y(
         "line:N",
