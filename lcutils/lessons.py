@@ -72,12 +72,11 @@ def lesson(key: str, case: Case, vary: str, riesz_s: float = 1.0) -> Figure:
 
 
 def show_lesson(key: str, case: Case, vary: str, riesz_s: float = 1.0) -> None:
-    """Show what the catalogue says of a measurement, its value in the case and its picture, in a notebook."""
+    """Show what the catalogue says of a measurement, and its picture (`lesson`), in a notebook."""
     from IPython.display import Markdown, display
 
     figure = lesson(key, case, vary, riesz_s)
-    value = f"{measure_case(case, riesz_s)[key]:.4g}".replace("-", "−")
-    display(Markdown(f"{describe(key)}\n- **Here**: {value}"), figure)
+    display(Markdown(describe(key)), figure)
 
 
 def moved_by_scale(case: Case, times: float = 2.0) -> pd.DataFrame:

@@ -37,8 +37,8 @@ def in_display_order(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def towards_words(key: str) -> str:
-    """Which way collapse lies, in words: "down", "up", "towards 0", or "not known"."""
-    return {"zero": "towards 0", "none": "not known"}.get(way := MEASUREMENTS[key].direction, way)
+    """Which way collapse lies, in words: "down", "up", "towards 0, from either side", or "not known"."""
+    return {"zero": "towards 0, from either side", "none": "not known"}.get(way := MEASUREMENTS[key].direction, way)
 
 
 def scale_words(key: str) -> str:
@@ -76,10 +76,11 @@ def describe(key: str) -> str:
         KeyError: the catalogue has no such measurement.
     """
     entry = MEASUREMENTS[key]
+    scale, _, larger = scale_words(key).partition(": ")
     lines = {
-        "Towards collapse": towards_words(key) + (f" ({entry.limit})" if entry.limit else ""),
-        "Where nothing is aligned": entry.null,
-        "Scale": scale_words(key),
+        "Collapse lies": towards_words(key) + (f" ({entry.limit})" if entry.limit else ""),
+        "Without structure": entry.null,
+        scale: larger,
         "What it hides": entry.hides,
         "Source": entry.source,
     }

@@ -28,7 +28,8 @@ def influential(x: Vector, y: Vector) -> NDArray[np.bool_]:
     """Mask of the rows that carry the line of `y` on `x`: Cook's distance above 4 / n (Bollen and Jackman 1990).
 
     So does the only row with an x of its own beside rows that share one: the line always meets it. No row is marked
-    where there are fewer than four, where nothing varies, or where all rows lie on a line.
+    where there are fewer than four, where nothing varies, or where all rows lie on a line. Rows that lie far out in the
+    same direction may hide one another, since each is judged beside the others.
     """
     n = len(x)
     if n <= FEWEST_ROWS or is_constant(x) or is_constant(y):

@@ -10,11 +10,12 @@ import numpy as np
 import pandas as pd
 
 from lcutils.analysis import MEASUREMENTS, limits_at
-from lcutils.charts.scatter import MODEL_COLOURS, arrow, heading
-from lcutils.charts.theme import INK, OKABE_ITO, OUTLINE, PANEL, Figure, padded, sentence, slim, value_axis
+from lcutils.charts.scatter import MODEL_COLOURS, arrow
+from lcutils.charts.theme import INK, OKABE_ITO, OUTLINE, Figure, padded, sentence, slim, value_axis
 
 LIMITS = {"collapse": [2, 2], "uniform sphere": [6, 3]}  # dashes of each
 LIMIT_COLOUR = "#D55E00"
+SIDE = 185  # pixels, of either picture: a lesson takes half a screen
 
 
 def lesson_picture(
@@ -31,7 +32,8 @@ def lesson_picture(
         varied: the number's name; `now` its value in the case.
         riesz_s: exponent of the Riesz kernel.
     """
-    name, title = f"lesson_{key}", heading(key)
+    value = float(curve.loc[curve[varied] == now, key].iloc[0])
+    name, title = f"lesson_{key}", f"{key} = {value:.3g} at {varied} = {now:g}".replace("= -", "= −")
     left = _plane(points, classes)
     known = curve[[math.isfinite(value) for value in curve[key]]]
     if known.empty:
@@ -46,7 +48,8 @@ def lesson_picture(
 
 
 def _plane(points: pd.DataFrame, classes: pd.DataFrame) -> Any:
-    reach = 1.08 * max(abs(pd.concat([points[["x", "y"]].stack(), classes[["head_x", "head_y"]].stack()])))
+    parts = (points[["x", "y"]], classes[["head_x", "head_y"]])
+    reach = 1.08 * max(float(np.abs(part.to_numpy()).max()) for part in parts)
     kinds = classes["class"].tolist()
     colours = [MODEL_COLOURS[i % len(MODEL_COLOURS)] for i in range(len(kinds))]
     colour = alt.Color("class:N", legend=None, scale=alt.Scale(domain=kinds, range=colours))
@@ -61,7 +64,7 @@ def _plane(points: pd.DataFrame, classes: pd.DataFrame) -> Any:
     rows = rows.encode(x="from_x:Q", y="from_y:Q", x2="head_x:Q", y2="head_y:Q", color=colour)
     crosses = base.mark_point(shape="cross", size=110, filled=True, opacity=1, stroke=INK, strokeWidth=0.7)
     layers = [dots.encode(color=colour, **axes), rows, crosses.encode(color=colour, tooltip=["class:N"], **axes)]
-    return alt.layer(*layers).properties(width=PANEL, height=PANEL)
+    return alt.layer(*layers).properties(width=SIDE, height=SIDE)
 
 
 def _along(
@@ -80,7 +83,7 @@ def _along(
     tips = [alt.Tooltip(f"{column}:Q", format=".4g") for column in (varied, key)]
     dots = base.mark_circle(size=22, color=OKABE_ITO[0]).encode(x=x, y=y, tooltip=tips)
     layers = [line, dots]
-    here = curve.loc[[(curve[varied] - now).abs().idxmin()]]
+    here = curve[curve[varied] == now]
     ring = alt.Chart(slim(here, [varied, key], 5)).mark_point(size=170, color=INK, strokeWidth=1.6)
     layers.append(ring.encode(x=x, y=y))
     for limit, value in limits[["limit", "value"]].itertuples(index=False):
@@ -90,4 +93,4 @@ def _along(
     if not log and domain[0] < 0 < domain[1]:
         layers.insert(0, zero.encode(y=y))
     names = [f"{limit} at {value:.3g}".replace("-", "−") for limit, value in limits[["limit", "value"]].to_numpy()]
-    return alt.layer(*layers).properties(width=PANEL, height=PANEL), names
+    return alt.layer(*layers).properties(width=SIDE, height=SIDE), names

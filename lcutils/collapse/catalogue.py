@@ -2,9 +2,9 @@
 
 Results, charts, tables and the report read this list, so it imports neither torch nor pandas. To add a measurement,
 write a function that takes a `MeasurementInputs` and returns its values by key (tensors where it reads classes, plain
-numbers where it reads pairs), and one entry here: `measure_collapse` then computes it. Its longer words (formula,
-meaning, what it hides, source) are in `lcutils.collapse.explained`. A measurement over pairs may need another sum: see
-`lcutils.collapse.terms`. `tests/test_new_measurement.py` is an example.
+numbers where it reads pairs), and one entry here: `measure_collapse` then computes it. More on it (formula,
+meaning, direction, scale, what it hides, source) is an entry in `lcutils.collapse.explained`. A measurement over pairs
+may need another sum: see `lcutils.collapse.terms`. `tests/test_new_measurement.py` is an example.
 
 In the words below: classes c, K of them are kept; mu_c is the mean feature of class c and mu_bar the unweighted mean
 of the kept means; sigma_c² is the within-class variance, w_c the class's row of the head; pairs are c < c'; CoV is
@@ -20,16 +20,15 @@ from importlib import import_module
 from math import inf
 from typing import Any, Literal
 
-from lcutils.collapse.explained import WORDS
+from lcutils.collapse.explained import EXPLAINED, Explained
+from lcutils.collapse.explained_extras import EXPLAINED_EXTRAS
 
 Source = Literal["classes", "pairs", "text"]
-Direction = Literal["down", "up", "zero", "none"]
-Scale = Literal["free", "power", "shift", "unit"]
 
 
 @dataclass(frozen=True)
-class Measurement:
-    """One measurement of neural collapse.
+class Measurement(Explained):
+    """One measurement of neural collapse, with what explains it.
 
     Attributes:
         property: of neural collapse: NC1, NC2, GNC2, NC3, UNC3, NC4 or NC5.
@@ -42,16 +41,6 @@ class Measurement:
         log: whether a log axis is natural (positive, over decades).
         limit: the value at collapse, or in theory, in plain words; empty if none is known.
         collapsed: the value at collapse as a number; None if it depends on width or classes, or is not known.
-        direction: which way collapse lies: "down", "up", "zero" (its size falls: a CoV whose mean may have either sign)
-            or "none" (not known).
-        scale: what features c times as large do to it, the head as it was: nothing ("free"), c^`power` times as large
-            ("power"), `power` * log c added ("shift"), or another change, because it depends on the unit ("unit").
-        power: of `scale`.
-        formula: the definition in LaTeX.
-        meaning: two sentences for a reader who does not have the paper.
-        null: its value where nothing is aligned, in LaTeX and words; empty where no closed form is known.
-        hides: one sentence on what it does not show.
-        source: who defined it, and where.
     """
 
     property: str
@@ -63,14 +52,6 @@ class Measurement:
     log: bool = False
     limit: str = ""
     collapsed: float | None = None
-    direction: Direction = "none"
-    scale: Scale = "free"
-    power: int = 0
-    formula: str = ""
-    meaning: str = ""
-    null: str = ""
-    hides: str = ""
-    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -93,13 +74,7 @@ _UNCENTRED = "mu_c / ||mu_c||"
 _SPHERE = "a uniform sphere's value, which depends on the width"
 
 # What the measurements of one function share.
-_cdnv = partial(
-    Measurement,
-    "NC1",
-    function="lcutils.collapse.variability:distance_normalised_variance",
-    reads="pairs",
-    direction="down",
-)
+_cdnv = partial(Measurement, "NC1", function="lcutils.collapse.variability:distance_normalised_variance", reads="pairs")
 _covariance_ratio = partial(
     Measurement,
     "NC1",
@@ -108,7 +83,6 @@ _covariance_ratio = partial(
     log=True,
     limit="0 at collapse",
     collapsed=0.0,
-    direction="down",
 )
 _norms = partial(
     Measurement,
@@ -131,8 +105,6 @@ _ENTRIES: dict[str, Measurement] = {
         log=True,
         limit="0 at collapse",
         collapsed=0.0,
-        scale="power",
-        power=-2,
     ),
     "nc1_cdnv_log": _cdnv(
         "log CDNV",
@@ -140,8 +112,6 @@ _ENTRIES: dict[str, Measurement] = {
         f"Mean over pairs of classes of log of {_CDNV}^4; left out where both variances are 0.",
         limit="minus infinity at collapse",
         collapsed=-inf,
-        scale="shift",
-        power=-2,
     ),
     "nc1_cdnv_galanti": _cdnv(
         "CDNV as Galanti defined it",
@@ -165,27 +135,22 @@ _ENTRIES: dict[str, Measurement] = {
         "equinorm, of norms",
         "CoV of centred class-mean norms",
         "Standard deviation over mean of ||mu_c - mu_bar|| over classes.",
-        direction="down",
     ),
     "nc2_log_norm_cov": _norms(
         "equinorm, of log norms",
         "CoV of log centred class-mean norms",
         "Standard deviation over mean of log ||mu_c - mu_bar|| over classes; depends on its unit.",
-        direction="zero",
-        scale="unit",
     ),
     "nc2_log_norm_std": _norms(
         "spread of log norms",
         "standard deviation of log centred class-mean norms",
         "Standard deviation of log ||mu_c - mu_bar|| over classes.",
-        direction="down",
     ),
     "nc2_cosine_mean": _cosines(
         "mean cosine",
         "mean cosine of centred class means over pairs",
         "Mean over pairs of classes of the cosine of mu_c - mu_bar and mu_c' - mu_bar.",
         limit="-1/(K-1) for a simplex",
-        direction="down",
     ),
     "nc2_cosine_std": _cosines(
         "spread of cosines",
@@ -193,7 +158,6 @@ _ENTRIES: dict[str, Measurement] = {
         "Standard deviation over pairs of classes of the cosine of centred class means.",
         limit="0 at collapse; 1/sqrt(D) for a uniform sphere",
         collapsed=0.0,
-        direction="down",
     ),
     "nc2_cosine_cov": _cosines(
         "equiangular",
@@ -201,7 +165,6 @@ _ENTRIES: dict[str, Measurement] = {
         "Standard deviation over mean, over pairs of classes, of the cosine of centred class means.",
         limit="0 at collapse",
         collapsed=0.0,
-        direction="zero",
     ),
     "nc2_coherence": Measurement(
         "NC2",
@@ -212,7 +175,6 @@ _ENTRIES: dict[str, Measurement] = {
         reads="pairs",
         limit="0 at collapse",
         collapsed=0.0,
-        direction="down",
     ),
     "nc2_etf_error": Measurement(
         "NC2",
@@ -223,14 +185,12 @@ _ENTRIES: dict[str, Measurement] = {
         reads="classes",
         limit="0 at collapse",
         collapsed=0.0,
-        direction="down",
     ),
     **{
         f"gnc2_log{tag}_{end}": _uniformity(
             f"{short}, log kernel{comma}",
             f"{name} of log inverse distance, {words} class means on the sphere",
             f"{name[0].upper()}{name[1:]} {_KERNEL}{unit}.",
-            direction="zero" if end == "cov" else "down",
         )
         for tag, words, comma, unit in (
             ("", "centred", ", centred", _CENTRED),
@@ -247,7 +207,6 @@ _ENTRIES: dict[str, Measurement] = {
             f"{short}, Riesz kernel, centred",
             f"{name} of inverse distance (Riesz), centred class means on the sphere",
             f"{name[0].upper()}{name[1:]} over pairs of classes of ||u_c - u_c'||^-s, u = {_CENTRED}.",
-            direction="down",
         )
         for end, short, name in (
             ("mean", "mean", "mean"),
@@ -264,7 +223,6 @@ _ENTRIES: dict[str, Measurement] = {
         reads="classes",
         limit="1 at collapse",
         collapsed=1.0,
-        direction="up",
     ),
     "nc3_duality_error": Measurement(
         "NC3",
@@ -275,7 +233,6 @@ _ENTRIES: dict[str, Measurement] = {
         reads="classes",
         limit="0 at collapse",
         collapsed=0.0,
-        direction="down",
     ),
     "unc3_cosine_cov": Measurement(
         "UNC3",
@@ -286,7 +243,6 @@ _ENTRIES: dict[str, Measurement] = {
         reads="classes",
         limit="0 at collapse",
         collapsed=0.0,
-        direction="zero",
     ),
     "nc4_agreement": Measurement(
         "NC4",
@@ -298,7 +254,6 @@ _ENTRIES: dict[str, Measurement] = {
         reads="text",
         limit="1 at collapse",
         collapsed=1.0,
-        direction="up",
     ),
     "nc4_agreement_weights": Measurement(
         "NC4",
@@ -310,7 +265,6 @@ _ENTRIES: dict[str, Measurement] = {
         reads="text",
         limit="1 at collapse",
         collapsed=1.0,
-        direction="up",
     ),
     "nc5_ood_deviation": Measurement(
         "NC5",
@@ -321,11 +275,11 @@ _ENTRIES: dict[str, Measurement] = {
         reads="text",
         limit="0 at collapse",
         collapsed=0.0,
-        direction="down",
     ),
 }
+_WORDS = EXPLAINED | EXPLAINED_EXTRAS
 MEASUREMENTS: dict[str, Measurement] = {
-    key: replace(entry, **asdict(WORDS[key])) if key in WORDS else entry for key, entry in _ENTRIES.items()
+    key: replace(entry, **asdict(_WORDS[key])) if key in _WORDS else entry for key, entry in _ENTRIES.items()
 }
 
 COUNTS: dict[str, Count] = {

@@ -52,7 +52,7 @@ class Case:
         """Refuse numbers that make no case, with a ValueError that names the first of them."""
         whole = {"classes": 2, "samples": 2}
         for name, value in vars(self).items():
-            if not math.isfinite(value):
+            if not isinstance(value, int | float) or not math.isfinite(value):
                 raise ValueError(f"{name} must be a finite number, not {value}")
         for name, least in whole.items():
             if getattr(self, name) < least or getattr(self, name) % 1:
