@@ -110,7 +110,7 @@ def test_a_pole_is_explained_where_it_is_drawn():
     rows = RESULTS.copy()
     rows["gnc2_log_uncentred_cov"] = np.where(np.arange(len(rows)) % 2, -3.0, 4.0) + rows["val_loss"]
     for figure in (charts.figure_1(rows), charts.figure_2(rows), charts.by_width(rows, "gnc2_log_uncentred_cov"),
-                   charts.trajectories(rows)):  # fmt: skip
+                   charts.trajectories(rows), charts.overlaid(rows, rows), strips(rows)):  # fmt: skip
         assert POLE_WORDS in figure.caption
     assert words_of(charts.figure_1(rows).svg).count("near its pole: the mean crosses 0") == 1
     assert "towards collapse: 0" in charts.figure_1(rows).svg

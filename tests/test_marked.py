@@ -11,6 +11,9 @@ from scipy import stats as scipy_stats
 from lcutils.analysis import correlations, influence, partial_correlations, table_1
 from lcutils.analysis.inference import NO_INTERVAL, bootstrap_interval, permutation_test, said_interval
 from lcutils.analysis.marked import cooks_distance, influential, r_without
+from lcutils.parameters import ROOT
+
+SAMPLE = ROOT / "outputs" / "sample-h200" / "results.csv"
 
 
 def table(x: np.ndarray, y: np.ndarray, key: str = "nc2_norm_cov") -> pd.DataFrame:
@@ -81,6 +84,23 @@ def test_tables_mark_the_rows_that_carry_a_relation():
     rows = influence(table(x, y)).set_index("model")
     assert rows.index[rows["influential"]].sort_values().tolist() == ["m0", "m1", "m2"]
     assert ((rows["cooks_distance"] > 4 / len(x)) == rows["influential"]).all()
+
+
+@pytest.mark.skipif(not SAMPLE.is_file(), reason="the sample's table is not in this checkout")
+def test_in_the_committed_sample_the_almost_untrained_models_are_marked():
+    """Three models near the entropy of the text carry relations; scale-free NC1 goes another way than the paper's."""
+    results = pd.read_csv(SAMPLE)
+    untrained = set(results.nlargest(3, "val_loss")["model"])
+    rows = influence(results)
+    for key in ("nc1_quotient", "gnc2_log_uncentred_cov", "nc3_cosine_mean", "unc3_cosine_cov"):
+        marked = rows[(rows["measurement"] == key) & rows["influential"]]
+        assert set(marked["model"]) == untrained
+    table = correlations(results, trials=99, resamples=99).set_index("measurement")
+    assert table.loc["nc1_cdnv", "collapse_log"] == table.loc["nc4_agreement", "collapse"] == "with"
+    assert table.loc["nc1_quotient", "collapse_log"] == "against"
+    assert table.loc["nc1_pinv", "collapse_log"] == "unclear"
+    assert table.loc["gnc2_log_uncentred_cov", "collapse"] == ""  # values of both signs
+    assert table.loc["nc1_quotient", "r_log_without"] < -0.95 < table.loc["nc1_quotient", "r_log"]
 
 
 def test_the_sign_of_a_relation_is_said_only_where_it_is_clear():

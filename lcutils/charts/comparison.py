@@ -10,6 +10,7 @@ import pandas as pd
 
 from lcutils import analysis
 from lcutils.analysis import MEASUREMENTS, Missing, few_models
+from lcutils.analysis.directions import POLE_WORDS, near_pole
 from lcutils.analysis.few import with_families
 from lcutils.charts import scatter, theme
 from lcutils.charts.names import name_layers
@@ -47,6 +48,8 @@ def overlaid(results: pd.DataFrame, published: pd.DataFrame | None) -> Figure:
         "Published models are blue crosses, this study's are orange circles. Other corpora, tokenizers or budgets "
         "move the loss: compare the trend first, and the position where the setting is the paper's."
     )
+    if any(near_pole(key, both[key]) for key in {*FIGURE_1, *FIGURE_3} & {*both.columns}):
+        caption += f" {POLE_WORDS}"
     return Figure(name, title, caption, theme.together(charts, 3, controls), rows=data)
 
 
