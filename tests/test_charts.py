@@ -170,7 +170,7 @@ def test_panels_share_selection_and_filters():
     spec = charts.figure_1(RESULTS).spec
     [picked] = [param for param in spec["params"] if param["name"] == "picked"]
     assert picked["select"]["fields"] == ["model"]
-    assert len(spec["concat"]) == 5
+    assert len(spec["concat"]) == 6
     for panel in spec["concat"]:
         assert any(layer.get("name") in picked["views"] for layer in panel["layer"])
     assert {p["name"] for p in spec["params"]} == {"picked", "depth_is", "width_is", "weight_decay_is", "model_like"}

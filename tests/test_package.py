@@ -56,6 +56,7 @@ MAY_IMPORT = {
     "__main__": {"stages", "measuring", "pipeline"},
     "monitor": {"features", "collapse"},
     "callback": {"monitor"},
+    "lessons": {"analysis", "charts", "collapse"},
     "notebook_filter": set(),  # what git runs on a notebook
 }
 

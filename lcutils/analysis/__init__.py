@@ -8,7 +8,14 @@ from lcutils.analysis.conditional import influence, partial_correlations, sensit
 from lcutils.analysis.configuration import applying, model_table, own_settings
 from lcutils.analysis.convergence import settling, settling_words
 from lcutils.analysis.corrected import beside_corrected
-from lcutils.analysis.definitions import Missing, known_to, limits_at, limits_of_theory, measurements_in
+from lcutils.analysis.definitions import (
+    Missing,
+    definitions_table,
+    known_to,
+    limits_at,
+    limits_of_theory,
+    measurements_in,
+)
 from lcutils.analysis.errors import error_table, with_reliability
 from lcutils.analysis.few import FEW, comparable_loss, few_models
 from lcutils.analysis.fine_tuned import base_differences, base_pairs, moved_tokens

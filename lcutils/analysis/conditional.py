@@ -12,8 +12,18 @@ import pandas as pd
 import scipy
 
 from lcutils.analysis.definitions import Missing, in_display_order
+from lcutils.analysis.directions import collapse_words
 from lcutils.analysis.few import family_column, with_families
-from lcutils.analysis.inference import FEWEST_ROWS, Vector, holm, independent_columns, is_constant, partial_correlation
+from lcutils.analysis.inference import (
+    FEWEST_ROWS,
+    NO_INTERVAL,
+    Vector,
+    holm,
+    independent_columns,
+    is_constant,
+    partial_correlation,
+)
+from lcutils.analysis.marked import cooks_distance, influential
 from lcutils.analysis.relations import LABEL_COLUMNS, finite_rows, label_columns, no_relation, pairs_with
 from lcutils.analysis.rows import SETTING
 
@@ -30,7 +40,8 @@ def partial_correlations(results: pd.DataFrame, target: str = "val_loss") -> pd.
         Columns `measurement, property, label, given, n, r, r2` (plain, over the same rows), `partial_r, partial_r2, p`
         (t test, two-sided), `p_holm` (over the measurements of one `given`), `low, high` (Fisher's interval of
         `partial_r`), `partial_r_log, partial_r2_log, p_log` (of the log of the measurement; nan where a value is
-        not positive), `dropped` (joined by ", "), `note`.
+        not positive), `dropped` (joined by ", "), `note`, `collapse` (of `partial_r`: whether better models are more
+        collapsed, see `collapse_words`).
     """
     if reason := no_relation(results, target):
         return Missing(reason)
@@ -65,11 +76,14 @@ def partial_correlations(results: pd.DataFrame, target: str = "val_loss") -> pd.
                 continue
             row |= {"partial_r": partial.r, "partial_r2": partial.r**2, "p": partial.p}
             row |= {"low": partial.low, "high": partial.high}
+            row["collapse"] = collapse_words(key, x, partial.r, partial.p, target)
+            if np.isnan(partial.low):
+                row["note"] = "; ".join(filter(None, (note, NO_INTERVAL)))
             logged = partial_correlation(np.log(x), y, values[:, kept]) if (x > 0).all() else ""
             if not isinstance(logged, str):
                 row |= {"partial_r_log": logged.r, "partial_r2_log": logged.r**2, "p_log": logged.p}
     columns = [*LABEL_COLUMNS, "given", "n", "r", "r2", "partial_r", "partial_r2", "p", "p_holm"]
-    columns += ["low", "high", "partial_r_log", "partial_r2_log", "p_log", "dropped", "note"]
+    columns += ["low", "high", "partial_r_log", "partial_r2_log", "p_log", "dropped", "note", "collapse"]
     table = pd.DataFrame(rows).reindex(columns=columns)
     if table["partial_r"].isna().all():
         return Missing(f"Partial correlations cannot be computed: {table['note'].iloc[-1]}.")
@@ -83,11 +97,8 @@ def influence(results: pd.DataFrame, target: str = "val_loss") -> pd.DataFrame |
     Returns:
         One row per measurement and model, the largest changes first: `measurement, model, checkpoint, r2` (of all
         rows), `r2_without` (without this row; nan if nothing varies then), `change` (`r2_without - r2`),
-        `cooks_distance` (in the regression of `target` on the measurement).
+        `cooks_distance` (in the regression of `target` on the measurement), `influential` (whether that is above 4/n).
     """
-    from statsmodels.regression.linear_model import OLS
-    from statsmodels.tools import add_constant
-
     if reason := no_relation(results, target):
         return Missing(reason)
     tables = []
@@ -101,14 +112,12 @@ def influence(results: pd.DataFrame, target: str = "val_loss") -> pd.DataFrame |
         varies = (sxx > 1e-12 * (dx * dx).sum()) & (syy > 1e-12 * (dy * dy).sum())
         without = np.divide(sxy**2, sxx * syy, out=np.full(n, np.nan), where=varies)
         r2 = scipy.stats.pearsonr(x, y).statistic ** 2
-        with np.errstate(divide="ignore", invalid="ignore"):  # a perfect fit has no residuals
-            cooks = OLS(y, add_constant(x)).fit().get_influence().cooks_distance[0]
         names = results.loc[used, [name for name in ("model", "checkpoint") if name in results]]
         names = names.assign(measurement=key, r2=r2, r2_without=without, change=without - r2)
-        tables.append(names.assign(cooks_distance=cooks))
+        tables.append(names.assign(cooks_distance=cooks_distance(x, y), influential=influential(x, y)))
     if not tables:
         return Missing(f"Leaving one model out needs more than {FEWEST_ROWS} rows.")
-    columns = ["measurement", "model", "checkpoint", "r2", "r2_without", "change", "cooks_distance"]
+    columns = ["measurement", "model", "checkpoint", "r2", "r2_without", "change", "cooks_distance", "influential"]
     table = pd.concat(tables, ignore_index=True).reindex(columns=columns)
     return table.sort_values("change", key=lambda change: -change.abs(), kind="stable", ignore_index=True)
 
@@ -123,7 +132,8 @@ def within_architecture(results: pd.DataFrame, target: str = "val_loss") -> pd.D
         Columns `measurement, property, label, architecture` ("02x0768", after the family's name where
         the table has families, or "pooled"), `depth, width, groups, n, r, r2,
         p` (t test, two-sided), `p_holm` (over the pooled rows), `r_log, r2_log, p_log` (of the log of the
-        measurement; nan where a value is not positive), `note`.
+        measurement; nan where a value is not positive), `note`, `collapse` (whether better models are more collapsed:
+        `collapse_words`).
     """
     if reason := no_relation(results, target):
         return Missing(reason)
@@ -144,7 +154,7 @@ def within_architecture(results: pd.DataFrame, target: str = "val_loss") -> pd.D
                 row = {**label_columns(key), "architecture": name, "depth": depth, "width": width}
                 rows.append(row | _within([group], key, target))
     columns = [*LABEL_COLUMNS, "architecture", "depth", "width", "groups", "n", "r", "r2", "p", "p_holm"]
-    table = pd.DataFrame(rows).reindex(columns=[*columns, "r_log", "r2_log", "p_log", "note"])
+    table = pd.DataFrame(rows).reindex(columns=[*columns, "r_log", "r2_log", "p_log", "note", "collapse"])
     if not (table["n"] >= FEWEST_ROWS).any():
         return Missing("Relations within an architecture need several rows of one size.")
     table[["depth", "width"]] = table[["depth", "width"]].astype("Int64")
@@ -169,7 +179,8 @@ def _within(groups: list[pd.DataFrame], key: str, target: str) -> dict[str, Any]
         r = float(np.clip(dx @ dy / np.sqrt((dx @ dx) * (dy @ dy)), -1, 1))
         t = r * np.sqrt(df / max(1 - r * r, 1e-300))
         row |= {f"r{scale}": r, f"r2{scale}": r * r, f"p{scale}": 2 * float(scipy.stats.t.sf(abs(t), df))}
-    return row | {"note": ""}
+    values = pd.concat([group[key] for group in groups])
+    return row | {"note": "", "collapse": collapse_words(key, values, row["r"], row["p"], target)}
 
 
 def _deviations(groups: list[Vector]) -> Vector:
@@ -188,7 +199,7 @@ def sensitivity_correlations(
 
     Returns:
         Columns `measurement, property, label, min_count, n, r, r2, r2_log` (of the log of the measurement; nan if a
-        value is not positive).
+        value is not positive), `collapse` (whether better models are more collapsed: `collapse_words`).
     """
     needed = {"model", "checkpoint"}
     if not needed | {"min_count"} <= set(table.columns) or not needed | {target} <= set(results.columns):
@@ -199,10 +210,10 @@ def sensitivity_correlations(
     for min_count, group in joined.groupby("min_count"):
         for key, x, y, _, _ in pairs_with(group, target):
             if len(x):
-                r = scipy.stats.pearsonr(x, y).statistic
+                r, p = scipy.stats.pearsonr(x, y)
                 log_r = scipy.stats.pearsonr(np.log(x), y).statistic if (x > 0).all() else np.nan
                 row = {**label_columns(key), "min_count": min_count, "n": len(x), "r": r, "r2": r * r}
-                rows.append(row | {"r2_log": log_r**2})
+                rows.append(row | {"r2_log": log_r**2, "collapse": collapse_words(key, x, r, p, target)})
     if not rows:
         return Missing(f"Relations for each minimum class count need {FEWEST_ROWS} models that differ.")
     return in_display_order(pd.DataFrame(rows))

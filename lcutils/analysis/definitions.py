@@ -1,7 +1,11 @@
-"""Which measurements a table holds, and what theory says of them; `lcutils.collapse.catalogue` says what each is."""
+"""Which measurements a table holds, what theory says of them, and the catalogue's words as a table and as lessons.
+
+`lcutils.collapse.catalogue` says what each measurement is.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from math import exp, log, sqrt
 
@@ -36,6 +40,63 @@ def in_display_order(table: pd.DataFrame) -> pd.DataFrame:
     """`table` with its column `measurement` in the order of `MEASUREMENTS`, else in the order it had."""
     order = {key: number for number, key in enumerate(MEASUREMENTS)}
     return table.sort_values("measurement", key=lambda keys: keys.map(order), kind="stable", ignore_index=True)
+
+
+def towards_words(key: str) -> str:
+    """Which way collapse lies, in words: "down", "up", "towards 0, from either side", or "not known"."""
+    return {"zero": "towards 0, from either side", "none": "not known"}.get(way := MEASUREMENTS[key].direction, way)
+
+
+def scale_words(key: str) -> str:
+    """What features that are twice as large do to a measurement, in a sentence."""
+    entry = MEASUREMENTS[key]
+    if entry.scale == "free":
+        return "Free of scale: features twice as large give the same value."
+    size = 2.0 ** abs(entry.power) if entry.scale == "power" else abs(entry.power) * log(2)
+    changed = {
+        "power": f"make it {size:g} times {'smaller' if entry.power < 0 else 'larger'}, without any collapse",
+        "shift": f"{'lower' if entry.power < 0 else 'raise'} it by {size:.3g}, without any collapse",
+        "unit": "have another value, without any collapse",
+    }
+    return f"Depends on scale: features twice as large {changed[entry.scale]}."
+
+
+def definitions_table(keys: Collection[str] = tuple(MEASUREMENTS)) -> pd.DataFrame:
+    """The catalogue as a table, one row per measurement.
+
+    Args:
+        keys: of the measurements; all by default.
+
+    Returns:
+        Columns `measurement` (key), `property, label, definition, limit`, `towards` (which way collapse lies), `scale`
+        (what larger features do), `formula` (LaTeX), `meaning, null, hides, source`.
+    """
+    words = ["property", "label", "definition", "limit", "formula", "meaning", "null", "hides", "source"]
+    rows = [{"measurement": key} | {word: getattr(MEASUREMENTS[key], word) for word in words} for key in keys]
+    table = pd.DataFrame(rows)
+    table.insert(5, "towards", [towards_words(key) for key in keys])
+    table.insert(6, "scale", [scale_words(key) for key in keys])
+    return table
+
+
+def describe(key: str) -> str:
+    """Everything that the catalogue says of a measurement, as Markdown with its formula in LaTeX.
+
+    Raises:
+        KeyError: the catalogue has no such measurement.
+    """
+    entry = MEASUREMENTS[key]
+    scale, _, larger = scale_words(key).partition(": ")
+    lines = {
+        "Collapse lies": towards_words(key) + (f" ({entry.limit})" if entry.limit else ""),
+        "Without structure": entry.null,
+        scale: larger,
+        "What it hides": entry.hides,
+        "Source": entry.source,
+    }
+    told = "\n".join(f"- **{name}**: {words}" for name, words in lines.items() if words)
+    formula = f"$$ {entry.formula} $$\n\n" if entry.formula else ""
+    return f"### `{key}` ({entry.property}: {entry.label})\n\n{formula}{entry.meaning or entry.definition}\n\n{told}"
 
 
 def simplex_cosine(classes: int) -> float:

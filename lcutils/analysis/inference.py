@@ -6,7 +6,7 @@ Shapes: n rows (models), M measurements. Everything random takes a seed and give
 from __future__ import annotations
 
 import warnings
-from math import atanh, sqrt, tanh
+from math import atanh, factorial, nan, sqrt, tanh
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +18,8 @@ Vector = NDArray[np.float64]
 FEWEST_ROWS = 3  # two points always lie on a line
 LEVEL = 0.95  # of every interval
 FEWEST_FOR_BOOTSTRAP = 5  # with fewer rows, many resamples hold a single point
+NO_INTERVAL = "too few points for an interval"
+_SAYS_NOTHING = 0.95  # an interval over this share of all possible values or more is none
 _CHUNK = 2_000_000  # permuted values held at once (16 MB)
 _ROUNDING = 1e-12  # of a correlation: a permutation that repeats the observed one reaches it
 
@@ -31,6 +33,7 @@ class Permutation(NamedTuple):
         r2: the observed R^2.
         exceed: trials whose R^2 reached the observed one.
         trials: number of random permutations.
+        smallest: the smallest p that this test can find: 1 / n! of n rows, or 1 / (1 + trials).
     """
 
     p: float
@@ -39,6 +42,7 @@ class Permutation(NamedTuple):
     r2: float
     exceed: int
     trials: int
+    smallest: float
 
 
 class Partial(NamedTuple):
@@ -100,8 +104,9 @@ def permutation_tests(xs: ArrayLike, y: ArrayLike, trials: int = 10_000, seed: i
     results = []
     for count, r in zip(exceed.tolist(), observed.tolist(), strict=True):
         interval = scipy.stats.binomtest(count, trials).proportion_ci(LEVEL, method="exact")
-        p = (1 + count) / (1 + trials)
-        results.append(Permutation(p, float(interval.low), float(interval.high), r**2, count, trials))
+        p, smallest = (1 + count) / (1 + trials), max(1 / factorial(unit_y.size), 1 / (1 + trials))
+        low, high = said_interval(float(interval.low), float(interval.high), 1)
+        results.append(Permutation(p, low, high, r**2, count, trials, smallest))
     return results
 
 
@@ -132,7 +137,7 @@ def _correlation(x: Vector, y: Vector, axis: int = -1) -> Vector:
 def bootstrap_interval(x: ArrayLike, y: ArrayLike, resamples: int = 2_000, seed: int = 0) -> tuple[float, float]:
     """Bias-corrected and accelerated (BCa) 95 % bootstrap interval of r over resampled rows (Efron 1987).
 
-    `x` and `y` are (n,) each. Both ends are nan when n < 5.
+    `x` and `y` are (n,) each. Both ends are nan when n < 5, and where they would span nearly all from -1 to 1.
     """
     x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     if x.size < FEWEST_FOR_BOOTSTRAP:
@@ -151,7 +156,12 @@ def bootstrap_interval(x: ArrayLike, y: ArrayLike, resamples: int = 2_000, seed:
         low, high = result.confidence_interval
         if np.isnan(low) or np.isnan(high):  # all resamples are equal, as for points on a line
             low, high = np.quantile(result.bootstrap_distribution, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
+    return said_interval(float(low), float(high), 2)
+
+
+def said_interval(low: float, high: float, whole: float) -> tuple[float, float]:
+    """The interval, or nan twice where it covers 95 % or more of the `whole` range: such a one says nothing."""
+    return (low, high) if high - low < _SAYS_NOTHING * whole else (nan, nan)
 
 
 def squared_interval(low: float, high: float) -> tuple[float, float]:
@@ -220,5 +230,5 @@ def partial_correlation(x: ArrayLike, y: ArrayLike, controls: Vector) -> Partial
     low, high = (np.nan, np.nan)
     if df > 1 and abs(r) < 1:  # Fisher's z with k controls has variance 1 / (n - k - 3)
         half = scipy.stats.norm.ppf((1 + LEVEL) / 2) / sqrt(df - 1)
-        low, high = tanh(atanh(r) - half), tanh(atanh(r) + half)
+        low, high = said_interval(tanh(atanh(r) - half), tanh(atanh(r) + half), 2)
     return Partial(r, float(fit.pvalues[0]), low, high, df)

@@ -14,17 +14,21 @@ import pandas as pd
 import scipy
 
 from lcutils.analysis.definitions import MEASUREMENTS, Missing, measurements_in
+from lcutils.analysis.directions import collapse_words
 from lcutils.analysis.few import family_column, with_families
 from lcutils.analysis.inference import (
     FEWEST_ROWS,
+    NO_INTERVAL,
     Permutation,
     Vector,
     bootstrap_interval,
     holm,
     is_constant,
     permutation_tests,
+    said_interval,
     squared_interval,
 )
+from lcutils.analysis.marked import influential, r_without
 from lcutils.analysis.rows import SETTING
 from lcutils.errors import UserError
 from lcutils.runs import RunName
@@ -123,10 +127,12 @@ def correlations(
     Returns:
         One row per measurement: `measurement, property, label, n`; `r, r2` (Pearson); `p` (permutation test,
         two-sided) with its Monte-Carlo interval `p_low, p_high`, and `p_holm` over all rows; `p_pearson` (normal
-        theory); `spearman, spearman_p`; `r_low, r_high, r2_low, r2_high` (BCa bootstrap; nan below 5 rows);
-        the same for the log of the measurement in `r_log, r2_log, p_log, r2_log_low, r2_log_high` (nan where
-        a value is not positive); `note`. A measurement that cannot be related has a row of nan, with the reason in
-        `note`.
+        theory); `spearman, spearman_p`; `r_low, r_high, r2_low, r2_high` (BCa bootstrap; nan below 5 rows, and
+        where an interval would span nearly all there is); the same for the log of the measurement in `r_log, r2_log,
+        p_log, r2_log_low, r2_log_high` (nan where a value is not positive); `note`; `collapse` and `collapse_log`
+        (whether better models are more collapsed: `collapse_words`); `p_smallest` (the smallest p that the test can
+        find); `influential` and `influential_log` (rows that carry the fit), `r_without` and `r_log_without` (r without
+        all of them). A measurement that cannot be related has a row of nan, with the reason in `note`.
     """
     if reason := no_relation(results, target):
         return Missing(reason)
@@ -144,19 +150,37 @@ def correlations(
             row |= {"r": pearson.statistic, "r2": pearson.statistic**2, "p_pearson": pearson.pvalue}
             row |= {"p": test.p, "p_low": test.low, "p_high": test.high, "r_low": low, "r_high": high}
             row |= {"spearman": spearman.statistic, "spearman_p": spearman.pvalue}
-            row["r2_low"], row["r2_high"] = squared_interval(low, high)
+            row["r2_low"], row["r2_high"] = said_interval(*squared_interval(low, high), 1)
+            if np.isnan(row["r2_low"]):
+                row["note"] = "; ".join(filter(None, (note, NO_INTERVAL)))
+            row |= {"p_smallest": test.smallest, **_direction_and_carriers(key, x, x, y, target)}
         if f"{key} log" in logged:
             log_x = logged[f"{key} log"][0]
             r, interval = scipy.stats.pearsonr(log_x, y).statistic, bootstrap_interval(log_x, y, resamples, seed)
             row |= {"r_log": r, "r2_log": r**2, "p_log": permuted[f"{key} log"].p}
-            row["r2_log_low"], row["r2_log_high"] = squared_interval(*interval)
+            row["r2_log_low"], row["r2_log_high"] = said_interval(*squared_interval(*interval), 1)
+            row |= _direction_and_carriers(key, x, log_x, y, target, "_log")
         rows.append(row)
     columns = [*LABEL_COLUMNS, "n", "r", "r2", "p", "p_low", "p_high", "p_holm", "p_pearson"]
     columns += ["spearman", "spearman_p", "r_low", "r_high", "r2_low", "r2_high"]
     columns += ["r_log", "r2_log", "p_log", "r2_log_low", "r2_log_high", "note"]
+    columns += ["collapse", "collapse_log", "p_smallest"]
+    columns += ["influential", "r_without", "influential_log", "r_log_without"]
     table = pd.DataFrame(rows).reindex(columns=columns)
     table["p_holm"] = holm(table["p"])
     return table
+
+
+def _direction_and_carriers(
+    key: str, values: Vector, x: Vector, y: Vector, target: str, scale: str = ""
+) -> dict[str, Any]:
+    """`collapse`, `influential` and `r_without` of the relation of `x` (the values, or their log) with `y`."""
+    pearson, marked = scipy.stats.pearsonr(x, y), influential(x, y)
+    return {
+        f"collapse{scale}": collapse_words(key, values, pearson.statistic, pearson.pvalue, target),
+        f"influential{scale}": int(marked.sum()),
+        f"r{scale}_without": r_without(x, y, marked),
+    }
 
 
 def seed_groups(results: pd.DataFrame) -> pd.DataFrame | Missing:
@@ -211,7 +235,9 @@ def table_1(
     Returns:
         Columns `row` (property), `measurement, label, paper` (true for rows of the paper; the others are other
         definitions of the same properties), `group, n, r, r2, p` (permutation, two-sided), `p_low, p_high`
-        (Monte-Carlo interval), `p_holm` (over the paper's rows, and over the others), `trials, note`.
+        (Monte-Carlo interval), `p_holm` (over the paper's rows, and over the others), `trials, note`, `collapse`
+        (whether better seeds are more collapsed: `collapse_words`), `p_smallest` (the smallest p that so many rows and
+        trials can give).
     """
     seeds = seed_rows(results)
     if isinstance(seeds, Missing):
@@ -229,11 +255,14 @@ def table_1(
             x, y, note = found.get(key, (np.empty(0), np.empty(0), "not in this table"))
             row |= {"group": group, "n": len(x), "trials": trials, "note": note}
             if test := tests.get(key):
-                r = float(scipy.stats.pearsonr(x, y).statistic)
+                pearson = scipy.stats.pearsonr(x, y)
+                r = float(pearson.statistic)
                 row |= {"r": r, "r2": r**2, "p": test.p, "p_low": test.low, "p_high": test.high}
+                row["collapse"] = collapse_words(key, x, r, float(pearson.pvalue), target)
+                row["p_smallest"] = test.smallest
             rows.append(row)
     columns = ["row", "measurement", "label", "paper", "group", "n"]
-    columns += ["r", "r2", "p", "p_low", "p_high", "p_holm", "trials", "note"]
+    columns += ["r", "r2", "p", "p_low", "p_high", "p_holm", "trials", "note", "collapse", "p_smallest"]
     whole = pd.DataFrame(rows).reindex(columns=columns)
     whole["p_holm"] = whole.groupby("paper")["p"].transform(holm)
     return whole

@@ -10,6 +10,7 @@ import pandas as pd
 
 from lcutils import analysis
 from lcutils.analysis import Missing, comparable_loss, few_models
+from lcutils.analysis.directions import POLE_WORDS, near_pole
 from lcutils.analysis.few import training_axis, with_families
 from lcutils.charts import scatter, theme
 from lcutils.charts.theme import Figure
@@ -55,6 +56,8 @@ def trajectories(results: pd.DataFrame) -> Figure:
         f"{words} with two or more kept checkpoints, one line per model and one point per "
         "checkpoint. Click a model to see it in every panel."
     )
+    if any(near_pole(key, wide[key]) for key in TRAJECTORY_KEYS[1:] if key in wide):
+        caption += f" {POLE_WORDS}"
     if few:
         caption += " Hover over a point for its revision."
     return Figure(
@@ -73,7 +76,8 @@ def _along(rows: pd.DataFrame, key: str, along: str, test: str, few: bool) -> An
     if drawn.empty or (few and drawn.groupby("model")[along].nunique().max() < 2):
         return None
     x = alt.X(f"{along}:Q", **_training_axis(rows, along))
-    y = alt.Y(f"{key}:Q", **theme.value_axis(axis, theme.padded(drawn[key], log), log))
+    words = scatter.arrow(key, drawn[key])
+    y = alt.Y(f"{key}:Q", **theme.value_axis(axis, theme.padded(drawn[key], log), log, arrow=words))
     base = (
         alt.Chart(theme.ROWS)
         .transform_filter(f"{test} && {scatter.can_be_shown(key, log)}")
@@ -95,7 +99,7 @@ def _along(rows: pd.DataFrame, key: str, along: str, test: str, few: bool) -> An
         .encode(color=colour, tooltip=scatter.tooltip(rows, key))
         .add_params(scatter.SELECTED)
     )
-    return scatter.framed(alt.layer(lines, points), key)
+    return scatter.framed(alt.layer(lines, points), key, drawn[key])
 
 
 def _training_axis(rows: pd.DataFrame, along: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import pandas as pd
 
 from lcutils import analysis
 from lcutils.analysis import MEASUREMENTS, Missing, few_models
+from lcutils.analysis.directions import POLE_WORDS, near_pole
 from lcutils.analysis.few import with_families
 from lcutils.charts import scatter, theme
 from lcutils.charts.names import name_layers
@@ -47,6 +48,8 @@ def overlaid(results: pd.DataFrame, published: pd.DataFrame | None) -> Figure:
         "Published models are blue crosses, this study's are orange circles. Other corpora, tokenizers or budgets "
         "move the loss: compare the trend first, and the position where the setting is the paper's."
     )
+    if any(near_pole(key, both[key]) for key in {*FIGURE_1, *FIGURE_3} & {*both.columns}):
+        caption += f" {POLE_WORDS}"
     return Figure(name, title, caption, theme.together(charts, 3, controls), rows=data)
 
 
@@ -59,7 +62,7 @@ def _overlay(rows: pd.DataFrame, key: str, test: str, names: Mapping[Hashable, s
         scatter.shown_rows(test, key, log)
         .mark_point(size=44, filled=True, strokeWidth=0.5, stroke=theme.OUTLINE)
         .encode(
-            x=alt.X(f"{key}:Q", **theme.value_axis(axis, domains[0], log)),
+            x=alt.X(f"{key}:Q", **theme.value_axis(axis, domains[0], log, arrow=scatter.arrow(key, rows[key]))),
             y=alt.Y("val_loss:Q", **theme.value_axis(scatter.LOSS, domains[1], False)),
             color=alt.Color("source:N", title="source", scale=SOURCES, legend=legend),
             shape=alt.Shape("source:N", title="source", scale=SHAPES, legend=legend),
@@ -73,7 +76,7 @@ def _overlay(rows: pd.DataFrame, key: str, test: str, names: Mapping[Hashable, s
         called = ours[["model", key, "val_loss"]].assign(name=[names[index] for index in ours.index])
         layers = name_layers(called, (key, "val_loss"), domains, log, scatter.FAINT_UNLESS_PICKED)
         chart = alt.layer(chart, *layers)
-    return scatter.framed(chart, key)
+    return scatter.framed(chart, key, rows[key])
 
 
 def beside_published(results: pd.DataFrame, published: pd.DataFrame | None) -> Figure:
@@ -147,15 +150,17 @@ def correlations_chart(
         notes.append(f"Partial correlations: {partial.reason}")
     else:
         rows = partial[(partial["given"] == "all") & partial["partial_r2"].notna()]
-        charts += _dots(rows, "partial_r2", "R² given size and recipe", order)
+        charts += _dots(rows, "partial_r", "R² given size and recipe", order)
     if isinstance(within, Missing):
         notes.append(f"Within architectures: {within.reason}")
     else:
         rows = within[(within["architecture"] == "pooled") & within["r2"].notna()]
-        charts += _dots(rows, "r2", "R² within architectures", order)
+        charts += _dots(rows, "r", "R² within architectures", order)
     caption = theme.sentence(
-        "Left, over all rows: dots are R² with validation loss and bars their 95 % bootstrap intervals; filled dots "
-        "stay below 0.05 after Holm's correction; tilted squares are R² of the measurement's logarithm.",
+        "Left, over all rows: dots are R² with validation loss and bars their 95 % bootstrap intervals (none of too "
+        "few points); filled dots stay below 0.05 after Holm's correction; tilted squares are R² of the "
+        "measurement's logarithm. At the right of each column stands r, and whether better models are more collapsed "
+        "(with), less so (against), or whether that is unclear (t test, p of 0.05 or more).",
         "The other columns hold the size constant: the partial correlation, which holds the recipe constant too (given "
         "log parameters, depth, width, epochs, decay and steps), and the correlation after centring each architecture."
         if len(charts) > 1
@@ -190,14 +195,26 @@ def _intervals(alone: pd.DataFrame, order: list[str]) -> Any:
         .mark_point(shape="diamond", size=46, strokeWidth=1.3, filled=False)
         .encode(x=alt.X("r2_log:Q", **shared))
     )
-    return alt.layer(bars, dots, logs).properties(width=330, height=alt.Step(19), title="alone")
+    layers = [bars, dots, logs, _signs(alone, "r", order, 330)]
+    return alt.layer(*layers).properties(width=330, height=alt.Step(19), title="alone")
 
 
-def _dots(rows: pd.DataFrame, value: str, words: str, order: list[str]) -> list[Any]:
+def _signs(rows: pd.DataFrame, r: str, order: list[str], width: int) -> Any:
+    """Return the words at the right of a column: r with its sign, and whether it goes with collapse or against it."""
+    said = [f"{value:+.2f} {words}".strip() for value, words in zip(rows[r], rows["collapse"], strict=True)]
+    said = [words.replace("-", "−") for words in said]
+    chart = alt.Chart(theme.slim(rows.assign(said=said), ["name", "said"]))
+    words = chart.mark_text(align="left", fontSize=10, color=theme.INK)
+    return words.encode(y=alt.Y("name:N", sort=order), x=alt.value(width + 6), text="said:N")
+
+
+def _dots(rows: pd.DataFrame, r: str, words: str, order: list[str]) -> list[Any]:
+    value = f"{r}2"
     rows = rows.assign(name=rows["property"] + " " + rows["label"])
     rows = rows[rows["name"].isin(order)]
     if rows.empty:
         return []
     x = alt.X(f"{value}:Q", title=words, scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(tickCount=3))
-    chart = _by_measurement(rows, [value, "p", "p_holm"], order, False).mark_circle(size=64, opacity=1).encode(x=x)
+    dots = _by_measurement(rows, [r, value, "p", "p_holm"], order, False).mark_circle(size=64, opacity=1).encode(x=x)
+    chart = alt.layer(dots, _signs(rows, r, order, 150))
     return [chart.properties(width=150, height=alt.Step(19), title=words.removeprefix("R² "))]

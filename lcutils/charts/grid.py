@@ -11,6 +11,7 @@ import pandas as pd
 
 from lcutils import analysis
 from lcutils.analysis import MEASUREMENTS, Missing
+from lcutils.analysis.directions import POLE_WORDS, near_pole
 from lcutils.analysis.few import GRID, family_column, few_models, last_checkpoints, with_families
 from lcutils.charts import scatter, theme
 from lcutils.charts.theme import Figure
@@ -82,7 +83,7 @@ def by_width(results: pd.DataFrame, key: str, riesz_s: float | None = None) -> F
             values=sorted(rows["width"].unique().tolist()), format="d", labelAngle=-45, labelOverlap=False, grid=False
         ),
     )
-    y = theme.value_axis(axis, domain, log, letters=26)
+    y = theme.value_axis(axis, domain, log, letters=26, arrow=scatter.arrow(key, rows[key]))
     depths = sorted(data["depth"].unique().tolist())
     colour = alt.Color("depth:O", title="depth L", scale=alt.Scale(domain=depths, scheme=theme.VIRIDIS))
     base, shape = alt.Chart(), scatter.families_shape(rows)
@@ -117,6 +118,7 @@ def by_width(results: pd.DataFrame, key: str, riesz_s: float | None = None) -> F
     definition = MEASUREMENTS[key].definition if key in MEASUREMENTS else ""
     caption = theme.sentence(
         definition,
+        POLE_WORDS if key in MEASUREMENTS and near_pole(key, rows[key]) else "",
         "Lines join the means over seeds, one line per depth; columns are schedules, rows weight decays.",
         "Each family has lines and a shape of its own." if shape else "",
         theory,

@@ -5,15 +5,25 @@ from __future__ import annotations
 import pandas as pd
 
 from lcutils.analysis import FEW, MEASUREMENTS, Missing, few_models, measurements_in, seed_rows
+from lcutils.analysis.directions import POLE_WORDS, near_pole
 from lcutils.analysis.few import with_families
 from lcutils.analysis.inference import FEWEST_ROWS
+from lcutils.analysis.marked import INFLUENCE_WORDS
 from lcutils.analysis.relations import TABLE_1
-from lcutils.charts.scatter import LOSS, Few, filters, identity, panel, usable
+from lcutils.charts.scatter import LOSS, Few, filters, identity, panel, ring_columns, usable
 from lcutils.charts.theme import Figure, sentence, slim, together
 from lcutils.text import one_line
 
-# Centred (October) beside un-centred (May) GNC2; CoV of norms beside CoV of log norms: they say different things.
-FIGURE_1 = ["nc1_cdnv", "gnc2_log_uncentred_cov", "gnc2_log_cov", "unc3_cosine_cov", "nc4_agreement"]
+# A scale-free NC1 beside the paper's, which falls when features merely grow; centred (October) beside un-centred (May)
+# GNC2; CoV of norms beside CoV of log norms: they say different things.
+FIGURE_1 = [
+    "nc1_cdnv",
+    "nc1_cdnv_galanti",
+    "gnc2_log_uncentred_cov",
+    "gnc2_log_cov",
+    "unc3_cosine_cov",
+    "nc4_agreement",
+]
 FIGURE_2 = [
     "nc2_norm_cov",
     "nc2_log_norm_cov",
@@ -27,7 +37,11 @@ POINTS = (
     "Each point is one model at one checkpoint; click one to see it in every panel, double-click to let go, hover for "
     "its name"
 )
-HOW_TO = f"{POINTS}. The dashed line is least squares on the scale drawn."
+HOW_TO = (
+    f"{POINTS}. The dashed line is least squares on the scale drawn. r with collapse means that better models are more "
+    "collapsed, against that they are less so, unclear that chance alone gives such an r in 1 of 20 cases (t test)."
+)
+RINGS = f"A ring marks a point that the line leans on ({INFLUENCE_WORDS}): r without all of these is given too."
 LINES = "A thin line leads from a name that had to make room to its point."
 OTHER_TOKENS = "The loss is per character of text, because these models do not share a tokenizer."
 THEORY = "Orange dashes mark limits of theory (hover for which) where they lie near the points."
@@ -52,6 +66,10 @@ def panels_figure(
         numbered = "The table names no models: rows are numbered."
     target = few.target if few else "val_loss"
     controls, test = filters(rows, few)
+    rings = ring_columns(rows, [key for key in keys if key in rows], target if target in rows else "")
+    if few and len(usable(rows, target)) < FEW:
+        rings = rings.iloc[:, :0]
+    rows = rows.join(rings)
     made = {key: panel(rows, key, test, riesz_s, few) for key in keys}
     lacking = [MEASUREMENTS[key].label for key, chart in made.items() if chart is None]
     charts = [chart for chart in made.values() if chart is not None]
@@ -64,7 +82,7 @@ def panels_figure(
         return Figure(name, title, missing=f"{which}: {', '.join(lacking)}.")
     lack = f"Not in this table, so not drawn: {', '.join(lacking)}." if lacking else ""
     chart = together(charts, 3, controls)
-    data = slim(rows, [*identity(rows), target, *keys])
+    data = slim(rows, [*identity(rows), target, *keys, *rings.columns])
     if few:
         enough = max(len(usable(rows, key, target)) for key in keys) >= FEW
         reading = [HOW_TO if enough else POINTS + "."] + ([LINES] if few.names and len(rows) > 2 else [])
@@ -74,14 +92,19 @@ def panels_figure(
         drawn = max(len(usable(rows, key, "val_loss")) for key in keys)
         points = "one point" if drawn == 1 else f"{drawn} points"
         reading = [HOW_TO, f"With {points}, no R² is given: it needs {FEWEST_ROWS}." if drawn < FEWEST_ROWS else ""]
+    poles = [key for key in keys if made[key] is not None and near_pole(key, rows[key])]
+    reading += [RINGS if len(rings.columns) else "", POLE_WORDS if poles else ""]
     return Figure(name, title, sentence(caption, *reading, lack, numbered), chart, rows=data)
 
 
 def figure_1(results: pd.DataFrame) -> Figure:
-    """Return Figure 1: NC1, GNC2 (un-centred and centred), UNC3 and NC4 against validation loss."""
+    """Return Figure 1: NC1 (the paper's, and a scale-free one), GNC2 (un-centred and centred), UNC3 and NC4."""
     few = Few.of(results)
     colours = "model" if few and few.names else "the number of parameters"
-    caption = f"NC1, GNC2, UNC3 and NC4 against validation loss, coloured by {colours}. {THEORY}"
+    caption = (
+        f"NC1, GNC2, UNC3 and NC4 against validation loss, coloured by {colours}. The paper's NC1 (4th power of the "
+        f"distance) also falls when features merely grow; the one beside it (square) does not. {THEORY}"
+    )
     title = "Figure 1. Neural collapse against validation loss"
     return panels_figure(results, FIGURE_1, "figure_1", title, caption, few=few)
 

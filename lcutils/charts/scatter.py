@@ -14,8 +14,10 @@ import numpy as np
 import pandas as pd
 
 from lcutils.analysis import FEW, MEASUREMENTS, comparable_loss, few_models, limits_of_theory
+from lcutils.analysis.directions import near_pole, sign_with_collapse, towards
 from lcutils.analysis.few import PER_CHARACTER, point_names, short_names
 from lcutils.analysis.inference import FEWEST_ROWS
+from lcutils.analysis.marked import influential
 from lcutils.analysis.rows import OUTCOMES
 from lcutils.charts.names import name_layers
 from lcutils.charts.theme import INK, OKABE_ITO, OUTLINE, PANEL, ROWS, VIRIDIS, padded, panel_title, slim, value_axis
@@ -31,6 +33,8 @@ NAME_LIMIT = 20  # characters of a name beside a point: half a panel
 LEGEND_LIMIT = 330  # pixels of a name in a legend
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right", "triangle-left")
 MODEL_COLOURS = (*OKABE_ITO[:6], OKABE_ITO[7])  # without the yellow, which is lost on white
+RING = "carries_{}"  # column of the rows that carry the fit of a measurement
+RINGED: dict[str, Any] = {"size": 190, "filled": False, "color": INK, "strokeWidth": 1.2}
 EDGE: dict[str, Any] = {"stroke": OUTLINE, "strokeWidth": 0.6}  # of a point
 SELECTED = alt.selection_point(name="picked", fields=["model"], clear="dblclick")
 FAINT_UNLESS_PICKED = alt.OpacityValue(**alt.when(SELECTED).then(alt.value(0.9)).otherwise(alt.value(0.12)))
@@ -45,6 +49,20 @@ def heading(key: str) -> str:
 def axis_of(key: str) -> tuple[str, bool]:
     """Return the axis title of a measurement or of a loss, and whether a log axis suits it."""
     return (MEASUREMENTS[key].axis, MEASUREMENTS[key].log) if key in MEASUREMENTS else (LOSSES[key], False)
+
+
+def arrow(key: str, values: pd.Series) -> str:
+    """Return the words of an axis of `key` that say which way collapse lies; "" for a loss, or where it is not known.
+
+    The title of an upright axis is turned: its arrow to the left points down. A measurement that nears 0 from either
+    side has no arrow where `values` have both signs.
+    """
+    if key not in MEASUREMENTS or not len(values):
+        return ""
+    way = towards(key, values)
+    if way == "none":
+        return "towards collapse: 0" if MEASUREMENTS[key].direction == "zero" else ""
+    return "← towards collapse" if way == "down" else "towards collapse →"
 
 
 @dataclass(frozen=True)
@@ -180,10 +198,26 @@ def usable(rows: pd.DataFrame, *columns: str, positive: bool = False) -> pd.Data
     return rows.loc[kept]
 
 
-def framed(chart: Any, key: str) -> Any:
-    """Return a chart as the square panel of `key`, its heading above it."""
-    chart.width, chart.height, chart.title = PANEL, PANEL, panel_title(heading(key))  # `properties` would copy it
+def framed(chart: Any, key: str, values: pd.Series) -> Any:
+    """Return a chart as the square panel of `key`; its heading says so where `values` are near a pole."""
+    title = panel_title(heading(key))
+    if key in MEASUREMENTS and (pole := near_pole(key, values)):
+        title.subtitle = pole
+    chart.width, chart.height, chart.title = PANEL, PANEL, title  # `properties` would copy it
     return chart
+
+
+def ring_columns(rows: pd.DataFrame, keys: list[str], target: str) -> pd.DataFrame:
+    """Return for each of `keys` a column that is 1 where a row carries the fit of its panel (`influential`)."""
+    rings = pd.DataFrame(index=rows.index)
+    for key in keys:
+        drawn = usable(rows, key, target, positive=MEASUREMENTS[key].log)
+        if len(drawn) > FEWEST_ROWS:
+            x, y = (drawn[column].to_numpy(dtype=np.float64) for column in (key, target))
+            marked = influential(np.log(x) if MEASUREMENTS[key].log else x, y)
+            if marked.any():
+                rings[RING.format(key)] = rows.index.isin(drawn.index[marked]).astype(int)
+    return rings
 
 
 def can_be_shown(column: str, log: bool) -> str:
@@ -199,10 +233,11 @@ def shown_rows(test: str, key: str, log: bool, target: str = "val_loss") -> Any:
 def panel(rows: pd.DataFrame, key: str, test: str, riesz_s: float | None, few: Few | None = None) -> Any | None:
     """Return one panel over `ROWS`, `key` on x and validation loss on y, or None where no row has both.
 
-    A panel of few models needs two points, names each, and gives R² only where there are eight.
+    A panel of few models needs two points, names each, and gives r and R² only where there are eight.
 
-    The line is least squares on the scale drawn; R² is of that scale. On a log axis the R² of the value itself
-    stands at the right.
+    The line is least squares on the scale drawn; r and R² are of that scale, and r says whether better models are more
+    collapsed. On a log axis the R² of the value itself stands at the right. A line between says what r is without the
+    points that a ring marks (`ring_columns`, which `rows` hold).
 
     `test` is the Vega expression of `filters`; `riesz_s` the exponent of the rows' Riesz kernel, if it is known.
     """
@@ -213,7 +248,7 @@ def panel(rows: pd.DataFrame, key: str, test: str, riesz_s: float | None, few: F
         return None
     limits = theory_lines(drawn, key, riesz_s)
     domains = padded(drawn[key], log, limits["value"].tolist()), padded(drawn[target], False)
-    x = alt.X(f"{key}:Q", **value_axis(measurement.axis, domains[0], log))
+    x = alt.X(f"{key}:Q", **value_axis(measurement.axis, domains[0], log, arrow=arrow(key, drawn[key])))
     y = alt.Y(f"{target}:Q", **value_axis(LOSSES[target], domains[1], False))
     base = shown_rows(test, key, log, target)
     shape = families_shape(rows)
@@ -230,12 +265,17 @@ def panel(rows: pd.DataFrame, key: str, test: str, riesz_s: float | None, few: F
     if drawn[key].nunique() > 1 and len(drawn) >= fewest:
         layers.insert(0, _fit_line(base, key, target, log, x, y))
     if not few or len(drawn) >= fewest:
-        layers += _fit_words(base, key, target, log, fewest)
+        sign = sign_with_collapse(key, drawn[key], target)
+        ring = RING.format(key) if RING.format(key) in rows else ""
+        layers += _fit_words(base, key, target, log, fewest, sign, ring)
+        if ring:
+            rings = base.transform_filter(f"datum.{ring} == 1").mark_point(**RINGED)
+            layers.append(rings.encode(x=x, y=y, opacity=FAINT_UNLESS_PICKED))
     layers += _limit_rules(limits, domains[0])
     if few and few.names:
         called = drawn[["model", key, target]].assign(name=[few.names[index] for index in drawn.index])
         layers += name_layers(called, (key, target), domains, log, FAINT_UNLESS_PICKED)
-    return framed(alt.layer(*layers), key)
+    return framed(alt.layer(*layers), key, drawn[key])
 
 
 def _scaled(base: Any, key: str, log: bool) -> Any:
@@ -248,29 +288,50 @@ def _fit_line(base: Any, key: str, target: str, log: bool, x: Any, y: Any) -> An
     return line.mark_line(color=OUTLINE, strokeWidth=1, strokeDash=[4, 3], clip=True).encode(x=x, y=y)
 
 
-def _fit_words(base: Any, key: str, target: str, log: bool, fewest: int) -> list[Any]:
+def _critical_t(df: str) -> str:
+    """Return the Vega expression of the t that 1 in 20 exceed by chance, two-sided, at `df` degrees of freedom.
+
+    Fisher's expansion of t by the normal z = 1.96: within 2 % of the exact value from 3 degrees of freedom on.
+    """
+    return f"(1.96 + 2.3722 / {df} + 2.8225 / pow({df}, 2) + 2.5558 / pow({df}, 3))"
+
+
+def _fit_words(base: Any, key: str, target: str, log: bool, fewest: int, sign: int = 0, ring: str = "") -> list[Any]:
     """Return the text layers above the frame, computed in the browser from the rows that the filters leave.
+
+    `sign` is that of r where better models are more collapsed (0: nothing is said of that); `ring` names the column
+    of the rows that carry the fit, "" if there are none.
 
     Vega's regression returns its coefficients and the values it grouped by (`keys`), nothing else. Grouping by n, which
     is the same for all rows, carries n through.
     """
-    number = "'R² = ' + format(datum.rSquared, '.3f')"
-    lines = [(log, f"{number} + '{' (log x)' if log else ''}, n = ' + datum.keys[0]", "left", 0)]
+    unknown = f"datum.keys[0] < {fewest} || isNaN(datum.rSquared)"
+    few = (
+        f"datum.keys[0] < {fewest} ? ('n = ' + datum.keys[0] + ': too few for R²') : "
+        f"isNaN(datum.rSquared) ? 'R² undefined' : "
+    )
+    r2 = f"'R² = ' + format(datum.rSquared, '.3f') + '{' (log x)' if log else ''}, n = ' + datum.keys[0]"
+    r = "((datum.coef[1] < 0 ? '−' : '') + format(sqrt(datum.rSquared), '.3f'))"
+    t2 = "datum.rSquared * (datum.keys[0] - 2) / max(1 - datum.rSquared, 1e-12)"
+    with_or_against = f"(datum.coef[1] * {sign} > 0 ? ', with collapse' : ', against collapse')"
+    clear = f"({t2} > pow({_critical_t('(datum.keys[0] - 2)')}, 2) ? {with_or_against} : ', unclear')"
+    lines = [  # filter, log scale, words, side, height
+        ("true", log, f"{few}{r2}", "left", -4),
+        ("true", log, f"{unknown} ? '' : 'r = ' + {r}" + (f" + {clear}" if sign else ""), "left", -28 if ring else -16),
+    ]
     if log:
-        unknown = f"datum.keys[0] < {fewest} || isNaN(datum.rSquared)"
-        linear = f"{unknown} ? '' : format(datum.rSquared, '.3f') + ' (linear x)'"
-        lines.append((False, linear, "right", PANEL))
+        lines.append(("true", False, f"{unknown} ? '' : format(datum.rSquared, '.3f') + ' (linear x)'", "right", -4))
+    if ring:
+        without = f"{unknown} ? '' : 'without rings r = ' + {r} + ', n = ' + datum.keys[0]"
+        lines.append((f"datum.{ring} != 1", log, without, "left", -16))
     layers = []
-    for scaled, words, align, place in lines:
-        few = (
-            f"datum.keys[0] < {fewest} ? ('n = ' + datum.keys[0] + ': too few for R²') : "
-            f"isNaN(datum.rSquared) ? 'R² undefined' : "
-        )
-        fitted = _scaled(base, key, scaled).transform_joinaggregate(n="count()")
+    for test, scaled, words, align, height in lines:
+        rows = base if test == "true" else base.transform_filter(test)
+        fitted = _scaled(rows, key, scaled).transform_joinaggregate(n="count()")
         fitted = fitted.transform_regression("scaled", target, groupby=["n"], params=True)
-        fitted = fitted.transform_calculate(words=few + words if align == "left" else words)
+        fitted = fitted.transform_calculate(words=words)
         text = fitted.mark_text(align=align, baseline="bottom", fontSize=10, color=INK, clip=False)
-        layers.append(text.encode(text="words:N", x=alt.XValue(place), y=alt.YValue(-4)))
+        layers.append(text.encode(text="words:N", x=alt.XValue(PANEL * (align == "right")), y=alt.YValue(height)))
     return layers
 
 

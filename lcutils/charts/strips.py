@@ -10,6 +10,7 @@ import altair as alt
 import pandas as pd
 
 from lcutils.analysis import MEASUREMENTS, comparable_loss, limits_at, measurements_in
+from lcutils.analysis.directions import POLE_WORDS, near_pole
 from lcutils.analysis.few import last_checkpoints, short_names
 from lcutils.charts import scatter, theme
 from lcutils.charts.theme import Figure
@@ -61,6 +62,7 @@ def strips(
         "Orange marks the limits of theory for the model's width and number of classes: a triangle where full collapse "
         "lies, a stroke where directions spread evenly over a sphere would. Limits that an axis cannot show are named "
         "above it.",
+        POLE_WORDS if any(near_pole(key, results[key]) for key in keys) else "",
         "A grey diamond on the loss is that of knowing only how often each token occurs." if len(guessed) else "",
         "Grey diamonds on a measurement are its values without structure, and bars two standard deviations of these "
         "to both sides: what chance alone gives."
@@ -126,7 +128,7 @@ def _strip(
     values = pd.concat([part.astype(float) for part in drawn])
     ends = able["value"].astype(float) if len(able) else pd.Series(dtype=float)
     domain = _domain(pd.concat([values, ends]), log)
-    x = {**theme.value_axis(axis, domain, log, letters=40)}
+    x = {**theme.value_axis(axis, domain, log, letters=40, arrow=scatter.arrow(key, values))}
     x["axis"].orient = "bottom"
     y = alt.Y(
         "line:N",
@@ -170,7 +172,8 @@ def _strip(
     words = base.transform_filter("datum.last").mark_text(align="left", fontSize=11, color=theme.INK)
     layers.append(words.encode(x=alt.value(WIDE + 8), text="words:N"))
     heading = theme.panel_title(scatter.heading(key), 40)
-    said = _said(limits, able)
+    pole = near_pole(key, values) if key in MEASUREMENTS else ""
+    said = theme.sentence(f"{pole}." if pole else "", _said(limits, able))
     if said:
         heading.subtitle = textwrap.wrap(said, 46)
     return alt.layer(*layers).properties(width=WIDE, height=LINE * len([*lines, *others]), title=heading)

@@ -197,8 +197,11 @@ def padded(values: pd.Series, log: bool, limits: list[float] | None = None) -> l
     return [10**end for end in ends] if log else ends
 
 
-def value_axis(words: str, domain: list[float], log: bool, letters: int = 42) -> dict[str, Any]:
-    """Return title (in lines of `letters`), axis and scale of a quantitative channel: few ticks, plain numbers."""
+def value_axis(words: str, domain: list[float], log: bool, letters: int = 42, arrow: str = "") -> dict[str, Any]:
+    """Return title (in lines of `letters`), axis and scale of a quantitative channel: few ticks, plain numbers.
+
+    `arrow`, a line of its own, says which way collapse lies.
+    """
     ticks: dict[str, Any] = {"tickCount": 5}
     if log:
         low, high = (math.log10(end) for end in domain)
@@ -213,7 +216,7 @@ def value_axis(words: str, domain: list[float], log: bool, letters: int = 42) ->
         )
         ticks = {"values": [v for d in decades for m in steps if low <= math.log10(v := m * 10.0**d) <= high]}
     return {
-        "title": textwrap.wrap(words + (", log scale" if log else ""), letters),
+        "title": textwrap.wrap(words + (", log scale" if log else ""), letters) + ([arrow] if arrow else []),
         "axis": alt.Axis(labelOverlap="greedy", **ticks),
         "scale": alt.Scale(type="log" if log else "linear", domain=domain, nice=False),
     }

@@ -2,8 +2,9 @@
 
 Results, charts, tables and the report read this list, so it imports neither torch nor pandas. To add a measurement,
 write a function that takes a `MeasurementInputs` and returns its values by key (tensors where it reads classes, plain
-numbers where it reads pairs), and one entry here: `measure_collapse` then computes it. A measurement over pairs may
-need another sum: see `lcutils.collapse.terms`. `tests/test_new_measurement.py` is an example.
+numbers where it reads pairs), and one entry here: `measure_collapse` then computes it. More on it (formula,
+meaning, direction, scale, what it hides, source) is an entry in `lcutils.collapse.explained`. A measurement over pairs
+may need another sum: see `lcutils.collapse.terms`. `tests/test_new_measurement.py` is an example.
 
 In the words below: classes c, K of them are kept; mu_c is the mean feature of class c and mu_bar the unweighted mean
 of the kept means; sigma_c² is the within-class variance, w_c the class's row of the head; pairs are c < c'; CoV is
@@ -13,12 +14,15 @@ standard deviation over mean; logs are natural; standard deviations have the n -
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from functools import partial
 from importlib import import_module
 from math import inf
 from typing import Any
 
 from lcutils.collapse.entries import Count, Measurement
+from lcutils.collapse.explained import EXPLAINED
+from lcutils.collapse.explained_extras import EXPLAINED_EXTRAS
 from lcutils.collapse.extras import CORRECTED, CORRECTED_COUNTS, SPECTRUM
 
 _CDNV = "((sigma_c^2 + sigma_c'^2) / 2) / ||mu_c - mu_c'||"
@@ -51,7 +55,7 @@ _uniformity = partial(
     Measurement, "GNC2", function="lcutils.collapse.geometry:uniformity", reads="pairs", limit=_SPHERE
 )
 
-MEASUREMENTS: dict[str, Measurement] = {
+_ENTRIES: dict[str, Measurement] = {
     "nc1_cdnv": _cdnv(
         "within-class variability (CDNV)",
         "mean CDNV over pairs of classes (4th power of the distance)",
@@ -232,6 +236,10 @@ MEASUREMENTS: dict[str, Measurement] = {
     ),
     **CORRECTED,
     **SPECTRUM,
+}
+_WORDS = EXPLAINED | EXPLAINED_EXTRAS
+MEASUREMENTS: dict[str, Measurement] = {
+    key: replace(entry, **asdict(_WORDS[key])) if key in _WORDS else entry for key, entry in _ENTRIES.items()
 }
 
 COUNTS: dict[str, Count] = {

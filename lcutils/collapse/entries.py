@@ -5,14 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from lcutils.collapse.explained import Explained
+
 Source = Literal["classes", "pairs", "text"]
 Extra = Literal["corrected", "spectrum"]
 Group = Literal["paper"] | Extra
 
 
 @dataclass(frozen=True)
-class Measurement:
-    """One measurement of neural collapse.
+class Measurement(Explained):
+    """One measurement of neural collapse, with what explains it.
 
     Attributes:
         property: of neural collapse: NC1, NC2, GNC2, NC3, UNC3, NC4 or NC5; or Spectrum.

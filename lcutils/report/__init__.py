@@ -11,7 +11,7 @@ import pandas as pd
 from altair.utils.schemapi import debug_mode
 
 from lcutils import analysis, charts
-from lcutils.analysis import MEASUREMENTS, Missing, few_models, measurements_in
+from lcutils.analysis import Missing, few_models, measurements_in
 from lcutils.analysis.tables import FIRST_NAMES
 from lcutils.artifacts import atomic_path
 from lcutils.charts.comparison import NO_PUBLISHED
@@ -135,7 +135,7 @@ def compute(
         "table_5": no_tokens if table is None else analysis.table_5(table, names, text),
         "kind_shares": no_tokens if table is None else analysis.kind_shares(table),
         "beside_published": no_published if published is None else analysis.beside_published(results, published),
-        "measurements": measurement_table(results),
+        "measurements": analysis.definitions_table(analysis.known_to(results)),
         "times": Missing(NO_TIMES) if times is None else times,
     }
     if (corrected := analysis.beside_corrected(results)) is not None:
@@ -199,13 +199,6 @@ def _relations(results: pd.DataFrame, sensitivity: pd.DataFrame | None, trials: 
         if sensitivity is None
         else analysis.sensitivity_correlations(sensitivity, results),
     }
-
-
-def measurement_table(results: pd.DataFrame) -> pd.DataFrame:
-    """Return the definition of every measurement that concerns `results`: key, property, label, definition, limit."""
-    known = {key: MEASUREMENTS[key] for key in analysis.known_to(results)}
-    rows = [(key, m.property, m.label, m.definition, m.limit) for key, m in known.items()]
-    return pd.DataFrame(rows, columns=["measurement", "property", "label", "definition", "limit"])
 
 
 def best_first(names: Iterable[str], results: pd.DataFrame) -> list[str]:

@@ -26,6 +26,7 @@ from lcutils.analysis import (
     settling_words,
 )
 from lcutils.analysis.few import given
+from lcutils.analysis.inference import NO_INTERVAL
 from lcutils.analysis.tables import flat_settings
 from lcutils.charts import BY_LAYER, FIGURE_1, Figure
 from lcutils.manifests import git_commit
@@ -40,6 +41,13 @@ VERSIONS = [
 ]  # fmt: skip
 TOKEN_BUDGET = 4_000_000  # characters of token tables that the report may carry; packed they take a third
 
+RELATION = ("r{}", "collapse{}", "influential{}", "r{}_without")  # columns of the correlations, on either scale
+WAYS = {
+    "with": "better models are more collapsed",
+    "against": "better models are less collapsed",
+    "unclear": "better models are neither clearly more nor clearly less collapsed",
+    "": "",
+}
 BY_WIDTH = "by_width_"  # how the names of the figures of one measurement against width begin
 Table = pd.DataFrame | Missing
 
@@ -191,10 +199,16 @@ def _summary(results: pd.DataFrame, related: Table) -> dict[str, Any]:
 
 def _relation(row: pd.Series) -> str:
     """Return one measurement's relation with the loss as a sentence."""
-    known = MEASUREMENTS[row["measurement"]].log and pd.notna(row["r2_log"])
-    log = f" ({row['r2_log']:.3f} on a log scale)" if known else ""
+    logged = MEASUREMENTS[row["measurement"]].log and pd.notna(row["r2_log"])
+    r, way, leaning, without = (row[name.format("_log" if logged else "")] for name in RELATION)
+    log = f" ({row['r2_log']:.3f} on a log scale)" if logged else ""
     bounds = f", 95 % interval {row['r2_low']:.3f} to {row['r2_high']:.3f}" if pd.notna(row["r2_low"]) else ""
+    grows = way == "with" and MEASUREMENTS[row["measurement"]].scale != "free"
+    words = WAYS[way] + (", or their features only larger" if grows else "") + (", " if way else "")
+    points = f"{leaning:.0f} point{'s' if leaning > 1 else ''}"
+    rest = f" Without the {points} that the line leans on, r = {without:.3f}." if leaning and pd.notna(without) else ""
     return (
-        f"{row['property']}, {row['label']}: R² with validation loss {row['r2']:.3f}{log}{bounds}; n = {row['n']}, p "
-        f"after Holm's correction {row['p_holm']:.2g}."
-    )
+        f"{row['property']}, {row['label']}: {words}r = {r:.3f}{' on a log scale' if logged else ''}; R² with "
+        f"validation loss {row['r2']:.3f}{log}{bounds or f', {NO_INTERVAL}'}; n = {row['n']}, p after Holm's "
+        f"correction {row['p_holm']:.2g} (the smallest p that the test can find is {row['p_smallest']:.2g}).{rest}"
+    ).replace(" -", " −")

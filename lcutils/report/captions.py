@@ -4,6 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from lcutils.analysis.marked import INFLUENCE_WORDS
+
+_COLLAPSE = (
+    "collapse: whether better models are more collapsed (with), less so (against), or neither is clear (t test, p of "
+    "0.05 or more)."
+)
+_CARRIED = (
+    f"influential counts the rows that the line leans on ({INFLUENCE_WORDS}); r_without is r without all of them; "
+    "…_log is the same on a log scale."
+)
+_CORRELATIONS = (
+    "property", "label", "n", "r", "r2", "collapse", "r2_low", "r2_high", "r_log", "r2_log", "collapse_log", "p",
+    "p_smallest", "p_holm", "spearman", "influential", "r_without", "influential_log", "r_log_without",
+    "reliability", "r_corrected", "above_1", "note",
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Shown:
@@ -17,9 +33,9 @@ class Shown:
 TABLES = {
     "table_1": Shown(
         "Table 1. R² of each measurement with validation loss over models that differ in their seed alone; p by "
-        "permutation (two-sided), with its Monte-Carlo interval and Holm's correction; paper: whether the row is one "
-        "of the paper's.",
-        ("row", "label", "paper", "n", "r", "r2", "p", "p_low", "p_high", "p_holm", "note"),
+        "permutation (two-sided), with its Monte-Carlo interval and Holm's correction; p_smallest: the least p that so "
+        f"few models and orders can give; paper: whether the row is one of the paper's. {_COLLAPSE}",
+        ("row", "label", "paper", "n", "r", "r2", "collapse", "p", "p_low", "p_high", "p_smallest", "p_holm", "note"),
     ),
     "table_2": Shown("Table 2. Configuration: the paper's, and this study's."),
     "table_3": Shown("Table 3. The paper's batch sizes (sequences per batch), by depth (rows) and width (columns)."),
@@ -28,40 +44,43 @@ TABLES = {
     ),
     "correlations": Shown(
         "Every measurement against validation loss, over all rows: on its own scale and (…_log) on a log scale; "
-        "permutation p with interval, Holm, Spearman, bootstrap intervals.",
+        "permutation p (p_smallest is the least that the test can find), Holm, Spearman, bootstrap intervals. "
+        f"{_COLLAPSE} {_CARRIED}",
+        _CORRELATIONS,
+    ),
+    "partial_correlations": Shown(
+        f"Partial correlations with validation loss, given one control, or all of them. {_COLLAPSE}",
         (
             "property",
             "label",
+            "given",
             "n",
-            "r",
             "r2",
-            "r2_low",
-            "r2_high",
-            "r2_log",
-            "p",
+            "partial_r",
+            "collapse",
+            "low",
+            "high",
+            "partial_r2",
             "p_holm",
-            "spearman",
-            "reliability",
-            "r_corrected",
-            "above_1",
             "note",
         ),
     ),
-    "partial_correlations": Shown(
-        "Partial correlations with validation loss, given one control, or all of them.",
-        ("property", "label", "given", "n", "r2", "partial_r", "low", "high", "partial_r2", "p_holm"),
-    ),
     "within_architecture": Shown(
-        "Within a fixed architecture: over seeds, epochs and decays; pooled over architectures after centring.",
-        ("property", "label", "architecture", "groups", "n", "r", "r2", "p", "p_holm", "note"),
+        "Within a fixed architecture: over seeds, epochs and decays; pooled over architectures after centring. "
+        f"{_COLLAPSE}",
+        ("property", "label", "architecture", "groups", "n", "r", "r2", "collapse", "p", "p_holm", "note"),
     ),
-    "influence": Shown("What R² becomes without one row, the largest changes first.", most=100),
+    "influence": Shown(
+        "What R² becomes without one row, the largest changes first; influential: whether the line leans on the row "
+        f"({INFLUENCE_WORDS}).",
+        most=100,
+    ),
     "sensitivity": Shown(
         "Each measurement at each minimum class count, and its change from its value at the smallest one.", most=100
     ),
     "sensitivity_correlations": Shown(
-        "R² with validation loss at each minimum class count.",
-        ("measurement", "label", "min_count", "n", "r", "r2", "r2_log"),
+        f"R² with validation loss at each minimum class count. {_COLLAPSE}",
+        ("measurement", "label", "min_count", "n", "r", "r2", "r2_log", "collapse"),
     ),
     "trajectories": Shown("Measurements along the kept checkpoints.", most=100),
     "kind_shares": Shown(
@@ -81,7 +100,10 @@ TABLES = {
         "its checkpoints, and tokens per second (of training in the last kept epoch, compilation left out)."
     ),
     "results": Shown("One row per model and checkpoint; click a row to pick its model in every figure.", most=5_000),
-    "measurements": Shown(),
+    "measurements": Shown(
+        "",
+        ("measurement", "property", "label", "definition", "limit", "towards", "scale", "meaning", "hides", "source"),
+    ),
 }
 TABLES["corrected"] = Shown(
     "Measurements as the paper defines them, and corrected for the noise of classes with few samples: change is the "
@@ -122,8 +144,8 @@ FEW_TABLES = {  # of a report of few models
     "correlations": replace(
         TABLES["correlations"],
         caption="Every measurement against the loss, over all rows: on its own scale and (…_log) on a log scale; "
-        "permutation p with interval, Holm, Spearman, bootstrap intervals. Checkpoints of one model are not "
-        "independent of one another.",
+        "permutation p (p_smallest is the least that the test can find), Holm, Spearman, bootstrap intervals. "
+        f"{_COLLAPSE} {_CARRIED} Checkpoints of one model are not independent of one another.",
     ),
     "trajectories": replace(
         TABLES["trajectories"],

@@ -30,7 +30,20 @@ from lcutils.drawing import VEGALITE_VERSION
 from lcutils.text import csv_text, drawable, markdown_text, one_line, storable
 
 LONGEST = 2_000  # characters that a table shows of a text
-LONG_TEXTS = {"note", "definition", "axis", "limit", "dropped", "ours", "paper", "setting"}
+LONG_TEXTS = {
+    "note",
+    "definition",
+    "axis",
+    "limit",
+    "dropped",
+    "ours",
+    "paper",
+    "setting",
+    "meaning",
+    "hides",
+    "source",
+    "scale",
+}
 
 
 def data_json(value: Any) -> str:
