@@ -2,6 +2,7 @@
 
 import json
 
+import altair as alt
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,6 +17,7 @@ from lcutils.analysis.marked import influential
 from lcutils.charts.paper import RINGS
 from lcutils.charts.scatter import _critical_t
 from lcutils.charts.strips import strips
+from lcutils.charts.theme import Figure, padded, value_axis
 from lcutils.report.body import _relation
 
 RESULTS = made_results()
@@ -144,3 +146,17 @@ def test_a_relation_in_words_says_its_direction_and_the_smallest_p(way):
     assert "the smallest p that the test can find is 0.01" in said
     row[["r2_low", "r2_high"]] = np.nan
     assert "too few points for an interval" in _relation(row)
+
+
+@pytest.mark.parametrize("log", [False, True])
+@pytest.mark.parametrize("middle", [3.0, -2.0, 0.0, 1e-12, 5e9])
+def test_values_that_differ_by_rounding_have_an_axis_that_can_be_drawn(log, middle):
+    values = pd.Series([middle, middle * (1 + 1e-15), middle * (1 - 1e-15)])
+    if log and middle <= 0:
+        return
+    low, high = padded(values, log)
+    assert low < middle < high
+    assert high - low >= 0.09 * abs(middle)
+    y = alt.Y("y:Q", **value_axis("y", [low, high], log))
+    figure = Figure("x", "x", chart=alt.Chart(pd.DataFrame({"y": values})).mark_point().encode(y=y))
+    assert len(figure.png()) < 50_000

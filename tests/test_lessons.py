@@ -81,7 +81,7 @@ def test_measuring_a_case_leaves_the_threads_as_they_are():
         ({"spread": -1}, "spread must be 0 or more, not -1"),
         ({"scale": 0}, "scale must be above 0, not 0"),
         ({"turn": math.nan}, "turn must be a finite number, not nan"),
-        ({"sprad": 0.1}, "sprad: no such number of a case; there are classes, samples, spread"),
+        ({"sprad": 0.1}, "sprad: no such number of a case; there are classes, samples, centred, spread"),
         ({"spread": "much"}, "spread must be a finite number, not much"),
     ],
 )

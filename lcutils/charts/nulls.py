@@ -78,4 +78,4 @@ def _panel(rows: pd.DataFrame, key: str) -> Any | None:
         )
         .add_params(scatter.SELECTED),
     ]
-    return scatter.framed(alt.layer(*layers), key)
+    return scatter.framed(alt.layer(*layers), key, drawn[key])

@@ -181,18 +181,22 @@ def sample_rows(table: pd.DataFrame, limit: int = ROW_LIMIT, seed: int = 0) -> t
 def padded(values: pd.Series, log: bool, limits: list[float] | None = None) -> list[float]:
     """Return the axis domain of `values` with a margin of 5 %, widened to each of `limits` that is near enough.
 
-    Near enough means that the axis grows by no more than half; else the points would be squeezed into a corner.
+    Near enough means that the axis grows by no more than half; else the points would be squeezed into a corner. Values
+    that differ by their rounding alone are drawn as equal: an axis over less than that has no ticks that differ.
     """
     numbers = [v for v in values.astype(float).tolist() if math.isfinite(v) and (v > 0 or not log)]
     if log:
         numbers = [math.log10(v) for v in numbers]
         limits = [math.log10(v) for v in limits or [] if v > 0]
     low, high = min(numbers), max(numbers)
-    span = (high - low) or abs(high) * 0.1 or 1.0
+    span = high - low
+    if span <= 1e-9 * max(abs(low), abs(high)):
+        span = 0.2 if log else 0.1 * abs(high) or 1.0
+        low, high = low - 0.45 * span, high + 0.45 * span
     for value in limits or []:
         if low - span / 2 <= value <= high + span / 2:
             low, high = min(low, value), max(high, value)
-    margin = ((high - low) or span) * 0.05
+    margin = 0.05 * (high - low)
     ends = [low - margin, high + margin]
     return [10**end for end in ends] if log else ends
 
