@@ -23,6 +23,7 @@ from tokenizers import Tokenizer
 from lcutils import ranks
 from lcutils.artifacts import MANIFEST, atomic_path, content_digest, explain_full_disk, remove
 from lcutils.collapse.agreement import AgreementCounter
+from lcutils.collapse.disjoint import compare_parts
 from lcutils.collapse.entries import Extra
 from lcutils.collapse.layers import measure_layer, prediction_residual
 from lcutils.collapse.measure import measure_by_count
@@ -433,17 +434,18 @@ def _measure(work: Workspace, extracted: Extracted) -> Measured:
     from lcutils.analysis.rows import Measured
 
     settings, statistics, head = work.study.measurement, extracted.statistics, extracted.head
+    extras = [extra for extra in get_args(Extra) if getattr(settings, extra)]
     by_count = measure_by_count(
         statistics,
         head,
         min_counts=[settings.min_count, *settings.sensitivity],
         riesz_s=settings.riesz_s,
-        extras=[extra for extra in get_args(Extra) if getattr(settings, extra)],
+        extras=extras,
         ood_mean=extracted.agreement.get("ood_mean"),
     )
     if extracted.parts:
         sections = [partial(ClassStatistics.load, path, statistics.device, "seen") for path in extracted.parts]
-        arguments = head, sections, settings.min_count, settings.riesz_s, extracted.agreement.get("ood_mean")
+        arguments = head, sections, settings.min_count, settings.riesz_s, extracted.agreement.get("ood_mean"), extras
         without = measure_without(statistics, *arguments)
         whole = {"share": 1.0, "samples": int(statistics.counts.sum())} | by_count[settings.min_count]
         growing = [*measure_growing(statistics, *arguments), whole]
@@ -452,6 +454,10 @@ def _measure(work: Workspace, extracted: Extracted) -> Measured:
     measured = Measured.of(extracted.record, by_count, settings.min_count, tokens, texts, extracted.agreement)
     if extracted.parts:
         measured = measured.with_parts(without, extracted.by_part, growing)
+        if settings.corrected:
+            compared = compare_parts([load() for load in sections], settings.min_count)
+            crossed = {key: compared[key] for key in ("noise_ratio", "nc1_quotient_crossed")}
+            measured = replace(measured, row=measured.row | crossed)
     if (inner := extracted.inner) is not None:
         common: dict[str, Any] = {"min_count": settings.min_count, "riesz_s": settings.riesz_s}
         values = {layer: measure_layer(*inner.read(layer), head, **common) for layer in inner.layers}

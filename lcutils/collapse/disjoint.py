@@ -17,6 +17,11 @@ from lcutils.collapse.classes import KeptClasses, centre_classes
 from lcutils.collapse.corrected import RepeatedClasses, within_trace
 from lcutils.features.statistics import ClassStatistics
 
+VALUES = (
+    "trace_between", "trace_between_corrected", "trace_between_crossed", "noise_ratio", "nc1_quotient_corrected",
+    "nc1_quotient_crossed",
+)  # fmt: skip
+
 
 def compare_parts(parts: Sequence[ClassStatistics], min_count: int = 1) -> dict[str, float]:
     """tr S_B of the whole text three ways: plain, corrected by sigma²/n, and from cross products of two halves.
@@ -38,11 +43,11 @@ def compare_parts(parts: Sequence[ClassStatistics], min_count: int = 1) -> dict[
         `n_classes`: K. `trace_between`, `trace_between_corrected`, `trace_between_crossed`. `noise_ratio`: (plain -
         crossed) / (plain - corrected), 1 for independent samples and larger the more the samples of a class are alike;
         nan where there is no noise. `nc1_quotient_corrected` of these classes' tr S_B, and `nc1_quotient_crossed`,
-        nan where tr S_B is not above 0; both have the corrected tr S_W of the whole text.
+        nan where tr S_B is not above 0; both have the corrected tr S_W of the whole text. All but `n_classes` are nan
+        if fewer than two classes have samples in both halves.
 
     Raises:
-        ValueError: fewer than two parts, parts that cannot be merged, or fewer than two classes with samples in both
-            halves.
+        ValueError: fewer than two parts, or parts that cannot be merged.
     """
     if len(parts) < 2:
         raise ValueError(f"a comparison needs two parts of the text or more, not {len(parts)}")
@@ -51,7 +56,7 @@ def compare_parts(parts: Sequence[ClassStatistics], min_count: int = 1) -> dict[
     counts = [half.counts for half in halves]
     ids = ((counts[0] > 0) & (counts[1] > 0) & (whole.counts >= min_count)).nonzero()[:, 0]
     if len(ids) < 2:
-        raise ValueError(f"{len(ids)} class(es) have samples in both halves of the text: two or more are compared")
+        return {"n_classes": float(len(ids))} | dict.fromkeys(VALUES, math.nan)
     repeated = RepeatedClasses.of(_chosen(whole, ids))
     assert repeated is not None  # one sample in each half are two
     crossed = torch.linalg.vecdot(*(_chosen(half, ids).centred for half in halves)).mean()

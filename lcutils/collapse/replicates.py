@@ -7,7 +7,7 @@ Here they are functions that load them, because no more than a few are to lie in
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from copy import deepcopy
 
 import numpy as np
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from lcutils.collapse.duality import ood_deviation
+from lcutils.collapse.entries import Extra
 from lcutils.collapse.measure import measure_collapse
 from lcutils.features.statistics import ClassStatistics
 
@@ -29,6 +30,7 @@ def measure_growing(
     min_count: int = 1,
     riesz_s: float = 1.0,
     ood_mean: np.ndarray | None = None,
+    extras: Collection[Extra] = (),
 ) -> list[dict[str, float]]:
     """Measure the first 1/16, 1/8, 1/4 and 1/2 of a text: what its measurements would be if it ended there.
 
@@ -36,7 +38,7 @@ def measure_growing(
         whole: statistics of the whole text.
         head: (C, D), or (R, D) one row per class of `whole`.
         sections: give the statistics of the nine sections, in order.
-        min_count, riesz_s: as of `measure_collapse`; classes with fewer samples in the share are left out of it.
+        min_count, riesz_s, extras: as of `measure_collapse`; a share leaves out classes with fewer samples in it.
         ood_mean: (D,) mean feature of out-of-distribution text, for NC5.
 
     Returns:
@@ -47,7 +49,7 @@ def measure_growing(
     for number, load in enumerate(sections[: max(SHARES)], 1):
         grown.merge(load())
         if number in SHARES and int((grown.counts >= min_count).sum()) >= 2:
-            values = _measure(grown, head, min_count, riesz_s, ood_mean)
+            values = _measure(grown, head, min_count, riesz_s, ood_mean, extras)
             rows.append({"share": SHARES[number], "samples": int(grown.counts.sum())} | values)
     return rows
 
@@ -59,6 +61,7 @@ def measure_without(
     min_count: int = 1,
     riesz_s: float = 1.0,
     ood_mean: np.ndarray | None = None,
+    extras: Collection[Extra] = (),
 ) -> list[dict[str, float]]:
     """Measure a text without each of its eight parts: the replicates of a jackknife, by key, in the parts' order.
 
@@ -67,7 +70,7 @@ def measure_without(
     """
     kept = whole.counts >= min_count  # (C,)
     rests = without_each([sections[:2], *([load] for load in sections[2:])], whole.empty())
-    return [_measure(rest, head, 1, riesz_s, ood_mean, kept) for rest in rests]
+    return [_measure(rest, head, 1, riesz_s, ood_mean, extras, kept) for rest in rests]
 
 
 def without_each(parts: Sequence[Sequence[Load]], others: ClassStatistics) -> Iterator[ClassStatistics]:
@@ -93,11 +96,12 @@ def _measure(
     min_count: int,
     riesz_s: float,
     ood_mean: np.ndarray | None,
+    extras: Collection[Extra],
     among: Tensor | None = None,
 ) -> dict[str, float]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # the whole text's measurement has named what is nan
-        values = measure_collapse(stats, head, min_count=min_count, riesz_s=riesz_s, among=among)
+        values = measure_collapse(stats, head, min_count=min_count, riesz_s=riesz_s, among=among, extras=extras)
     if ood_mean is not None:
         keep = stats.counts >= min_count
         means = stats.means_of((keep if among is None else keep & among).nonzero()[:, 0])
