@@ -5,10 +5,12 @@ import shlex
 import subprocess
 import sys
 
+import pandas as pd
 import pytest
 import yaml
 from conftest import SHARED, lcutils_command
 
+from lcutils.analysis import correlations
 from lcutils.parameters import ROOT
 from lcutils.pipeline.sweep import PROFILES
 
@@ -75,7 +77,7 @@ def test_plan():
 
 def test_sweeps_of_one_model(demo, tmp_path):
     for command in [c for c in COMMANDS if c.startswith("make sweep STUDY=demo")]:
-        outcome = run_make_line(command.replace("outputs/faster", str(tmp_path)), "--dry-run")
+        outcome = run_make_line(re.sub(r"outputs/\w+", str(tmp_path), command), "--dry-run")
         assert outcome.returncode == 0, outcome.stderr
         found = "Nothing to be done" in outcome.stdout + outcome.stderr
         assert found == ("OUTPUTS" not in command)  # the demo has it already
@@ -159,11 +161,11 @@ def test_a_model_of_your_own(a_model):
     assert "my-model" in (a_model / "mine/results.csv").read_text()
 
 
-@pytest.mark.parametrize("start", ["lcutils measure", "make measure"])
-def test_measure(a_model, start):
-    command = next(c for c in COMMANDS if c.startswith(start)).replace("path/to", str(a_model))
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith(("lcutils measure", "make measure"))])
+def test_measure(a_model, command):
+    layers, command = "--layers" in command, command.replace("path/to", str(a_model))
     more = ["--outputs", str(a_model / "out"), "--name", "mine"]
-    if start.startswith("make"):
+    if command.startswith("make"):
         command += f" OUTPUTS={a_model / 'out'} NAME=mine SET='device=cpu permutations=20'"
         outcome = run_make_line(command)
     else:
@@ -172,6 +174,19 @@ def test_measure(a_model, start):
     assert outcome.returncode == 0, outcome.stderr[-3000:]
     assert (a_model / "out/mine/analysis/report.html").is_file()
     assert (a_model / "out/mine/results.csv").read_text().count("\n") == 2
+    assert (a_model / "out/mine/measurements/model@0/layers.parquet").is_file() == layers
+
+
+def test_the_caption_of_the_first_picture_is_true():
+    """Correlations with the loss of the table beside it, and which way each of them goes."""
+    table = correlations(pd.read_csv(ROOT / "outputs/sample-h200/results.csv"), trials=100).set_index("measurement")
+    caption = re.search(r"\n\*Forty checkpoints of 32 models(.*?)\*\n", TEXT, re.DOTALL)
+    assert caption
+    said = [float(number.replace("−", "-")) for number in re.findall(r"(?:r = |\()(−?0\.\d\d)", caption[1])]
+    keys = ["nc1_cdnv", "nc1_cdnv_galanti", "nc1_quotient"]
+    assert said == [round(table.loc[key, "r_log"], 2) for key in keys]
+    assert list(table.loc[keys, "collapse_log"]) == ["with", "with", "against"]
+    assert table.loc[["gnc2_log_cov", "nc4_agreement"], "collapse"].tolist() == ["with", "with"]
 
 
 def test_the_python_of_the_readme_runs():
