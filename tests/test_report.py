@@ -86,7 +86,8 @@ def test_figures_and_tables_are_handed_back_by_name(report):
 
 
 def test_every_table_of_the_report_has_its_caption(report, text):
-    assert set(report.tables) == set(TABLES) - {"models", "corrected"}  # which not all have
+    optional = {"models", "corrected", "errors", "settling", "convergence", "null_distances", "nulls", "layers", "law"}
+    assert set(report.tables) == set(TABLES) - optional  # which not all have
     for name in report.tables:
         assert escape(TABLES[name].caption) in text
 

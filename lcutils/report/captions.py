@@ -93,7 +93,6 @@ TABLES = {
         "tables/layers.csv.",
         ("model", "checkpoint", "measurement", "layers", "first", "last", "factor", "r", "r2"),
     ),
-    "layers": Shown(),
     "beside_published": Shown("Rows of the same model and checkpoint: ours, published, difference.", most=100),
     "times": Shown(
         "Where the time of each run went: seconds of training, of compilation beside it, of extracting and measuring "
