@@ -237,7 +237,7 @@ def test_the_page_of_a_llama_says_nothing_of_other_models(one):
 def test_a_section_without_content_is_not_there(one):
     page = one[1][: one[1].index("<noscript>")]
     headings = re.findall(r'<h2 id="([^"]+)">', page)
-    described = ["results", "strips", "sensitive", "tokens", "explore", "settings", "rows"]
+    described = ["results", "strips", "sensitive", "corrected", "tokens", "explore", "settings", "rows"]
     assert headings == [*described, "definitions", "origin"]
     assert re.findall(r'<li><a href="#([^"]+)">', page)[: len(headings)] == headings  # and the contents name the same
     for section in re.findall(r"<section>.*?</section>", visible(page), flags=re.DOTALL):

@@ -105,7 +105,7 @@ TABLES = {
     ),
 }
 TABLES["corrected"] = Shown(
-    "Measurements as the paper defines them, and corrected for the noise of classes with few samples: change is the "
+    "Plain measurements, and the same corrected for the noise of classes with few samples: change is the "
     "corrected value over the plain one, less 1. singletons is the share of classes with one sample: nothing corrected "
     "has them. negative is the share of the other classes' pairs whose distance is not above its noise: CDNV has none "
     "of them, and where they are more than a few in a hundred, trust the quotient instead.",
