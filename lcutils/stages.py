@@ -5,7 +5,6 @@ Each does nothing if its artifact is complete and up to date, and returns what a
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 import time
@@ -16,13 +15,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-import numpy as np
 import torch
-from tokenizers import Tokenizer
 
 from lcutils import ranks
 from lcutils.artifacts import MANIFEST, atomic_path, content_digest, explain_full_disk, remove
-from lcutils.collapse.agreement import AgreementCounter
 from lcutils.collapse.disjoint import compare_parts
 from lcutils.collapse.entries import Extra
 from lcutils.collapse.layers import measure_layer, prediction_residual
@@ -31,20 +27,11 @@ from lcutils.collapse.replicates import measure_growing, measure_without
 from lcutils.collapse.tokens import measure_tokens
 from lcutils.corpus import Data, open_data, prepare_corpus, source_digest
 from lcutils.corpus import load_tokenizer as load_tokenizer_of
-from lcutils.corpus.tokenization import token_labels
-from lcutils.documents import Blocks
 from lcutils.errors import UserError
-from lcutils.features.evaluation import evaluate_model
-from lcutils.features.extracted import BY_PART, PARTS, Extracted, save_layers, save_rest, save_sums
-from lcutils.features.extraction import explain_overflow, extract_agreement, extract_mean, extract_statistics, share
-from lcutils.features.fit import check_fit
-from lcutils.features.hub import forget, is_cached
-from lcutils.features.layers import LayerAgreement, LayerStatistics, find_inner_layers
-from lcutils.features.models import FeatureModel, load_feature_model, load_trained
-from lcutils.features.point import describe_pretrained
-from lcutils.features.sections import gather_sections, in_parts
+from lcutils.extracting import check_weights, extract_into, extract_untrained_into
+from lcutils.features.extracted import Extracted
+from lcutils.features.hub import forget
 from lcutils.features.statistics import ClassStatistics
-from lcutils.features.validation_parts import ByPart
 from lcutils.manifests import read_manifest, write_manifest
 from lcutils.pipeline.jobs import (
     Job,
@@ -55,7 +42,6 @@ from lcutils.pipeline.jobs import (
     making,
     measure_job,
     needs_work,
-    precision_of,
     resume_folder,
     train_job,
 )
@@ -63,7 +49,6 @@ from lcutils.pipeline.outcome import failed_points, run_times
 from lcutils.pipeline.overrides import open_study, refuse_clash
 from lcutils.pipeline.paths import Workspace
 from lcutils.runs import Architecture, PretrainedRun, Run, TrainedRun
-from lcutils.settings import ExtractionSettings
 from lcutils.text import csv_text
 from lcutils.training.loop import Trained, train
 
@@ -160,16 +145,16 @@ def extract_point(work: Workspace, model: str, checkpoint: int) -> Extracted:
     """
     job, run = extract_job(work, model, checkpoint), work.study.run(model)
     if needs_work(work, job):
-        _check_weights(work, run, checkpoint)
+        check_weights(work, run, checkpoint)
         data, facts = open_data(work.data_of(model)), dict[str, Any]()
         data.check_min_count(work.study.measurement.min_count)
         resume = resume_folder(job)
         resumed, began = resume.exists(), time.monotonic()
         with _device(work) as reserved, ranks.process_group(reserved) as (rank, _, device):
             with making(job, facts) if rank == 0 else nullcontext() as folder:
-                _extract(work, run, checkpoint, data, job, resume, device, folder, facts)
+                extract_into(work, run, checkpoint, data, job, resume, device, folder, facts)
                 if work.study.extraction.random_network:
-                    _extract_untrained(work, run, checkpoint, data, job, resume, device, folder)
+                    extract_untrained_into(work, run, checkpoint, data, job, resume, device, folder)
                 facts["device"] = str(device)
                 if not resumed:  # otherwise an earlier process took part of the time
                     facts["tokens_per_second"] = data.train.size / (time.monotonic() - began)
@@ -177,217 +162,6 @@ def extract_point(work: Workspace, model: str, checkpoint: int) -> Extracted:
     if ranks.is_first():
         remove(resume_folder(job))
     return Extracted.load(job.folder)
-
-
-def _check_weights(work: Workspace, run: Run, checkpoint: int) -> None:
-    """Raise a `UserError` if a trained checkpoint's weights were deleted."""
-    if isinstance(run, TrainedRun) and not (work.checkpoint(run.name, checkpoint) / "model.safetensors").is_file():
-        raise UserError(
-            f"{work.display(work.checkpoint(run.name, checkpoint))}: its weights were deleted once it was measured "
-            f"(drop_checkpoints); delete {work.display(work.run_folder(run.name))} and run 02_train with model "
-            f"{run.name} again"
-        )
-
-
-def _extract(
-    work: Workspace,
-    run: Run,
-    checkpoint: int,
-    data: Data,
-    job: Job,
-    resume: Path,
-    device: torch.device,
-    folder: Path | None,
-    facts: dict[str, Any],
-) -> None:
-    """Extract a point into an existing folder; a process that is not the first of torchrun's has none."""
-    settings, log = work.study.extraction, work.log(f"{run.name}@{checkpoint}") if folder else None
-    precision = _precision_on(device, run, settings.precision)
-    source, revision = work.checkpoint_source(run.name, checkpoint), None
-    if isinstance(run, PretrainedRun):
-        revision = run.revisions[checkpoint]
-        downloaded = not Path(source).exists() and not is_cached(source, revision)
-    model = _load_model(run, source, revision, precision, device, data.train.size)
-    if model.commit is not None:
-        facts |= {"model_commit": model.commit, "downloaded": downloaded}
-    tokenizer = Tokenizer.from_file(str(data.folder / "tokenizer" / "tokenizer.json"))
-    splits = ("train", "validation", "ood") if work.study.corpus.ood else ("train", "validation")
-    blocks = [data.blocks(split) for split in splits]
-    check_fit(model, run.name, blocks, data.summary["vocab_size"], lambda token: token_labels(tokenizer, [token])[0])
-    train_text, edges = in_parts(data.train, halve_first=True) if settings.parts else (data.train, None)
-    text, validation_edges = in_parts(data.validation) if settings.parts else (data.validation, None)
-    common: dict[str, Any] = {"batch_size": settings.blocks_per_batch, "device": device, "log": log}
-    rows: dict[str, Any] = {
-        "classes": torch.from_numpy(data.counts[0]).nonzero()[:, 0],
-        "narrow": isinstance(run, PretrainedRun),  # models trained here are small, and keep their bits
-    }
-    layers = _inner_layers(settings, run, model, {"device": device, **rows})
-    with explain_overflow(run.name, model.precision):
-        statistics = extract_statistics(
-            model,
-            train_text,
-            covariance=settings.covariance,
-            **rows,
-            layers=layers,
-            resume=resume,
-            job=job.identity,
-            rank=ranks.rank(),
-            world=ranks.number(),
-            edges=edges,
-            **common,
-        )
-        if folder and edges is not None:
-            gather_sections(resume, train_text, edges, ranks.number(), folder / PARTS, share)
-        if folder:
-            save_sums(folder, statistics, model.classifier)
-            if layers:
-                save_layers(folder, layers)
-            texts = token_labels(tokenizer, statistics.counts.nonzero()[:, 0].tolist())
-        counter_of = partial(_counter_of, work, model, data, device)
-        counter, lens = counter_of(statistics, decisions=settings.decisions), layers.lens if layers else {}
-        del statistics  # its memory, for the means of all processes
-        if layers:
-            layers.named.clear()  # the memory of the others, for counters
-        of_layers = {layer: counter_of(lens.pop(layer)) for layer in list(lens)}
-        agreement, by_part = _count_agreement(model, text, validation_edges, counter, layers, of_layers, common)
-        if not folder:
-            return
-        if by_part:
-            np.savez(folder / BY_PART, **by_part)  # type: ignore[arg-type]  # numpy's stub mistakes the names
-        if work.study.corpus.ood:
-            agreement["ood_mean"] = extract_mean(model, data.blocks("ood"), **common).cpu().numpy()
-    record = {"model": run.name, "checkpoint": checkpoint} | _describe(work, run, checkpoint, model, data, device)
-    save_rest(folder, agreement, texts, record)
-
-
-def _precision_on(device: torch.device, run: Run, asked: str) -> str:
-    precision = precision_of(run, asked)
-    return precision if device.type == "cuda" or precision == "auto" else "fp32"
-
-
-def _extract_untrained(
-    work: Workspace,
-    run: Run,
-    checkpoint: int,
-    data: Data,
-    job: Job,
-    resume: Path,
-    device: torch.device,
-    folder: Path | None,
-) -> None:
-    """Extract the same network with untrained weights beside the point."""
-    from lcutils.nulls import build_untrained_model, extract_untrained
-
-    precision = _precision_on(device, run, work.study.extraction.precision)
-    model = build_untrained_model(work, run, checkpoint, data, precision, device)
-    log = work.log(f"{run.name}@{checkpoint}") if folder else None
-    extract_untrained(work, model, data, device, folder, resume, job.identity, log, isinstance(run, PretrainedRun))
-
-
-def _inner_layers(
-    settings: ExtractionSettings, run: Run, model: FeatureModel, rows: Mapping[str, Any]
-) -> LayerStatistics | None:
-    """Empty statistics of the inner layers that were asked for; None where none were, or a line says why not.
-
-    Raises:
-        UserError: the model has no such layer.
-    """
-    if not settings.layers:
-        return None
-    try:
-        inner = find_inner_layers(model, run.name)
-    except UserError as error:
-        if ranks.is_first():
-            print(error, file=sys.stderr, flush=True)
-        return None
-    layers = range(inner.depth + 1) if settings.layers == "all" else settings.layers
-    kinds: dict[str, Any] = {"norm": settings.layers_norm, "covariance": settings.layers_law}
-    return LayerStatistics(inner, layers, len(model.classifier), **rows, **kinds, name=run.name)
-
-
-def _counter_of(
-    work: Workspace,
-    model: FeatureModel,
-    data: Data,
-    device: torch.device,
-    statistics: ClassStatistics,
-    decisions: bool = False,
-) -> AgreementCounter:
-    """A counter of the kept classes' means, those of the first process; the sums' memory is given up."""
-    kept = list(statistics.turn_into_means(work.study.measurement.min_count))
-    if not ranks.is_first():
-        kept.clear()
-    ids, means = ranks.from_first(*kept, device=device)
-    samples = data.validation.size
-    return AgreementCounter(model.classifier, means, ids, device, samples, model.bias, model.scale, decisions=decisions)
-
-
-def _count_agreement(
-    model: FeatureModel,
-    text: Blocks,
-    edges: list[int] | None,
-    counter: AgreementCounter,
-    layers: LayerStatistics | None,
-    of_layers: Mapping[int, AgreementCounter],
-    common: Mapping[str, Any],
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Hits and totals of each class over validation, of all processes; hits of the weights alone if they may differ.
-
-    Those of inner layers, by the logit lens, are `hits_layer0` …; their totals are the same. And what `ByPart` has
-    summed over each part, where `edges` say where they begin and end.
-    """
-    tally = None if edges is None else ByPart(counter, model, edges)
-    inner = LayerAgreement(layers.inner, of_layers) if layers and of_layers else None
-    hits, totals = extract_agreement(
-        model, text, counter, layers=inner, rank=ranks.rank(), world=ranks.number(), tally=tally, **common
-    )
-    counts = {"hits": hits, "totals": totals}
-    if counter.hits_weights is not hits:
-        counts["hits_weights"] = counter.hits_weights
-    counts |= {f"decisions_{side}": number for side, number in counter.decisions.items()}
-    for layer, of_layer in of_layers.items():
-        counts[f"hits_layer{layer}"] = of_layer.result()[0]
-        if of_layer.hits_weights is not of_layer.hits:
-            counts[f"hits_weights_layer{layer}"] = of_layer.hits_weights
-    by_part = tally.sums if tally else {}
-    for count in (*counts.values(), *by_part.values()):
-        ranks.sum_over_ranks(count)
-    as_arrays = ({name: count.cpu().numpy() for name, count in some.items()} for some in (counts, by_part))
-    return next(as_arrays), next(as_arrays)
-
-
-def _load_model(
-    run: Run, source: str, revision: str | None, precision: str, device: torch.device, tokens: int
-) -> FeatureModel:
-    if isinstance(run, TrainedRun):
-        return load_trained(Path(source), precision=precision, device=device, tokens=tokens)
-    return load_feature_model(
-        source,
-        precision=precision,
-        device=device,
-        revision=revision,
-        tokens=tokens,
-        trust_remote_code=run.trust_remote_code,
-    )
-
-
-def _describe(
-    work: Workspace, run: Run, checkpoint: int, model: FeatureModel, data: Data, device: torch.device
-) -> dict[str, Any]:
-    """What a point's model is and how well it predicts, as columns of `results.csv`."""
-    record = {"depth": model.depth, "width": model.classifier.shape[1], "n_params": model.n_params}
-    if isinstance(run, TrainedRun):
-        scores = json.loads((work.checkpoint(run.name, checkpoint) / "evaluation.json").read_text())
-        columns = ("steps", "tokens_seen", "val_loss", "val_accuracy", "perplexity")
-        record |= {key: getattr(run.recipe, key) for key in ("epochs", "weight_decay", "seed")}
-        return record | {column: scores[column] for column in columns if column in scores}
-    # Nobody has evaluated it on this text.
-    batch_size = work.study.extraction.blocks_per_batch
-    scores = evaluate_model(model, data.validation, batch_size=batch_size, device=device)
-    facts = describe_pretrained(run, checkpoint, model.family, data.summary, scores)
-    if facts["note"]:
-        print(f"{run.name}@{checkpoint}: {facts['note']}", file=sys.stderr, flush=True)
-    return record | facts
 
 
 # ------------------------------------------------------------------------------------------------------- 4 measure

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lcutils import stages
+from lcutils import extracting, stages
 from lcutils.analysis.rows import Measured
 from lcutils.collapse.measure import measure_by_count, measure_collapse
 from lcutils.collapse.tokens import measure_tokens
@@ -85,7 +85,7 @@ def test_agreement_of_the_weights_alone_stands_in_the_row_where_it_may_differ():
 @pytest.mark.parametrize("head", ["none", "bias", "scale"])
 def test_a_point_of_a_study(tiny, monkeypatch, head):
     """Compact rows, freed before the model is used again; a bias and a scale reach the decisions and the row."""
-    work, load = open_study(tiny, tiny.parent), stages.load_trained
+    work, load = open_study(tiny, tiny.parent), extracting.load_trained
     prepare_data(work), train_run(work, MODEL)
     options = {"none": {}, "bias": {"bias": 5 * torch.randn(4000)}, "scale": {"scale": -1.0}}[head]
 
@@ -94,7 +94,7 @@ def test_a_point_of_a_study(tiny, monkeypatch, head):
         given = options | ({"bias": options["bias"][: len(model.classifier)]} if head == "bias" else {})
         return replace(model, **given)
 
-    monkeypatch.setattr(stages, "load_trained", altered)
+    monkeypatch.setattr(extracting, "load_trained", altered)
     extracted = extract_point(work, MODEL, 0)
     counts = stages.open_data(work.data).counts[0]
     assert extracted.statistics.classes.tolist() == np.flatnonzero(counts).tolist()

@@ -11,7 +11,7 @@ from model_samples import refusal, tiny
 from test_measuring import SETTINGS, TALES
 from test_ranks import torchrun
 
-from lcutils import charts, stages
+from lcutils import charts
 from lcutils.__main__ import build_parser
 from lcutils.analysis import Missing, law_of_prediction
 from lcutils.analysis.layers import RESIDUALS, layer_keys
@@ -250,7 +250,7 @@ def test_a_model_whose_blocks_cannot_be_found_is_measured_without_them(shelf, tm
     def cannot(_model, name):
         raise UserError(f"{name}: the 2 blocks of X cannot be found, so its inner layers are not measured")
 
-    monkeypatch.setattr(stages, "find_inner_layers", cannot)
+    monkeypatch.setattr(extracting, "find_inner_layers", cannot)
     outcome = measure_models(shelf / "llama", shelf / "tales.txt", layers="all", outputs=tmp_path, overrides=SETTINGS)
     assert outcome.failures == {}
     assert outcome.analysis.results["nc1_cdnv"].notna().all()

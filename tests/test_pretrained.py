@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from lcutils import stages
+from lcutils import extracting, stages
 from lcutils.corpus.tokenization import token_labels, train_bpe
 from lcutils.errors import NotFiniteError, UserError
 from lcutils.features import evaluation
@@ -69,7 +69,7 @@ def test_validation_features_that_overflow_leave_no_statistics(tmp_path, monkeyp
     """The train text gives features, the validation text infinities."""
     neo(tmp_path / "model")
     work = study_of(tmp_path, tmp_path / "model")
-    load = stages.load_feature_model
+    load = extracting.load_feature_model
 
     def overflowing(source, **options):
         model = load(source, **options)
@@ -78,7 +78,7 @@ def test_validation_features_that_overflow_leave_no_statistics(tmp_path, monkeyp
         model.features = lambda tokens: features(tokens) * (torch.inf if next(calls) >= batches else 1.0)
         return model
 
-    monkeypatch.setattr(stages, "load_feature_model", overflowing)
+    monkeypatch.setattr(extracting, "load_feature_model", overflowing)
     assert "features of theirs are not finite in fp32" in refusal(work)
     assert read_manifest(work.statistics("theirs", 0)) is None
 
@@ -140,7 +140,7 @@ def test_a_model_with_too_few_positions_is_refused(kind, tmp_path, monkeypatch):
         neo(tmp_path / "model", positions=32)
     else:
         own_logits(kind).save_pretrained(tmp_path / "model")
-    monkeypatch.setattr(stages, "extract_statistics", None)  # the refusal comes before the work
+    monkeypatch.setattr(extracting, "extract_statistics", None)  # the refusal comes before the work
     assert refusal(study_of(tmp_path, tmp_path / "model", "block_size=48")) == (
         "corpus.block_size: 48 tokens exceed the 32 positions of theirs; use at most 32"
     )
@@ -196,7 +196,7 @@ def test_a_checkpoint_without_its_head_is_refused(tmp_path):
 
 def test_a_token_beyond_the_vocabulary_is_refused_where_it_occurs(tmp_path, monkeypatch):
     neo(tmp_path / "model")
-    monkeypatch.setattr(stages, "extract_statistics", None)
+    monkeypatch.setattr(extracting, "extract_statistics", None)
     work = study_of(tmp_path, tmp_path / "model", "tokenizer=bpe:310")
     assert prepare_data(work).train.max() == 309
     label = token_labels(stages.load_tokenizer(work).backend_tokenizer, [309])[0]
@@ -240,7 +240,7 @@ def test_a_token_beyond_the_vocabulary_does_no_harm_where_it_does_not_occur(tmp_
 
 def test_a_min_count_that_no_two_classes_reach_is_refused(tmp_path, monkeypatch):
     neo(tmp_path / "model")
-    monkeypatch.setattr(stages, "load_feature_model", None)
+    monkeypatch.setattr(extracting, "load_feature_model", None)
     work = study_of(tmp_path, tmp_path / "model", "min_count=100000")
     second = np.sort(prepare_data(work).counts[0])[-2]
     assert refusal(work) == (
