@@ -11,7 +11,7 @@ from model_samples import refusal, tiny
 from test_measuring import SETTINGS, TALES
 from test_ranks import torchrun
 
-from lcutils import charts
+from lcutils import charts, extracting
 from lcutils.__main__ import build_parser
 from lcutils.analysis import Missing, law_of_prediction
 from lcutils.analysis.layers import RESIDUALS, layer_keys
