@@ -18,6 +18,7 @@ from lcutils.features.blocks import InnerLayers, find_blocks
 from lcutils.features.extraction import extract_statistics
 from lcutils.features.layers import LayerStatistics, find_inner_layers
 from lcutils.features.models import FeatureModel, load_feature_model
+from lcutils.features.sections import in_parts
 from lcutils.features.statistics import ClassStatistics
 from lcutils.gptneo.checkpoint import write_checkpoint
 from lcutils.gptneo.model import GPTNeo
@@ -338,6 +339,21 @@ def test_resumed_layers_have_the_same_bits(options, shelf, blocks, tmp_path, mon
     (state,) = tmp_path.glob("*.safetensors")
     assert state.name.startswith("statistics-000000000012-")
     again, resumed = gathered(interrupted(model, 3), blocks, resume=tmp_path, **options)
+    assert_same_bits({"": again, **resumed.named}, {"": whole, **inside.named})
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_layers_beside_parts_have_the_same_bits_whatever_file_is_lost(lost, shelf, blocks, tmp_path, monkeypatch):
+    monkeypatch.setattr(extraction, "SECONDS_BETWEEN_STATES", 0.0)
+    model = load_feature_model(shelf("ours"))
+    text = np.concatenate([blocks] * 2)
+    _, edges = in_parts(text, halve_first=True)
+    whole, inside = gathered(model, text)
+    with pytest.raises(KeyboardInterrupt):
+        gathered(interrupted(model, 5), text, resume=tmp_path, edges=edges)
+    if lost:  # without it the whole begins anew
+        sorted(tmp_path.glob("section-00-*"))[0].unlink()
+    again, resumed = gathered(model, text, resume=tmp_path, edges=edges)
     assert_same_bits({"": again, **resumed.named}, {"": whole, **inside.named})
 
 

@@ -133,8 +133,10 @@ def extract_statistics(
         done = max(done, begin)
         if edges is not None:
             sections = SectionSums(resume, blocks, edges, begin, end, partial(empty, narrow=narrow), rank, world)
-            if not sections.go_on(done, device):
+            if not sections.go_on(done, device):  # the whole begins anew, and inner layers with it
                 done, stats = begin, None
+                if layers is not None:
+                    layers.reset()
     saved_blocks = done
     stats = stats or empty(classes, narrow)
     saved_at = time.monotonic()

@@ -114,6 +114,10 @@ class LayerStatistics:
         for stats in self.named.values():
             stats.check_finite()
 
+    def reset(self) -> None:
+        """Forget all features."""
+        self.named = {name: stats.empty() for name, stats in self.named.items()}
+
     def load(self, path: Path) -> None:
         """Take over what a file holds of these layers, bit for bit."""
         for name, stats in self.named.items():
