@@ -66,7 +66,7 @@ def extract_into(
     source, revision = work.checkpoint_source(run.name, checkpoint), None
     if isinstance(run, PretrainedRun):
         revision = run.revisions[checkpoint]
-        downloaded = not Path(source).exists() and not is_cached(source, revision)
+        downloaded = _is_downloaded(source, revision, downloads_note(resume))
     model = _load_model(run, source, revision, precision, device, data.train.size)
     if model.commit is not None:
         facts |= {"model_commit": model.commit, "downloaded": downloaded}
@@ -118,6 +118,19 @@ def extract_into(
             agreement["ood_mean"] = extract_mean(model, data.blocks("ood"), **common).cpu().numpy()
     record = {"model": run.name, "checkpoint": checkpoint} | _describe(work, run, checkpoint, model, data, device)
     save_rest(folder, agreement, texts, record)
+
+
+def downloads_note(resume: Path) -> Path:
+    """The file that says, beside the folder an extraction is continued from, that it has downloaded the weights."""
+    return resume.with_suffix(".downloaded")
+
+
+def _is_downloaded(source: str, revision: str | None, note: Path) -> bool:
+    """Whether this extraction, or a killed one that it continues, has to download the weights of a model on the hub."""
+    if not Path(source).exists() and not is_cached(source, revision):
+        note.parent.mkdir(parents=True, exist_ok=True)
+        note.touch()
+    return note.exists()
 
 
 def _precision_on(device: torch.device, run: Run, asked: str) -> str:

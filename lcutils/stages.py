@@ -28,7 +28,7 @@ from lcutils.collapse.tokens import measure_tokens
 from lcutils.corpus import Data, open_data, prepare_corpus, source_digest
 from lcutils.corpus import load_tokenizer as load_tokenizer_of
 from lcutils.errors import UserError
-from lcutils.extracting import check_weights, extract_into, extract_untrained_into
+from lcutils.extracting import check_weights, downloads_note, extract_into, extract_untrained_into
 from lcutils.features.extracted import Extracted
 from lcutils.features.hub import forget
 from lcutils.features.statistics import ClassStatistics
@@ -160,7 +160,8 @@ def extract_point(work: Workspace, model: str, checkpoint: int) -> Extracted:
                     facts["tokens_per_second"] = data.train.size / (time.monotonic() - began)
             ranks.barrier()  # the first one has written all
     if ranks.is_first():
-        remove(resume_folder(job))
+        for left in (resume_folder(job), downloads_note(resume_folder(job))):
+            remove(left)
     return Extracted.load(job.folder)
 
 

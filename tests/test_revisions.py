@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -107,11 +108,23 @@ def hub(checkpoints):
     server.shutdown()
 
 
-def measure(tmp_path: Path, address: str, *words: str) -> subprocess.CompletedProcess[str]:
+KILLED = """
+import os, sys
+from lcutils import extracting
+from lcutils.__main__ import main
+extracting.check_fit = lambda *_: os._exit(9)  # the weights are there, the extraction has not begun
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def measure(
+    tmp_path: Path, address: str, *words: str, killed: bool = False, drop: str = "true"
+) -> subprocess.CompletedProcess[str]:
     (tmp_path / "text.txt").write_text("<|endoftext|>".join(TALES * 20))
-    command = [sys.executable, "-m", "lcutils", "measure", NAME, "--text", str(tmp_path / "text.txt")]
+    start = ["-c", KILLED] if killed else ["-m", "lcutils"]
+    command = [sys.executable, *start, "measure", NAME, "--text", str(tmp_path / "text.txt")]
     command += ["--outputs", str(tmp_path), "--name", "tiny", *words]
-    command += ["--set", "device=cpu", "threads=1", "block_size=32", "permutations=20", "drop_checkpoints=true"]
+    command += ["--set", "device=cpu", "threads=1", "block_size=32", "permutations=20", f"drop_checkpoints={drop}"]
     environment = os.environ | {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "cache"), "HF_HUB_DISABLE_XET": "1"}
     return subprocess.run(command, capture_output=True, text=True, env=environment)
 
@@ -138,6 +151,22 @@ def test_revisions_are_downloaded_once_measured_and_deleted(hub, tmp_path):
     assert {name: n for name, n in sent.items() if name.endswith("safetensors")} == {
         f"{revision}/model.safetensors": 1 for revision in REVISIONS
     }
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_what_a_killed_extraction_has_downloaded_is_deleted_by_the_one_that_goes_on(hub, tmp_path, own):
+    address, sent = hub
+    if not own:  # the weights were there before the study
+        assert measure(tmp_path, address, "--revision", "main", drop="false").returncode == 0
+        shutil.rmtree(tmp_path / "tiny")
+    killed = measure(tmp_path, address, "--revision", "main", killed=True)
+    assert killed.returncode == 9, killed.stderr
+    assert list((tmp_path / "cache").rglob("model.safetensors"))
+    outcome = measure(tmp_path, address, "--revision", "main")
+    assert outcome.returncode == 0, outcome.stderr
+    assert sent["main/model.safetensors"] == 1
+    assert bool(list((tmp_path / "cache").rglob("model.safetensors"))) == (not own)
+    assert not list((tmp_path / "tiny" / "statistics").glob("*.downloaded"))
 
 
 def test_a_revision_that_is_not_there_is_one_line(hub, tmp_path):
