@@ -39,6 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     measure.add_argument("--tokens", help="of the text to take statistics of: 10M, or auto (default: all)")
     measure.add_argument("--layers", action="store_true", help="measure all layers inside the models too")
+    measure.add_argument("--trust-remote-code", action="store_true", help="run code that comes with the models")
     measure.add_argument("--name", help="of the study and its folder (default: the model's)")
     return parser
 
@@ -54,6 +55,7 @@ def _measure(options: argparse.Namespace) -> int:
         revisions=options.revision,
         tokens=options.tokens,
         layers="all" if options.layers else (),
+        trust_remote_code=options.trust_remote_code,
         outputs=options.outputs,
         name=options.name,
         overrides=options.overrides or options.set,

@@ -63,6 +63,7 @@ def measure_models(
     revisions: Sequence[str] = (),
     tokens: str | int | None = None,
     layers: Literal["all"] | Sequence[int] = (),
+    trust_remote_code: bool = False,
     outputs: str | Path = "outputs",
     name: str | None = None,
     overrides: Mapping[str, Any] | str | Iterable[str] | None = None,
@@ -81,6 +82,7 @@ def measure_models(
         tokens: of the text that statistics are taken of, such as "10M"; all of it by default. "auto" takes 1M and
             doubles them until the measurements of `measurement.settle` have settled (`lcutils.enough_text`).
         layers: inside the models that are measured too: "all", or their numbers; 0 is the embeddings.
+        trust_remote_code: run code that the models bring; without, such a model is refused.
         outputs: folder below which the study's folder lies.
         name: of the study; by default that of the model, or "models".
         overrides: values by the keys of a study, such as `layout=documents`.
@@ -93,8 +95,9 @@ def measure_models(
         expect_no_widgets()
     sources = list(_sources([models] if isinstance(models, str | Path) else models))
     chosen = named(sources)
-    several = {"revisions": list(revisions)} if revisions else {}
-    pretrained = {model: {"source": source} | several for model, source in chosen.items()}
+    common: dict[str, Any] = {"revisions": list(revisions)} if revisions else {}
+    common |= {"trust_remote_code": True} if trust_remote_code else {}
+    pretrained = {model: {"source": source} | common for model, source in chosen.items()}
     study: dict[str, Any] = {"corpus": _corpus(text, validation, tokens), "pretrained": pretrained}
     if layers:
         study["extraction"] = {"layers": layers if layers == "all" else list(layers)}
@@ -104,6 +107,9 @@ def measure_models(
     if Path(name).name != name:
         raise UserError(f"name: {one_line(name)} becomes a folder in outputs; leave out what makes it a path")
     path = resolve_path(text_of("outputs", outputs)) / name / f"{name}.yaml"
+    places = [place for source in sources if is_there(place := resolve_path(source))]
+    if is_there(path.parent) and any(path.parent.samefile(place) for place in places):
+        raise UserError(f"name: {one_line(path.parent)} is the folder of a model; give another name, or other outputs")
     if auto := enough_text.is_auto(tokens):
         enough_text.begin(study, path)
     unfit, depths = _preflight(study)
@@ -224,7 +230,8 @@ def _preflight(study: dict[str, Any]) -> tuple[dict[str, str], dict[str, int]]:
         local = resolve_path(source)
         try:
             place = str(local) if is_there(local) else source
-            facts = check_model(place, None if len(revisions) != 1 or "{" in revisions[0] else revisions[0])
+            revision = None if len(revisions) != 1 or "{" in revisions[0] else revisions[0]
+            facts = check_model(place, revision, trust_remote_code=fields.get("trust_remote_code", False))
             if facts.adapter is not None and not holds_tokenizer(place):
                 fields["tokenizer"] = facts.adapter.base
             if "tokenizer" not in fields and "tokenizer" not in study["corpus"] and not holds_tokenizer(place):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import torch
 import yaml
 from conftest import lcutils_command
+from test_preflight import CODE
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from lcutils import measure_model, measuring
@@ -187,6 +189,33 @@ def test_a_name_is_that_of_a_folder_in_outputs(shelf, tmp_path, name):
     message = refusal(shelf / "neox", text=shelf / "tales.txt", outputs=outputs, name=name, overrides=SETTINGS)
     assert "name" in message
     assert not list(tmp_path.iterdir())
+
+
+def test_results_do_not_go_into_the_folder_of_a_model(shelf, tmp_path):
+    folder = shutil.copytree(shelf / "llama", tmp_path / "own")
+    (tmp_path / "link").symlink_to(folder)
+    before = sorted(folder.iterdir())
+    for models, options in (([folder], {}), ([tmp_path / "link", shelf / "neox"], {"name": "own"})):
+        line = refusal(*models, text=shelf / "tales.txt", outputs=tmp_path, overrides=SETTINGS, **options)
+        assert line == f"name: {folder} is the folder of a model; give another name, or other outputs"
+    assert sorted(folder.iterdir()) == before
+
+
+def test_code_of_a_model_is_run_where_the_command_says_so(shelf, tmp_path, monkeypatch):
+    folder = shutil.copytree(shelf / "llama", tmp_path / "own")
+    (folder / "mine.py").write_text(CODE)
+    config = json.loads((folder / "config.json").read_text())
+    automatic = {"AutoConfig": "mine.Settings", "AutoModelForCausalLM": "mine.Mine"}
+    (folder / "config.json").write_text(json.dumps(config | {"auto_map": automatic, "model_type": "mine"}))
+    command = ["measure", folder, "--text", shelf / "tales.txt", "--outputs", tmp_path / "out", "--set", *SETTINGS]
+    refused = lcutils_command(*command)
+    assert refused.returncode == 2
+    assert "code of its own (auto_map in config.json), which is not run" in refused.stderr
+    assert "--trust-remote-code" in refused.stderr
+    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
+    outcome = lcutils_command("measure", "--trust-remote-code", *command[1:])
+    assert outcome.returncode == 0, outcome.stderr[-2000:]
+    assert pd.read_csv(tmp_path / "out/own/results.csv")["family"].tolist() == ["mine"]
 
 
 def test_another_text_needs_another_name(shelf, tmp_path):

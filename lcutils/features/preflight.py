@@ -175,7 +175,8 @@ def explain(name: str, error: Exception) -> UserError:
         fix = "save its weights as safetensors"
     elif "trust_remote_code" in message:
         reason = "it comes with code of its own (auto_map in config.json), which is not run"
-        fix = "convert it to a model class of transformers, and save that, or trust its code (trust_remote_code: true)"
+        fix = "convert it to a model class of transformers, and save that, or trust its code "
+        fix += "(trust_remote_code: true, --trust-remote-code)"
     elif "does not recognize this architecture" in message:
         reason, fix = "this version of transformers does not know its model_type", "correct it, or upgrade transformers"
     elif message.startswith("Unrecognized configuration class"):
