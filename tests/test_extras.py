@@ -9,8 +9,10 @@ from markupsafe import escape
 from lcutils import analysis
 from lcutils.analysis.rows import results_table
 from lcutils.collapse.catalogue import COUNTS, MEASUREMENTS
+from lcutils.collapse.disjoint import compare_parts
+from lcutils.features.statistics import ClassStatistics
 from lcutils.pipeline.jobs import measure_job
-from lcutils.report import compute, measurement_table
+from lcutils.report import compute
 from lcutils.report.captions import TABLES
 from lcutils.stages import analyze_study, extract_point, measure_point, open_study, prepare_data, train_run
 
@@ -63,6 +65,21 @@ def test_a_study_without_them_is_as_it_was_and_with_them_has_columns_behind(tiny
         assert escape(words) in report
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_of_a_text_in_parts_the_noise_that_they_show_stands_beside(tiny):
+    tiny.write_text(tiny.read_text() + "\nmeasurement: {corrected: true}\n")
+    work = open_study(tiny, tiny.parent, "parts=true blocks_per_batch=1")
+    prepare_data(work)
+    train_run(work, "01x0016_01d")
+    extracted = extract_point(work, "01x0016_01d", 0)
+    row = measure_point(work, "01x0016_01d", 0).row
+    compared = compare_parts([ClassStatistics.load(path) for path in extracted.parts])
+    for key in ("noise_ratio", "nc1_quotient_crossed"):
+        assert row[key] == pytest.approx(compared[key], rel=1e-12)
+        assert np.isfinite(row[key])
+    assert row["nc1_quotient_corrected_se"] > 0
+
+
 def test_asking_for_one_of_them_leaves_the_other_out(tiny):
     tiny.write_text(tiny.read_text() + "\nmeasurement: {spectrum: true}\n")
     work = open_study(tiny, tiny.parent)
@@ -80,9 +97,11 @@ def test_columns_behind_all_others():
 
 
 def test_reports_name_only_what_the_table_has():
-    assert measurement_table(PLAIN)["measurement"].tolist() == [k for k in GROUPS["paper"] if k in MEASUREMENTS]
+    assert analysis.definitions_table(analysis.known_to(PLAIN))["measurement"].tolist() == [
+        k for k in GROUPS["paper"] if k in MEASUREMENTS
+    ]
     wide = PLAIN.assign(spectrum_rank_means=np.linspace(2, 9, len(PLAIN)))
-    assert measurement_table(wide)["measurement"].tolist()[-1] == "spectrum_rank_means"
+    assert analysis.definitions_table(analysis.known_to(wide))["measurement"].tolist()[-1] == "spectrum_rank_means"
     assert "corrected" not in compute(PLAIN.head(3), {}, {}, None, None).tables
 
 

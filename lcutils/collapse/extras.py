@@ -89,21 +89,6 @@ CORRECTED_COUNTS: dict[str, Count] = {
     ),
 }
 
-CORRECTED_COUNTS |= {
-    "noise_ratio": _corrected_count(
-        "Of a text in parts: the noise in tr S_B as disjoint parts show it, over what the correction takes out; 1 for "
-        "independent samples, more where samples of one class are alike.",
-        function="lcutils.collapse.disjoint:compare_parts",
-        reads="text",
-    ),
-    "nc1_quotient_crossed": _corrected_count(
-        "Of a text in parts: nc1_quotient_corrected with tr S_B from products of the class means of disjoint parts, "
-        "which need not suppose that samples are independent; over the classes that occur in both halves.",
-        function="lcutils.collapse.disjoint:compare_parts",
-        reads="text",
-    ),
-}
-
 _spectral = partial(
     Measurement,
     "Spectrum",
