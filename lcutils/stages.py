@@ -23,7 +23,7 @@ from lcutils.collapse.disjoint import compare_parts
 from lcutils.collapse.entries import Extra
 from lcutils.collapse.layers import measure_layer, prediction_residual
 from lcutils.collapse.measure import measure_by_count
-from lcutils.collapse.replicates import measure_growing, measure_without
+from lcutils.collapse.replicates import MeasuredSections
 from lcutils.collapse.tokens import measure_tokens
 from lcutils.corpus import Data, open_data, prepare_corpus, source_digest
 from lcutils.corpus import load_tokenizer as load_tokenizer_of
@@ -220,10 +220,10 @@ def _measure(work: Workspace, extracted: Extracted) -> Measured:
     )
     if extracted.parts:
         sections = [partial(ClassStatistics.load, path, statistics.device, "seen") for path in extracted.parts]
-        arguments = head, sections, settings.min_count, settings.riesz_s, extracted.agreement.get("ood_mean"), extras
-        without = measure_without(statistics, *arguments)
+        foreign = extracted.agreement.get("ood_mean")
+        parts = MeasuredSections(statistics, head, sections, settings.min_count, settings.riesz_s, foreign, extras)
         whole = {"share": 1.0, "samples": int(statistics.counts.sum())} | by_count[settings.min_count]
-        growing = [*measure_growing(statistics, *arguments), whole]
+        without, growing = parts.without_each(), [*parts.growing(), whole]
     tokens = measure_tokens(statistics, head, min_count=settings.min_count, neighbours=settings.neighbours)
     texts = dict(zip(extracted.seen.tolist(), extracted.texts, strict=True))
     measured = Measured.of(extracted.record, by_count, settings.min_count, tokens, texts, extracted.agreement)

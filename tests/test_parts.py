@@ -13,7 +13,7 @@ from test_statistics import draw
 
 from lcutils.analysis.rows import Measured, load_parts, load_row, results_table
 from lcutils.collapse.agreement import AgreementCounter
-from lcutils.collapse.replicates import measure_growing, measure_without, without_each
+from lcutils.collapse.replicates import MeasuredSections, without_each
 from lcutils.documents import Documents
 from lcutils.errors import UserError
 from lcutils.features import extraction, sections
@@ -293,7 +293,7 @@ def test_replicates_are_those_of_the_other_seven_parts(min_count):
     ood = np.random.default_rng(2).normal(size=5)
     kept = np.bincount(labels, minlength=12) >= min_count
     assert 2 < kept.sum() < 12
-    again = measure_without(whole, head[whole.classes], loads(parts), min_count, ood_mean=ood)
+    again = MeasuredSections(whole, head[whole.classes], loads(parts), min_count, ood_mean=ood).without_each()
     assert len(again) == PARTS
     borders = [0, *edges[2:]]
     absent = 0
@@ -321,7 +321,7 @@ def test_replicates_are_those_of_the_other_seven_parts(min_count):
 def test_growing_shares_are_those_of_the_first_tokens():
     features, labels, _, parts, whole = text_in_sections()
     head = torch.from_numpy(np.random.default_rng(1).normal(size=(12, 5)))
-    rows = measure_growing(whole, head, loads(parts), min_count=2)
+    rows = MeasuredSections(whole, head, loads(parts), min_count=2).growing()
     assert [row["share"] for row in rows] == [1 / 16, 1 / 8, 1 / 4, 1 / 2]
     for row in rows:
         end = int(row["share"] * len(labels))
@@ -343,7 +343,7 @@ def test_a_share_with_a_single_class_is_left_out():
     _, _, _, parts, whole = text_in_sections()
     first = ClassStatistics(12, 5)
     first.update(torch.randn(3, 5), torch.zeros(3, dtype=torch.int64))
-    rows = measure_growing(whole, torch.randn(12, 5), loads([first, *parts[1:]]))
+    rows = MeasuredSections(whole, torch.randn(12, 5), loads([first, *parts[1:]])).growing()
     assert [row["share"] for row in rows] == [1 / 8, 1 / 4, 1 / 2]
 
 

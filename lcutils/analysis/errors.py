@@ -50,7 +50,7 @@ def replicates_table(without: Sequence[Mapping[str, float]], by_part: Mapping[st
     """One row per part and measurement: `part`, `key`, `value` without that part of the text.
 
     Args:
-        without: measurements of the train text without each part (`lcutils.collapse.replicates.measure_without`).
+        without: measurements of the train text without each part (`MeasuredSections.without_each`).
         by_part: as of `validation_replicates`.
     """
     rows = [(part, key, value) for part, values in enumerate(without) for key, value in values.items()]
@@ -118,9 +118,8 @@ class Errors:
             A number, or (B,).
         """
         mine, theirs = (e.interactions if chosen is None else e.interactions[chosen] for e in (self, other))
-        mine, theirs = (
-            e - e.mean(axis=-2, keepdims=True) for e in (mine, theirs)
-        )  # a resample has its own parts' means
+        # A resample has its own parts' means.
+        mine, theirs = (e - e.mean(axis=-2, keepdims=True) for e in (mine, theirs))
         models, parts = mine.shape[-2:]
         return (mine * theirs).sum((-2, -1)) / ((models - 1) * (parts - 1) * parts)
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lcutils.features.statistics import ClassStatistics, check_tensors
-from lcutils.tensors import SPLIT
+from lcutils.tensors import SPLIT, pieces
 
 PADDING = 64
 CLASS_BLOCK = 256  # classes that the scoring kernels take at a time
@@ -76,6 +76,12 @@ class PairInputs:
         )
 
 
+def kept_ids(stats: ClassStatistics, min_count: int, among: Tensor | None = None) -> Tensor:
+    """Ids of the classes with at least `min_count` samples, of `among` (C,) bool if given: (K,) ascending."""
+    keep = stats.counts >= min_count
+    return (keep if among is None else keep & among.to(keep.device)).nonzero()[:, 0]
+
+
 def keep_classes(stats: ClassStatistics, min_count: int = 1, among: Tensor | None = None) -> KeptClasses:
     """Choose the classes with at least `min_count` samples, of `among` (C,) bool if given, and centre their means.
 
@@ -87,9 +93,7 @@ def keep_classes(stats: ClassStatistics, min_count: int = 1, among: Tensor | Non
     """
     if min_count < 1:
         raise ValueError(f"min_count must be at least 1, not {min_count}: a class without samples has no mean")
-    counts = stats.counts
-    keep = counts >= min_count
-    ids = (keep if among is None else keep & among.to(keep.device)).nonzero()[:, 0]
+    counts, ids = stats.counts, kept_ids(stats, min_count, among)
     if len(ids) < 2:
         raise ValueError(
             f"{len(ids)} class(es) have at least {min_count} sample(s): neural collapse compares two or more classes"
@@ -190,3 +194,22 @@ class Moments:
 def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
     """Numerator / denominator, nan where the denominator is 0: `measure_collapse` warns of every nan by its key."""
     return torch.where(denominator != 0, numerator / denominator, torch.nan)
+
+
+def weighted_between(stats: ClassStatistics) -> tuple[Tensor, Tensor]:
+    """Mean mu of all N features, (D,), and sum_c n_c (mu_c - mu)(mu_c - mu)ᵀ / N over all classes seen, (D, D).
+
+    With the pooled within-class covariance the second gives that of all features, S_T = S_W + this.
+    """
+    counts = stats.counts
+    ids = counts.nonzero()[:, 0]  # (K,)
+    shares = counts[ids].double() / counts.sum()
+    origin = stats.means_of(ids[:1])  # (1, D): differences from it lose no digits to a common offset
+    shift = torch.zeros_like(origin)
+    total = torch.zeros(stats.dim, stats.dim, dtype=torch.float64, device=stats.device)
+    for piece in pieces(len(ids), stats.dim):
+        shift += shares[piece] @ (stats.means_of(ids[piece]) - origin)
+    for piece in pieces(len(ids), stats.dim):
+        centred = stats.means_of(ids[piece]) - origin - shift  # (p, D)
+        total.addmm_((centred * shares[piece, None]).T, centred)
+    return (origin + shift)[0], total

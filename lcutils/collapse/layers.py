@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lcutils.collapse.catalogue import COUNTS, KEYS, MEASUREMENTS
-from lcutils.collapse.classes import ratio
+from lcutils.collapse.classes import ratio, weighted_between
 from lcutils.collapse.measure import measure_collapse
 from lcutils.collapse.variability import RANK_CUTOFF
 from lcutils.features.statistics import ClassStatistics
@@ -81,12 +81,9 @@ def prediction_residual(stats: ClassStatistics) -> dict[str, float]:
     counts = stats.counts
     ids = counts.nonzero()[:, 0]  # (K,)
     shares = counts[ids].double() / counts.sum()  # (K,) p_c
-    means = stats.means_of(ids)  # (K, D)
-    means -= means[0].clone()  # exact for near numbers, whatever their common offset
-    means -= shares @ means
-    total = within.clone()
-    for piece in pieces(len(ids), stats.dim):
-        total.addmm_((shares[piece, None] * means[piece]).T, means[piece])
+    mean, between = weighted_between(stats)
+    means = stats.means_of(ids) - mean  # (K, D)
+    total = within + between
     deviations = total.diagonal().clamp(min=0).sqrt()  # (D,)
     inverse = torch.where(deviations > 0, 1 / deviations, 0.0)
     eigenvalues, vectors = torch.linalg.eigh(inverse[:, None] * total * inverse)  # (D,), (D, D)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lcutils.collapse.catalogue import COUNTS, MEASUREMENTS, load_function
+from lcutils.collapse.classes import kept_ids
 from lcutils.collapse.duality import ood_deviation
 from lcutils.collapse.entries import Count, Extra, Measurement, Source
 from lcutils.collapse.inputs import MeasurementInputs
@@ -101,6 +102,25 @@ def _functions(
     return [load_function(name) for name in names]
 
 
+def measure_beside_foreign(
+    stats: ClassStatistics,
+    classifier: Tensor,
+    ood_mean: np.ndarray | None,
+    *,
+    min_count: int = 1,
+    riesz_s: float = 1.0,
+    among: Tensor | None = None,
+    extras: Collection[Extra] = (),
+) -> dict[str, float]:
+    """`measure_collapse`, and `nc5_ood_deviation` where the mean feature of out-of-distribution text (D,) is known."""
+    values = measure_collapse(stats, classifier, min_count=min_count, riesz_s=riesz_s, among=among, extras=extras)
+    if ood_mean is not None:
+        mean, means = torch.from_numpy(ood_mean).to(stats.device), stats.means_of(kept_ids(stats, min_count, among))
+        every = torch.ones(len(means), dtype=torch.bool, device=stats.device)
+        values["nc5_ood_deviation"] = ood_deviation(means, every, mean)
+    return values
+
+
 def measure_by_count(
     stats: ClassStatistics,
     classifier: Tensor,
@@ -123,9 +143,7 @@ def measure_by_count(
         keep = stats.counts >= min_count
         if min_count != first and int(keep.sum()) < 2:
             continue
-        values[min_count] = measure_collapse(stats, classifier, min_count=min_count, riesz_s=riesz_s, extras=extras)
-        if ood_mean is not None:
-            mean, means = torch.from_numpy(ood_mean).to(stats.device), stats.means_of(keep.nonzero()[:, 0])
-            every = torch.ones(len(means), dtype=torch.bool, device=stats.device)
-            values[min_count]["nc5_ood_deviation"] = ood_deviation(means, every, mean)
+        values[min_count] = measure_beside_foreign(
+            stats, classifier, ood_mean, min_count=min_count, riesz_s=riesz_s, extras=extras
+        )
     return values

@@ -32,6 +32,7 @@ from torch import Tensor
 
 from lcutils import paper
 from lcutils.collapse.catalogue import MEASUREMENTS
+from lcutils.collapse.classes import weighted_between
 from lcutils.collapse.measure import measure_by_count
 from lcutils.features.statistics import ClassStatistics
 from lcutils.tensors import pieces
@@ -58,23 +59,15 @@ class TotalSpread:
         Raises:
             ValueError: fewer than two samples.
         """
-        counts, within = stats.counts[stats.classes].double(), stats.covariance  # (R,), (D, D) or None
-        number = counts.sum()
+        number, within = int(stats.counts.sum()), stats.covariance
         if number < 2:
-            raise ValueError(f"{int(number)} sample(s) have no covariance; two are needed")
-        D = stats.dim
-        mean = torch.zeros(D, dtype=torch.float64, device=stats.device)
-        for piece in pieces(len(counts), D):
-            mean += counts[piece] @ stats.means_of(stats.classes[piece])
-        mean /= number
-        between = torch.zeros(D, D, dtype=torch.float64, device=stats.device)
-        for piece in pieces(len(counts), D):
-            moved = stats.means_of(stats.classes[piece]) - mean  # (p, D), of no weight where there is no sample
-            between.addmm_((moved * counts[piece, None]).T, moved)
+            raise ValueError(f"{number} sample(s) have no covariance; two are needed")
+        mean, between = weighted_between(stats)
+        unbiased = number / (number - 1)
         if within is not None:
-            return cls(mean, (within * number + between) / (number - 1), False)
-        trace = ((stats.variances[stats.classes] * counts).sum() + between.trace()) / (number - 1)
-        return cls(mean, torch.eye(D, dtype=torch.float64, device=stats.device) * trace / D, True)
+            return cls(mean, (within + between) * unbiased, False)
+        trace = ((stats.variances * stats.counts).sum() / number + between.trace()) * unbiased
+        return cls(mean, torch.eye(stats.dim, dtype=torch.float64, device=stats.device) * trace / stats.dim, True)
 
     def root(self) -> Tensor:
         """(D, D) R with R Rᵀ = S_T."""

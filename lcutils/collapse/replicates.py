@@ -9,68 +9,70 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
 from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from lcutils.collapse.duality import ood_deviation
+from lcutils.collapse.classes import kept_ids
 from lcutils.collapse.entries import Extra
-from lcutils.collapse.measure import measure_collapse
+from lcutils.collapse.measure import measure_beside_foreign
 from lcutils.features.statistics import ClassStatistics
 
 Load = Callable[[], ClassStatistics]
 SHARES = {1: 1 / 16, 2: 1 / 8, 3: 1 / 4, 5: 1 / 2}  # of the text, after so many sections
 
 
-def measure_growing(
-    whole: ClassStatistics,
-    head: Tensor,
-    sections: Sequence[Load],
-    min_count: int = 1,
-    riesz_s: float = 1.0,
-    ood_mean: np.ndarray | None = None,
-    extras: Collection[Extra] = (),
-) -> list[dict[str, float]]:
-    """Measure the first 1/16, 1/8, 1/4 and 1/2 of a text: what its measurements would be if it ended there.
+@dataclass(frozen=True)
+class MeasuredSections:
+    """A text whose class statistics are there by sections, and how it is measured.
 
-    Args:
+    Attributes:
         whole: statistics of the whole text.
         head: (C, D), or (R, D) one row per class of `whole`.
         sections: give the statistics of the nine sections, in order.
-        min_count, riesz_s, extras: as of `measure_collapse`; a share leaves out classes with fewer samples in it.
+        min_count, riesz_s, extras: as of `measure_collapse`.
         ood_mean: (D,) mean feature of out-of-distribution text, for NC5.
-
-    Returns:
-        For each share `share`, `samples` (labelled tokens in it) and the measurements and counts by key. A share that
-        keeps fewer than two classes is left out.
     """
-    grown, rows = whole.empty(), []
-    for number, load in enumerate(sections[: max(SHARES)], 1):
-        grown.merge(load())
-        if number in SHARES and int((grown.counts >= min_count).sum()) >= 2:
-            values = _measure(grown, head, min_count, riesz_s, ood_mean, extras)
-            rows.append({"share": SHARES[number], "samples": int(grown.counts.sum())} | values)
-    return rows
 
+    whole: ClassStatistics
+    head: Tensor
+    sections: Sequence[Load]
+    min_count: int = 1
+    riesz_s: float = 1.0
+    ood_mean: np.ndarray | None = None
+    extras: Collection[Extra] = ()
 
-def measure_without(
-    whole: ClassStatistics,
-    head: Tensor,
-    sections: Sequence[Load],
-    min_count: int = 1,
-    riesz_s: float = 1.0,
-    ood_mean: np.ndarray | None = None,
-    extras: Collection[Extra] = (),
-) -> list[dict[str, float]]:
-    """Measure a text without each of its eight parts: the replicates of a jackknife, by key, in the parts' order.
+    def growing(self) -> list[dict[str, float]]:
+        """Measure the first 1/16, 1/8, 1/4 and 1/2 of the text: what its measurements would be if it ended there.
 
-    Classes are those that the whole text keeps; one that does not occur in a replicate is left out of it. Arguments as
-    of `measure_growing`.
-    """
-    kept = whole.counts >= min_count  # (C,)
-    rests = without_each([sections[:2], *([load] for load in sections[2:])], whole.empty())
-    return [_measure(rest, head, 1, riesz_s, ood_mean, extras, kept) for rest in rests]
+        Returns:
+            For each share `share`, `samples` (labelled tokens in it) and the measurements and counts by key. Classes
+            with fewer samples in a share are left out of it; a share that keeps fewer than two is left out.
+        """
+        grown, rows = self.whole.empty(), []
+        for number, load in enumerate(self.sections[: max(SHARES)], 1):
+            grown.merge(load())
+            if number in SHARES and len(kept_ids(grown, self.min_count)) >= 2:
+                values = self._measure(grown, self.min_count)
+                rows.append({"share": SHARES[number], "samples": int(grown.counts.sum())} | values)
+        return rows
+
+    def without_each(self) -> list[dict[str, float]]:
+        """Measure the text without each of its eight parts: the replicates of a jackknife, by key, in the parts' order.
+
+        Classes are those that the whole text keeps; one that does not occur in a replicate is left out of it.
+        """
+        kept = self.whole.counts >= self.min_count  # (C,)
+        parts = [self.sections[:2], *([load] for load in self.sections[2:])]
+        return [self._measure(rest, 1, kept) for rest in without_each(parts, self.whole.empty())]
+
+    def _measure(self, stats: ClassStatistics, min_count: int, among: Tensor | None = None) -> dict[str, float]:
+        options: dict[str, Any] = {"riesz_s": self.riesz_s, "extras": self.extras}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # the whole text's measurement has named what is nan
+            return measure_beside_foreign(stats, self.head, self.ood_mean, min_count=min_count, among=among, **options)
 
 
 def without_each(parts: Sequence[Sequence[Load]], others: ClassStatistics) -> Iterator[ClassStatistics]:
@@ -88,24 +90,3 @@ def without_each(parts: Sequence[Sequence[Load]], others: ClassStatistics) -> It
             for load in part:
                 rest.merge(load())
         yield from without_each(inside, rest)
-
-
-def _measure(
-    stats: ClassStatistics,
-    head: Tensor,
-    min_count: int,
-    riesz_s: float,
-    ood_mean: np.ndarray | None,
-    extras: Collection[Extra],
-    among: Tensor | None = None,
-) -> dict[str, float]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # the whole text's measurement has named what is nan
-        values = measure_collapse(stats, head, min_count=min_count, riesz_s=riesz_s, among=among, extras=extras)
-    if ood_mean is not None:
-        keep = stats.counts >= min_count
-        means = stats.means_of((keep if among is None else keep & among).nonzero()[:, 0])
-        every = torch.ones(len(means), dtype=torch.bool, device=stats.device)
-        mean = torch.from_numpy(ood_mean).to(stats.device)
-        values["nc5_ood_deviation"] = ood_deviation(means, every, mean)
-    return values

@@ -5,11 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lcutils.collapse.classes import ratio
+from lcutils.collapse.classes import ratio, weighted_between
 from lcutils.collapse.inputs import MeasurementInputs
 from lcutils.collapse.variability import RANK_CUTOFF
-from lcutils.features.statistics import ClassStatistics
-from lcutils.tensors import pieces
 
 
 def spectra(inputs: MeasurementInputs) -> dict[str, Tensor]:
@@ -23,7 +21,7 @@ def spectra(inputs: MeasurementInputs) -> dict[str, Tensor]:
     means and the share between classes.
     """
     stats, covariance = inputs.stats, inputs.covariance
-    weighted = weighted_between(stats)
+    _, weighted = weighted_between(stats)
     values: dict[str, Tensor] = {}
     if covariance is not None:
         values |= spectrum("features", covariance + weighted)
@@ -32,22 +30,6 @@ def spectra(inputs: MeasurementInputs) -> dict[str, Tensor]:
         values |= spectrum("within", covariance)
     between = weighted.trace()
     return values | {"spectrum_share_between": ratio(between, between + inputs.total_within)}
-
-
-def weighted_between(stats: ClassStatistics) -> Tensor:
-    """sum_c n_c (mu_c - mu)(mu_c - mu)ᵀ / N over all classes seen, mu the mean of all N features: (D, D) float64."""
-    counts = stats.counts
-    ids = counts.nonzero()[:, 0]  # (K,)
-    shares = counts[ids].double() / counts.sum()
-    origin = stats.means_of(ids[:1])  # (1, D): differences from it lose no digits to a common offset
-    shift = torch.zeros_like(origin)
-    total = torch.zeros(stats.dim, stats.dim, dtype=torch.float64, device=stats.device)
-    for piece in pieces(len(ids), stats.dim):
-        shift += shares[piece] @ (stats.means_of(ids[piece]) - origin)
-    for piece in pieces(len(ids), stats.dim):
-        centred = stats.means_of(ids[piece]) - origin - shift  # (p, D)
-        total.addmm_((centred * shares[piece, None]).T, centred)
-    return total
 
 
 def spectrum(of: str, covariance: Tensor) -> dict[str, Tensor]:

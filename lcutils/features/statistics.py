@@ -357,9 +357,8 @@ class ClassStatistics:
         offset = torch.linalg.vector_norm(self._totals, dim=1) / number  # ||mu_c - pivot||
         squares = self._squares / number
         variances = (squares - offset.square()).clamp(min=0)
-        if (
-            self.narrow
-        ):  # equal samples have sums that differ by rounding only: of at most n + D additions, and the rest
+        if self.narrow:
+            # Equal samples have sums that differ by rounding only: of at most n + D additions, and the rest.
             rounding = 2 * torch.finfo(torch.float64).eps * (number + self.dim + 8) * squares
             variances = variances.masked_fill(variances <= rounding, 0.0)
         return self._by_class(variances.masked_fill(self._counts < 2, 0.0))

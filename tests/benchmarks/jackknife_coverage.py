@@ -17,7 +17,7 @@ from scipy.stats import t as student
 
 from lcutils.analysis.errors import jackknife_error
 from lcutils.collapse import measure_collapse
-from lcutils.collapse.replicates import measure_without
+from lcutils.collapse.replicates import MeasuredSections
 from lcutils.features.statistics import ClassStatistics
 
 PARTS = 8
@@ -52,7 +52,7 @@ def study(
         whole = sections[0].empty()
         for part in sections:
             whole.merge(part)
-        again = measure_without(whole, head, [lambda part=part: part for part in sections])  # type: ignore[misc]
+        again = MeasuredSections(whole, head, [lambda part=part: part for part in sections]).without_each()  # type: ignore[misc]
         for key, value in measure_collapse(whole, head).items():
             values.setdefault(key, []).append(value)
             errors.setdefault(key, []).append(jackknife_error(np.array([one[key] for one in again])))
