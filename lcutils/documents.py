@@ -101,3 +101,12 @@ class Documents:
 
 
 Blocks = np.ndarray | Documents  # (n, S) tokens
+
+
+def share(blocks: Blocks, rank: int, world: int) -> tuple[int, int]:
+    """Where a rank's blocks begin and end. The ranks' in order are all blocks, and have about as many tokens each."""
+    if isinstance(blocks, Documents):
+        before = np.cumsum(blocks.lengths_in(0, len(blocks)))  # (n,) tokens up to each row's end
+        edges = [int(np.searchsorted(before, blocks.size * part / world, side="left")) for part in (rank, rank + 1)]
+        return 0 if rank == 0 else edges[0], len(blocks) if rank + 1 == world else edges[1]
+    return len(blocks) * rank // world, len(blocks) * (rank + 1) // world

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lcutils import paper, ranks
 from lcutils.analysis.nulls import CLOSED, DRAWN, UNTRAINED, NullValue, null_table
-from lcutils.analysis.rows import Measured
+from lcutils.analysis.rows import Measured, agreement_shares
 from lcutils.collapse.agreement import AgreementCounter
 from lcutils.collapse.chance import chance_agreement, gaussian_classes, unrelated_directions
 from lcutils.collapse.measure import measure_by_count
@@ -149,11 +149,7 @@ class Untrained:
             riesz_s=settings.riesz_s,
             ood_mean=self.agreement.get("ood_mean"),
         )
-        total = max(int(self.agreement["totals"].sum()), 1)
-        shares = {"nc4_agreement": "hits", "nc4_agreement_weights": "hits_weights"}
-        return by_count[settings.min_count] | {
-            key: float(self.agreement[name].sum()) / total for key, name in shares.items()
-        }
+        return by_count[settings.min_count] | agreement_shares(self.agreement)
 
 
 # ------------------------------------------------------------------------------------------------- stage 4: the table

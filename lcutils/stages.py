@@ -28,7 +28,7 @@ from lcutils.collapse.tokens import measure_tokens
 from lcutils.corpus import Data, open_data, prepare_corpus, source_digest
 from lcutils.corpus import load_tokenizer as load_tokenizer_of
 from lcutils.errors import UserError
-from lcutils.extracting import check_weights, downloads_note, extract_into, extract_untrained_into
+from lcutils.extracting import PointExtraction, check_weights, downloads_note
 from lcutils.features.extracted import Extracted
 from lcutils.features.hub import forget
 from lcutils.features.statistics import ClassStatistics
@@ -152,9 +152,10 @@ def extract_point(work: Workspace, model: str, checkpoint: int) -> Extracted:
         resumed, began = resume.exists(), time.monotonic()
         with _device(work) as reserved, ranks.process_group(reserved) as (rank, _, device):
             with making(job, facts) if rank == 0 else nullcontext() as folder:
-                extract_into(work, run, checkpoint, data, job, resume, device, folder, facts)
+                point = PointExtraction(work, run, checkpoint, data, job, resume, device, folder)
+                point.extract(facts)
                 if work.study.extraction.random_network:
-                    extract_untrained_into(work, run, checkpoint, data, job, resume, device, folder)
+                    point.extract_untrained()
                 facts["device"] = str(device)
                 if not resumed:  # otherwise an earlier process took part of the time
                     facts["tokens_per_second"] = data.train.size / (time.monotonic() - began)

@@ -19,7 +19,7 @@ from lcutils.errors import UserError
 from lcutils.features import extraction, sections
 from lcutils.features.batches import batches
 from lcutils.features.evaluation import evaluate_model
-from lcutils.features.extraction import extract_agreement, extract_statistics, share
+from lcutils.features.extraction import extract_agreement, extract_statistics
 from lcutils.features.models import FeatureModel
 from lcutils.features.sections import PARTS, SECTIONS, cut, gather_sections, in_parts, part_edges
 from lcutils.features.statistics import ClassStatistics
@@ -49,7 +49,7 @@ def extract_in_parts(model, text, folder, batch_size=4, world=1, target="parts")
             extract_statistics(model, text, rank=0, **words)
     for rank in reversed(range(world)):
         stats = extract_statistics(model, text, rank=rank, **words)
-    gather_sections(folder / "resume", text, edges, world, folder / target, share)
+    gather_sections(folder / "resume", text, edges, world, folder / target)
     return stats, [ClassStatistics.load(path) for path in sorted((folder / target).iterdir())]
 
 
@@ -205,7 +205,7 @@ def test_a_lost_or_damaged_section_is_made_again(tmp_path, monkeypatch, capsys):
     assert "is damaged, and removed" in capsys.readouterr().err
     sorted((tmp_path / "resume").glob("section-03-*"))[0].unlink()
     with pytest.raises(UserError, match="the sums of part 3 are missing; extract again"):
-        gather_sections(tmp_path / "resume", text, part_edges(text, True), 1, tmp_path / "none", share)
+        gather_sections(tmp_path / "resume", text, part_edges(text, True), 1, tmp_path / "none")
 
 
 @pytest.mark.parametrize("kind", TEXTS)

@@ -12,10 +12,10 @@ import torch
 from test_statistics import draw
 
 from lcutils.collapse.agreement import AgreementCounter
-from lcutils.documents import Documents
+from lcutils.documents import Documents, share
 from lcutils.errors import UserError
 from lcutils.features import extraction
-from lcutils.features.extraction import extract_agreement, extract_statistics, share
+from lcutils.features.extraction import extract_agreement, extract_statistics
 from lcutils.features.models import FeatureModel
 from lcutils.pipeline.jobs import extract_job, resume_folder
 from lcutils.stages import extract_point, measure_point, open_study, prepare_data, train_run

@@ -11,6 +11,7 @@ import pandas as pd
 from scipy import stats
 
 from lcutils.analysis.definitions import Missing
+from lcutils.analysis.rows import agreement_shares
 from lcutils.collapse.catalogue import COUNTS, MEASUREMENTS, Measurement
 
 FINAL = "final"  # the layer that is what the head multiplies
@@ -61,14 +62,11 @@ def layer_table(
         counts among them, and the prediction residuals where covariances were kept.
     """
     names = {key: row.get(key) for key in ("model", "checkpoint")}
-    total = agreement["totals"].sum()
     rows: list[dict[str, Any]] = []
     for layer, values in layers.items():
         of_layer = {**names, "layer": str(layer), "relative_depth": layer / depth, **values}
         of_layer |= {key: int(values[key]) for key in COUNTS if key in values}
-        for key, hits in (("nc4_agreement", "hits"), ("nc4_agreement_weights", "hits_weights")):
-            if f"{hits}_layer{layer}" in agreement:
-                of_layer[key] = float(agreement[f"{hits}_layer{layer}"].sum() / total) if total else float("nan")
+        of_layer |= agreement_shares(agreement, f"_layer{layer}")
         rows.append(of_layer)
     known = [key for key in (*MEASUREMENTS, *COUNTS) if key in row]
     rows.append({**names, "layer": FINAL, "relative_depth": 1.0, **{key: row[key] for key in known}, **final})

@@ -24,7 +24,15 @@ ERROR = "_se"  # how the name of a standard error's column ends
 PARTS, CONVERGENCE = "parts.parquet", "convergence.csv"
 POINT_COLUMNS = [*RUN_COLUMNS, "n_params", *OUTCOMES]  # of `results.csv`, before the measurements
 
+HITS = {"nc4_agreement": "hits", "nc4_agreement_weights": "hits_weights"}
 LAYERS = "layers.parquet"  # beside a row, where inner layers were asked for
+
+
+def agreement_shares(agreement: Mapping[str, np.ndarray], of: str = "") -> dict[str, float]:
+    """NC4 from counts by class, `hits{of}` and maybe `hits_weights{of}` over `totals`, by key; nan without tokens."""
+    total = agreement["totals"].sum()
+    counted = {key: agreement[name + of].sum() for key, name in HITS.items() if name + of in agreement}
+    return {key: float(hits / total) if total else float("nan") for key, hits in counted.items()}
 
 
 @dataclass(frozen=True)
@@ -71,10 +79,7 @@ class Measured:
             agreement: `hits` and `totals` (V,), and `hits_weights` (V,) if the head has more than weights that decide.
         """
         hits, totals = agreement["hits"], agreement["totals"]
-        measured = dict(by_count[min_count])
-        for key, name in (("nc4_agreement", "hits"), ("nc4_agreement_weights", "hits_weights")):
-            if name in agreement:
-                measured[key] = float(agreement[name].sum() / totals.sum()) if totals.sum() else float("nan")
+        measured = dict(by_count[min_count]) | agreement_shares(agreement)
         row = {column: record.get(column) for column in POINT_COLUMNS}
         row |= measured | {key: int(measured[key]) for key in COUNTS if key in measured}
         more = record.keys() - row.keys()

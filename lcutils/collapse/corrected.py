@@ -141,8 +141,7 @@ def corrected_pairs(inputs: MeasurementInputs) -> dict[str, float]:
         return {"nc1_cdnv_corrected": math.nan, "nc1_cdnv_galanti_corrected": math.nan, "negative_pairs": 0.0}
     classes = repeated.classes
     number, squares, device = classes.number, classes.norms.square(), classes.means.device
-    tile = inputs.sweep.tile if inputs.sweep else None
-    rows = tile or (CUDA_ROWS // 2 if classes.means.is_cuda else CPU_ROWS)
+    rows = inputs.tile or (CUDA_ROWS // 2 if classes.means.is_cuda else CPU_ROWS)
     sums = torch.zeros(3, dtype=torch.float64, device=device)  # CDNV, Galanti's, pairs that are in them
     for top in range(0, number, rows):
         i, j = slice(top, min(top + rows, number)), slice(top, number)

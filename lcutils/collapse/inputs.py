@@ -24,6 +24,7 @@ class MeasurementInputs:
     riesz_s: float  # exponent of the Riesz kernel
     sweep: PairSweep | None  # None where no pair is asked for
     stats: ClassStatistics  # of all classes, kept or not
+    tile: int | None  # rows of means multiplied at a time, if somebody has chosen
 
     @classmethod
     def of(
@@ -43,7 +44,7 @@ class MeasurementInputs:
         total_within = (stats.variances * counts).sum() / counts.sum()
         # Reading `stats` waits for the GPU, so it comes first: the rest is handed over while the sweep runs.
         sweep = PairSweep(classes, riesz_s, tile) if pairs else None
-        return cls(classes, head, covariance, total_within, gram(classes.centred), riesz_s, sweep, stats)
+        return cls(classes, head, covariance, total_within, gram(classes.centred), riesz_s, sweep, stats, tile)
 
     @cached_property
     def pairs(self) -> PairSums:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from lcutils.artifacts import find_sealed, remove, write_sealed
-from lcutils.documents import Blocks, Documents
+from lcutils.documents import Blocks, Documents, share
 from lcutils.errors import NotFiniteError, UserError
 from lcutils.features.batches import batches, tokens_in
 from lcutils.features.layers import Counter, LayerAgreement, LayerStatistics
@@ -33,15 +33,6 @@ from lcutils.ranks import barrier
 
 SECONDS_BETWEEN_STATES = 120.0
 STATES = "statistics-*.safetensors"
-
-
-def share(blocks: Blocks, rank: int, world: int) -> tuple[int, int]:
-    """Where a rank's blocks begin and end. The ranks' in order are all blocks, and have about as many tokens each."""
-    if isinstance(blocks, Documents):
-        before = np.cumsum(blocks.lengths_in(0, len(blocks)))  # (n,) tokens up to each row's end
-        edges = [int(np.searchsorted(before, blocks.size * part / world, side="left")) for part in (rank, rank + 1)]
-        return 0 if rank == 0 else edges[0], len(blocks) if rank + 1 == world else edges[1]
-    return len(blocks) * rank // world, len(blocks) * (rank + 1) // world
 
 
 class Tally(Protocol):

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from lcutils.artifacts import find_sealed, remove, write_sealed
-from lcutils.documents import Blocks, Documents
+from lcutils.documents import Blocks, Documents, share
 from lcutils.errors import UserError
 from lcutils.features.statistics import ClassStatistics
 from lcutils.manifests import note_digest
@@ -28,7 +28,6 @@ PARTS = 8
 SECTIONS = PARTS + 1  # section 0 and 1 are the halves of the first part
 FILES = "section*.safetensors"
 CHUNK = 4096  # blocks whose tokens are looked through together
-Share = Callable[[Blocks, int, int], tuple[int, int]]
 
 
 def part_edges(blocks: Blocks, halve_first: bool = False) -> list[int]:
@@ -178,7 +177,7 @@ class SectionSums:
         return True
 
 
-def gather_sections(resume: Path, blocks: Blocks, edges: Sequence[int], world: int, target: Path, share: Share) -> None:
+def gather_sections(resume: Path, blocks: Blocks, edges: Sequence[int], world: int, target: Path) -> None:
     """Write the sums of each section, of all processes, into the folder `target`, which is made: `part-00…08`.
 
     Args:
@@ -187,7 +186,6 @@ def gather_sections(resume: Path, blocks: Blocks, edges: Sequence[int], world: i
         edges: where sections begin and end.
         world: number of processes.
         target: folder of the files.
-        share: gives the blocks of a process: `lcutils.features.extraction.share`.
 
     Raises:
         UserError: a file of a process was lost.

@@ -22,8 +22,7 @@ import torch
 
 from lcutils.features.extraction import extract_statistics
 from lcutils.features.layers import LayerStatistics
-from lcutils.features.models import FeatureModel, _of_gptneo
-from lcutils.gptneo.model import GPTNeo
+from lcutils.features.models import FeatureModel, build_initial
 from lcutils.runs import Architecture
 
 VOCABULARY, BLOCK = 50_257, 2048
@@ -47,9 +46,9 @@ class Passes:
         self.device, self.batch_size, self.depth = torch.device(device), batch_size, depth
         words = np.random.default_rng(0).zipf(1.2, (blocks, length))
         self.blocks = (words % vocabulary).astype(np.uint16)
-        neo = GPTNeo(Architecture(depth, width, vocabulary), 0).requires_grad_(False).to(self.device)
         tokens = 0 if small else 10**12  # as long a text as makes compiling pay
-        self.model: FeatureModel = _of_gptneo(neo, name, "fp32" if small else "fp16", tokens)
+        options: dict[str, Any] = {"precision": "fp32" if small else "fp16", "device": self.device, "tokens": tokens}
+        self.model: FeatureModel = build_initial(Architecture(depth, width, vocabulary), 0, **options)
         self.classes = torch.from_numpy(np.unique(self.blocks[:, 1:]).astype(np.int64))
 
     def run(self, kinds: dict[str, Any] | None) -> dict[str, float]:
