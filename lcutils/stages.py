@@ -309,7 +309,7 @@ def analyze_study(work: Workspace, published: str | list[str] | None = None) -> 
         raise UserError(
             f"{work.display(work.folder)}: nothing is measured yet; run 01 to 04, or make sweep STUDY={work.study.name}"
         )
-    tokens = TokenTables(folders)
+    tokens = TokenTables.kept(folders)
     layers = [table for folder in folders.values() if (table := load_layers(folder)) is not None]
     with making(job, {}) as folder:
         report = write_analysis(

@@ -20,6 +20,7 @@ from lcutils.text import csv_text, read_csv, storable
 SETTING = ["depth", "width", "epochs", "weight_decay"]  # what a run's name says, apart from its seed
 RUN_COLUMNS = ["model", *SETTING, "seed", "checkpoint", "steps", "tokens_seen"]
 OUTCOMES = {"val_loss": "validation loss", "val_accuracy": "validation accuracy", "perplexity": "perplexity"}
+TOKENS = "tokens.parquet"  # in a folder of measurements: the table of tokens
 ERROR = "_se"  # how the name of a standard error's column ends
 PARTS, CONVERGENCE = "parts.parquet", "convergence.csv"
 POINT_COLUMNS = [*RUN_COLUMNS, "n_params", *OUTCOMES]  # of `results.csv`, before the measurements
@@ -121,7 +122,7 @@ class Measured:
         layers `layers.parquet`.
         """
         write_json(folder / "row.json", self.row)
-        self.tokens.to_parquet(folder / "tokens.parquet", index=False)
+        self.tokens.to_parquet(folder / TOKENS, index=False)
         (folder / "sensitivity.csv").write_text(csv_text(self.sensitivity), encoding="utf-8")
         if self.nulls is not None:
             (folder / "nulls.csv").write_text(csv_text(self.nulls), encoding="utf-8")
@@ -148,7 +149,7 @@ def load_row(folder: Path) -> dict[str, Any]:
 def load_tokens(folder: Path) -> pd.DataFrame:
     """Read a checkpoint's table of tokens from its measurements."""
     check_artifact(folder)
-    return pd.read_parquet(folder / "tokens.parquet")
+    return pd.read_parquet(folder / TOKENS)
 
 
 def load_sensitivity(folder: Path) -> pd.DataFrame:
@@ -205,6 +206,11 @@ class TokenTables(Mapping[str, pd.DataFrame]):
     """
 
     folders: Mapping[str, Path]
+
+    @classmethod
+    def kept(cls, folders: Mapping[str, Path]) -> TokenTables:
+        """The tables that are there: rows brought from another machine may come without, which are most of their size."""
+        return cls({name: folder for name, folder in folders.items() if (folder / TOKENS).is_file()})
 
     def __getitem__(self, name: str) -> pd.DataFrame:
         return load_tokens(self.folders[name])
