@@ -80,6 +80,25 @@ def planned_seconds(work: Workspace, jobs: Iterable[str]) -> float | None:
     return seconds + sum(START_SECONDS for lane in lanes(study) if any(f"02_train_{run}" in jobs for run in lane.runs))
 
 
+def job_seconds(work: Workspace, jobs: Iterable[str]) -> dict[str, float]:
+    """Seconds that each job of a sweep would take on one H200; elsewhere, and of other text, how they compare.
+
+    Of pretrained models, and of text whose size is not known yet, it is a guess.
+    """
+    blocks, _ = blocks_and_vocabulary(work)
+    tokens = blocks * work.study.corpus.block_size if blocks else 1e6
+    seconds = {}
+    for job in jobs:
+        stage, _, name = job.partition("/")
+        seconds[job] = JOB_SECONDS
+        run = work.study.runs.get(name.rpartition("@")[0] if "@" in name else name)
+        if isinstance(run, TrainedRun):
+            training, extraction = seconds_per_token(run)
+            share = {"train": training, "extract": extraction / len(run.checkpoints)}.get(stage, 0.0)
+            seconds[job] += share * tokens
+    return seconds
+
+
 def blocks_and_vocabulary(work: Workspace) -> tuple[int | None, int | None]:
     """Train blocks and vocabulary size: from the prepared data, or as far as they are known beforehand."""
     if (work.data / MANIFEST).is_file() and not damaged_files(work.data):

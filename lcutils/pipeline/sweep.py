@@ -9,7 +9,8 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryFile
+from typing import IO, Any
 
 import torch
 import yaml
@@ -22,14 +23,14 @@ from lcutils.parameters import ROOT
 from lcutils.pipeline.jobs import all_jobs, analyze_job, check_corpora, check_overrides, remove_remains
 from lcutils.pipeline.lanes import lanes
 from lcutils.pipeline.locks import TOKEN, end_sweep, hand_on, one_sweep, token_of
-from lcutils.pipeline.outcome import describe_failures, describe_outcome, describe_time, following_logs, watching_gpus
+from lcutils.pipeline.outcome import describe_failures, describe_outcome, describe_time, watching_gpus
 from lcutils.pipeline.paths import REQUEST, STAMPS, Workspace
 from lcutils.pipeline.plan import blocks_and_vocabulary
+from lcutils.pipeline.watch import STAGES, watching
 from lcutils.runs import PretrainedRun
 from lcutils.text import one_line
 
 PROFILES = ROOT / "parameters" / "profiles"
-STAGES = ("data", "train", "extract", "measure", "analyze")
 
 
 def snakemake_command(
@@ -224,7 +225,8 @@ def run_sweep(
         raise UserError(
             f"outputs: {work.display(work.folder)} cannot be created ({error.strerror}); name another folder"
         ) from None
-    with one_sweep(work.folder, dry_run=dry_run) as lock:
+    # Snakemake's own words are of use only where it fails.
+    with TemporaryFile() as said, one_sweep(work.folder, dry_run=dry_run) as lock:
         if not dry_run:
             remove_remains(work)
         forget_snakemake(work.folder)
@@ -235,7 +237,9 @@ def run_sweep(
             command = snakemake_command(work, profile=profile, cores=cores, **options)
             environment = os.environ | ({} if dry_run else {TOKEN: token_of(work.folder)})
             # Snakemake holds the lock too, and keeps it if only this process is killed.
-            with subprocess.Popen(command, cwd=ROOT, env=environment, pass_fds=[lock.fileno()]) as process:
+            with subprocess.Popen(
+                command, cwd=ROOT, env=environment, pass_fds=[lock.fileno()], stdout=said, stderr=said
+            ) as process:
                 if not dry_run:
                     hand_on(lock, process.pid)
                 return process.wait()
@@ -243,7 +247,7 @@ def run_sweep(
         wanted = missing if model is None else set(missing) & all_jobs(work, model).keys()
         if not wanted:
             print("Nothing to be done: all is complete and up to date.")
-        with following_logs(work.folder / "logs"), watching_gpus() as busy:
+        with watching(work, [] if dry_run else wanted), watching_gpus() as busy:
             status = snakemake(model=model, dry_run=dry_run) if wanted else 0
             if status < 0:
                 end_sweep(work.folder, lock)
@@ -251,6 +255,7 @@ def run_sweep(
                 analysed = snakemake(only_analyze=True) == 0
                 if analysed and not describe_failures(work, began):  # it was all that had failed
                     status = 0
+        snakemakes_words = _end_of(said)
     if status < 0:
         name = signal.Signals(-status).name
         print(f"Snakemake was ended by {name}; the same command goes on from here", file=sys.stderr)
@@ -263,8 +268,17 @@ def run_sweep(
     if status == 0 and not dry_run:
         print(describe_outcome(work, model))
     elif status and not dry_run:
-        print(describe_failures(work, began), end="", file=sys.stderr)
+        print(describe_failures(work, began) or snakemakes_words, end="", file=sys.stderr)
     return status
+
+
+def _end_of(said: IO[bytes]) -> str:
+    """The last lines of what Snakemake said, for where no job says why it failed."""
+    said.seek(0)
+    lines = [line for line in said.read().decode(errors="replace").splitlines() if line.strip()]
+    return "".join(
+        f"{one_line(line, 300)}\n" for line in [*lines[-10:], "error: Snakemake failed, as the lines above say"]
+    )
 
 
 def _is_worth_analysing(work: Workspace) -> bool:
