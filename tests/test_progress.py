@@ -1,7 +1,9 @@
 """Progress writes lines that a person can read, to a log and to standard error."""
 
+import threading
+
 from lcutils import progress
-from lcutils.progress import Progress, short_number, short_time
+from lcutils.progress import Progress, said_if_slow, short_number, short_time
 
 
 def test_lines_say_speed_time_left_and_figures(tmp_path, capsys, monkeypatch):
@@ -34,6 +36,16 @@ def test_preparation_is_said_and_does_not_count(tmp_path, monkeypatch):
     first, last = log.read_text().splitlines()[:2]
     assert first.endswith(" train 02x0064_01d compiling")
     assert last.endswith(" train 02x0064_01d 55 %, 450 tokens/s, 1 s left")
+
+
+def test_what_is_slow_is_said_and_what_is_not_is_not(capsys):
+    said = threading.Event()
+    with said_if_slow("never", 1000):
+        pass
+    with said_if_slow("reading", 0.0):
+        while "reading" not in (text := capsys.readouterr().err):
+            said.wait(0.01)
+    assert text == "reading\n"
 
 
 def test_numbers_and_times_are_short():

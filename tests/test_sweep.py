@@ -458,7 +458,9 @@ def test_mistakes_are_one_line_before_any_work(tmp_path, tiny, lcutils_here):
             ["sweep", tiny, "--set", f"pretrained={{a: {{source: {model}, revision: x}}}}"],
             "pretrained.a.revision: is for models on the hub",
         ),
-        (["plan", tiny, "--set", "grid=[]"], "grid: is empty"),
+        (["plan", tiny, "--set", "grid=[]"], "error: SET (overrides): grid: is empty"),
+        (["plan", tiny, "--set", "source=no/such.txt"], "no/such.txt"),
+        (["sweep", tiny, "--profile", "slurm"], "PROFILE: slurm needs Slurm"),
     ]
     for words, expected in cases:
         outcome = lcutils_here(*words, "--outputs", tmp_path / "out")

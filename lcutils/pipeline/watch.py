@@ -64,6 +64,8 @@ class Watch:
                 copied = 0.0
             if job not in self.started and copied >= self.began - 1:
                 self.started[job] = now
+                if job == "analyze":
+                    news.append(self._analysing)
             reason = self._logs / f"{name}{FAILED}"
             if (self.work.folder / STAMPS / job).exists():
                 self.ended[job] = now
@@ -91,6 +93,10 @@ class Watch:
                     if found := _PROGRESS.match(line):
                         self.doing[path.stem] = (int(found["percent"]) / 100, f"{found['title']}\t{found['words']}")
         return lines
+
+    @property
+    def _analysing(self) -> str:
+        return f"analysing {len(self.work.study.points)} points"
 
     @property
     def running(self) -> list[str]:
@@ -147,7 +153,12 @@ class Watch:
             if jobs:
                 done, now, failed = counts
                 rest = len(jobs) - sum(counts)
-                cells = [str(done), str(now or ""), Text(str(failed or ""), style="red"), str(rest or "")]
+                cells: list[str | Text] = [
+                    str(done),
+                    str(now or ""),
+                    Text(str(failed or ""), style="red"),
+                    str(rest or ""),
+                ]
                 stages.add_row(stage, *cells, style="green" if done == len(jobs) else "")
         rows = Table(box=None, show_header=False, padding=(0, 2, 0, 0), expand=True)
         rows.add_column(no_wrap=True)
@@ -159,7 +170,7 @@ class Watch:
                 part, said = self.doing[name]
                 title, _, words = said.partition("\t")
                 share = f"{part:.0%}".replace("%", " %")
-            rows.add_row(Text(title), share, Text(words))
+            rows.add_row(Text(self._analysing if job == "analyze" else title), share, Text(words))
         parts: list[Table | Text] = [stages]
         parts += [Text(""), rows] if running else []
         for job, reason in list(self.failed.items())[-MOST_ROWS:]:
