@@ -48,8 +48,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _measure(options: argparse.Namespace) -> int:
-    from lcutils.measuring import measure_models
-    from lcutils.pipeline.outcome import describe_outcome
+    with said_if_slow("starting"):  # PyTorch is imported
+        from lcutils.measuring import measure_models
+        from lcutils.pipeline.outcome import describe_outcome
 
     outcome = measure_models(
         options.models,
@@ -86,17 +87,21 @@ def main(arguments: list[str] | None = None) -> int:
             print(describe_plan(work))
             return 0
         if options.command == "list":
-            from lcutils.pipeline.states import describe_states
+            with said_if_slow(f"reading what is done of {len(work.study.points)} points"):
+                from lcutils.pipeline.states import describe_states
 
-            print(describe_states(work), flush=True)
+                states = describe_states(work)
+            print(states, flush=True)
             return 0
         if options.command == "train":
-            from lcutils.stages import train_run
+            with said_if_slow("starting"):
+                from lcutils.stages import train_run
 
             train_run(work, options.model)
             return 0
         if options.command == "extract":
-            from lcutils.stages import extract_point
+            with said_if_slow("starting"):
+                from lcutils.stages import extract_point
 
             kept = work.study.run(options.model).checkpoints
             for checkpoint in kept if options.checkpoint is None else [options.checkpoint]:
