@@ -28,7 +28,7 @@ from lcutils.progress import short_time
 STAGES = ("data", "train", "extract", "measure", "analyze")
 SECONDS_BETWEEN_LOOKS = 1.0
 LEAST_SECONDS = 5.0  # of work done, before a time is foretold from it
-MOST_ROWS = 12  # of running jobs, and of failed ones
+MOST_ROWS = 8  # of running jobs, and of failed ones
 _PROGRESS = re.compile(r"^\S+ \S+ (?P<title>.*?) (?P<percent>\d+) %, (?P<words>.*)$")
 
 
@@ -142,7 +142,7 @@ class Watch:
         return ", ".join(words + ([f"about {short_time(left)} left"] if left else []))
 
     def __rich__(self) -> Group:
-        """The table of stages, the jobs that run, those that failed, and the time."""
+        """The time, the table of stages, the jobs that run, and those that failed."""
         stages = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
         for name in ("stage", "done", "running", "failed", "to do"):
             stages.add_column(name, justify="left" if name == "stage" else "right")
@@ -171,11 +171,11 @@ class Watch:
                 title, _, words = said.partition("\t")
                 share = f"{part:.0%}".replace("%", " %")
             rows.add_row(Text(self._analysing if job == "analyze" else title), share, Text(words))
-        parts: list[Table | Text] = [stages]
+        # A low terminal cuts what is below.
+        parts: list[Table | Text] = [Text(f"{short_time(time.time() - self.began)} so far; {self.summary()}"), stages]
         parts += [Text(""), rows] if running else []
         for job, reason in list(self.failed.items())[-MOST_ROWS:]:
             parts.append(Text(f"{_shown(job)} failed: {reason}", style="red"))
-        parts.append(Text(f"{short_time(time.time() - self.began)} so far; {self.summary()}", style="dim"))
         return Group(*parts)
 
 
