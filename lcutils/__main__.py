@@ -1,11 +1,13 @@
-"""Command line: `lcutils measure MODEL --text TEXT`, `plan STUDY`, `sweep STUDY`, `torchrun … train STUDY MODEL`."""
+"""Command line: `lcutils measure MODEL --text TEXT`, `plan|sweep|list STUDY`; `torchrun … train STUDY MODEL`."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 
 from lcutils.errors import UserError
+from lcutils.progress import said_if_slow
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -14,12 +16,13 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     plan = commands.add_parser("plan", help="say what a study consists of and costs; runs nothing")
     sweep = commands.add_parser("sweep", help="run what is missing or stale of a study's grid")
+    points = commands.add_parser("list", help="list a study's points, and how far each has come")
     train = commands.add_parser("train", help="train one run; under torchrun its processes share each batch")
     extract = commands.add_parser("extract", help="extract a model's class statistics; under torchrun in shares")
     measure = commands.add_parser("measure", help="measure language models on a text, and write a table and a page")
-    for command in (plan, sweep, train, extract):
+    for command in (plan, sweep, points, train, extract):
         command.add_argument("study", help="a name in parameters/, or the path of a YAML file")
-    for command in (plan, sweep, train, extract, measure):
+    for command in (plan, sweep, points, train, extract, measure):
         command.add_argument("--outputs", default="outputs", help="folder below which the study's folder lies")
         values = command.add_mutually_exclusive_group()
         values.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="values that replace the YAML's")
@@ -45,8 +48,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _measure(options: argparse.Namespace) -> int:
-    from lcutils.measuring import measure_models
-    from lcutils.pipeline.outcome import describe_outcome
+    with said_if_slow("starting"):  # PyTorch is imported
+        from lcutils.measuring import measure_models
+        from lcutils.pipeline.outcome import describe_outcome
 
     outcome = measure_models(
         options.models,
@@ -76,23 +80,35 @@ def main(arguments: list[str] | None = None) -> int:
 
         work = open_study(options.study, options.outputs, options.overrides or options.set)
         if options.command == "plan":
+            from lcutils.pipeline.jobs import check_corpora
             from lcutils.pipeline.plan import describe_plan
 
+            check_corpora(work)
             print(describe_plan(work))
             return 0
+        if options.command == "list":
+            with said_if_slow(f"reading what is done of {len(work.study.points)} points"):
+                from lcutils.pipeline.states import describe_states
+
+                states = describe_states(work)
+            print(states, flush=True)
+            return 0
         if options.command == "train":
-            from lcutils.stages import train_run
+            with said_if_slow("starting"):
+                from lcutils.stages import train_run
 
             train_run(work, options.model)
             return 0
         if options.command == "extract":
-            from lcutils.stages import extract_point
+            with said_if_slow("starting"):
+                from lcutils.stages import extract_point
 
             kept = work.study.run(options.model).checkpoints
             for checkpoint in kept if options.checkpoint is None else [options.checkpoint]:
                 extract_point(work, options.model, checkpoint)
             return 0
-        from lcutils.pipeline.sweep import run_sweep
+        with said_if_slow("starting"):  # PyTorch is imported
+            from lcutils.pipeline.sweep import run_sweep
 
         return run_sweep(
             work, model=options.model, profile=options.profile, cores=options.cores, dry_run=options.dry_run
@@ -100,6 +116,9 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # `lcutils list paper | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python writes the rest as it ends
+        return 1
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
         return 130

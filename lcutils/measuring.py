@@ -127,6 +127,8 @@ def measure_models(
         if len(failures) == len(work.study.points):
             raise UserError(f"{next(iter(failures.values()))}; no model was measured")
         if not auto or (more := enough_text.more_tokens(work, failures)) is None:
+            if sys.stderr.isatty():  # a notebook shows what runs
+                print(f"analysing {len(work.study.points) - len(failures)} points", file=sys.stderr, flush=True)
             return Outcome(work, analyze_study(work), failures)
         study["corpus"]["max_tokens"] = more
 

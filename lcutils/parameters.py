@@ -397,10 +397,25 @@ def load_study(study: str | Path, overrides: Mapping[str, Any] | str | Iterable[
         raise UserError(f"{shown}: {error}") from None
     if not isinstance(values, dict):
         raise UserError(f"{shown}: should hold keys such as corpus and grid, not {brief(values)}")
-    put_overrides(values, overrides, shown)
     for key in {"name", "source"} & values.keys():
         raise UserError(f"{shown}: {key}: is taken from the file itself; delete the key")
-    return validated_study(values, path)
+    given, pairs = dict(values), parse_overrides(overrides)
+    put_overrides(values, pairs, shown)
+    try:
+        return validated_study(values, path)
+    except UserError as error:
+        if pairs and _is_valid(given, path):  # then the file is not to blame
+            text = str(error).removeprefix(f"{shown}: ")
+            raise UserError(f"SET (overrides): {text}") from None
+        raise
+
+
+def _is_valid(values: Mapping[str, Any], path: Path) -> bool:
+    try:
+        validated_study(values, path)
+    except UserError:
+        return False
+    return True
 
 
 def put_overrides(

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
@@ -15,29 +18,66 @@ from lcutils.text import one_line
 SECONDS_BETWEEN_LINES = 5.0
 
 
+def short_number(value: float) -> str:
+    """A number as a person says it.
+
+    >>> [short_number(n) for n in (12, 310_400, 2_500_000)]
+    ['12', '310 k', '2.5 M']
+    """
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= 0.9995 * size:
+            return f"{value / size:.3g} {letter}"
+    return f"{value:.3g}"
+
+
+def short_time(seconds: float) -> str:
+    """A duration as a person says it.
+
+    >>> [short_time(n) for n in (12, 200, 7500)]
+    ['12 s', '3 min', '2 h 5 min']
+    """
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+@contextmanager
+def said_if_slow(line: str, seconds: float = 1.5) -> Iterator[None]:
+    """Say on standard error what takes so long, if it does."""
+    timer = threading.Timer(seconds, print, [line], {"file": sys.stderr, "flush": True})
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
 class Progress:
     """A bar in a terminal or a notebook, and a line every few seconds in a log.
 
     The bar is tqdm's. The log file gets lines such as
-    `02x0064_01d  40% 120,000/300,000 tok  81,920 tok/s  0:02 left  loss 4.31`; so does standard error where no bar can
-    be seen, as in a batch job (the sweep sets TQDM_DISABLE).
+    `train 02x0064_01d 40 %, 81.9 k tokens/s, loss 4.31, 2 s left`; so does standard error where no bar can be seen, as
+    in a batch job (the sweep sets TQDM_DISABLE).
 
     Args:
-        title: name of the work, with which every line begins.
+        title: what is done, with which every line begins.
         total: amount of work, in units.
-        unit: name of the unit, "tok" for tokens.
-        log: file to append lines to, or None.
+        unit: what is counted, in the plural.
+        log: file to append lines to, or None. It is called as the model or the point, whose name follows the title.
         start: units done before, by a run that is now resumed; they do not count towards the speed.
     """
 
-    def __init__(self, title: str, total: int, unit: str = "tok", log: Path | None = None, start: int = 0) -> None:
-        self.title, self.total, self.unit, self.log = one_line(title), total, unit, log
+    def __init__(self, title: str, total: int, unit: str = "tokens", log: Path | None = None, start: int = 0) -> None:
+        self.title = one_line(title if log is None else f"{title} {log.stem}")
+        self.total, self.unit, self.log = total, unit, log
         self.start = self.done = start
         self.began = self.updated = self.last_line = time.monotonic()
         self.figures: dict[str, float] = {}
         interactive = sys.stderr.isatty() or "ipykernel" in sys.modules
         self.has_bar = interactive and not os.environ.get("TQDM_DISABLE")
-        style = {"unit": unit, "unit_scale": True, "mininterval": 0.5, "disable": not self.has_bar}
+        style = {"unit": f" {unit}", "unit_scale": True, "mininterval": 0.5, "disable": not self.has_bar}
         self.bar = tqdm(total=total, initial=start, desc=self.title, **style)
 
     def __enter__(self) -> Progress:
@@ -57,7 +97,7 @@ class Progress:
     def prepare(self, what: str) -> None:
         """Say what comes before the work; `begin` ends it."""
         self.bar.set_postfix_str(what)
-        self._print(f"{self.title}  {what}")
+        self._print(f"{self.title} {what}")
 
     def begin(self, n: int) -> None:
         """Start the clock again: the preparation, and `n` units done in it, do not count towards the speed."""
@@ -75,14 +115,14 @@ class Progress:
 
     def _write_line(self) -> None:
         self.last_line = time.monotonic()
-        left = (self.total - self.done) / max(self.rate, 1e-9)
         words = [
-            f"{self.title}  {self.done / max(self.total, 1):4.0%} {self.done:,}/{self.total:,} {self.unit}",
-            f"{self.rate:,.0f} {self.unit}/s",
-            f"{tqdm.format_interval(left)} left",
+            f"{self.title} {self.done / max(self.total, 1):.0%}".replace("%", " %"),
+            f"{short_number(self.rate)} {self.unit}/s",
             *(f"{name} {value:.4g}" for name, value in self.figures.items()),
         ]
-        self._print("  ".join(words))
+        if self.done < self.total:
+            words += [f"{short_time((self.total - self.done) / max(self.rate, 1e-9))} left"]
+        self._print(", ".join(words))
 
     def _print(self, line: str) -> None:
         if self.log is not None:

@@ -1,31 +1,32 @@
 """Progress writes lines that a person can read, to a log and to standard error."""
 
+import threading
+
 from lcutils import progress
-from lcutils.progress import Progress
+from lcutils.progress import Progress, said_if_slow, short_number, short_time
 
 
 def test_lines_say_speed_time_left_and_figures(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
-    log = tmp_path / "run.log"
-    with Progress("02x0064_01d", total=1000, log=log, start=200) as bar:
+    log = tmp_path / "02x0064_01d.log"
+    with Progress("train", total=1000, log=log, start=200) as bar:
         bar.update(300, loss=4.25)
         assert bar.done == 500
         bar.update(500)
     lines = log.read_text().splitlines()
     assert len(lines) == 3
-    assert " 50% 500/1,000 tok" in lines[0]
-    assert "tok/s" in lines[0]
-    assert "left" in lines[0]
-    assert lines[-1].endswith("loss 4.25")
-    assert "100% 1,000/1,000" in lines[-1]
-    assert "02x0064_01d" in capsys.readouterr().err
+    assert " train 02x0064_01d 50 %, " in lines[0]
+    assert " tokens/s, loss 4.25, 0 s left" in lines[0]
+    assert " train 02x0064_01d 100 %, " in lines[-1]
+    assert lines[-1].endswith("tokens/s, loss 4.25")
+    assert "train 02x0064_01d" in capsys.readouterr().err
 
 
 def test_preparation_is_said_and_does_not_count(tmp_path, monkeypatch):
     now = [0.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
-    log = tmp_path / "run.log"
-    with Progress("02x0064_01d", total=1000, log=log) as bar:
+    log = tmp_path / "02x0064_01d.log"
+    with Progress("train", total=1000, log=log) as bar:
         bar.prepare("compiling")
         now[0] = 60.0
         bar.begin(100)
@@ -33,5 +34,34 @@ def test_preparation_is_said_and_does_not_count(tmp_path, monkeypatch):
         bar.update(450)
         assert (bar.done, bar.rate) == (550, 450.0)
     first, last = log.read_text().splitlines()[:2]
-    assert first.endswith("02x0064_01d  compiling")
-    assert " 55% 550/1,000 tok  450 tok/s  00:01 left" in last
+    assert first.endswith(" train 02x0064_01d compiling")
+    assert last.endswith(" train 02x0064_01d 55 %, 450 tokens/s, 1 s left")
+
+
+def test_what_is_slow_is_said_and_what_is_not_is_not(capsys):
+    said = threading.Event()
+    with said_if_slow("never", 1000):
+        pass
+    with said_if_slow("reading", 0.0):
+        while "reading" not in (text := capsys.readouterr().err):
+            said.wait(0.01)
+    assert text == "reading\n"
+
+
+def test_numbers_and_times_are_short():
+    assert [short_number(n) for n in (0, 12, 999.9, 310_400, 2_500_000, 3e9)] == [
+        "0",
+        "12",
+        "1 k",
+        "310 k",
+        "2.5 M",
+        "3 G",
+    ]
+    assert [short_time(n) for n in (0.2, 12, 99.6, 200, 3599, 7500)] == [
+        "0 s",
+        "12 s",
+        "2 min",
+        "3 min",
+        "1 h 0 min",
+        "2 h 5 min",
+    ]

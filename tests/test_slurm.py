@@ -26,7 +26,8 @@ def test_a_model_goes_through_the_cluster(tiny):
         command += ["--profile", "slurm", "--model", "01x0016_01d"]
         outcome = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=6000)
         assert outcome.returncode == 0, outcome.stderr[-4000:]
-        submitted = outcome.stderr.count("SLURM jobid")
+        said = [path.read_text() for path in (tiny.parent / "tiny/.snakemake/log").glob("*.log")]
+        submitted = "".join(said).count("SLURM jobid")
     assert submitted == 2  # the data; train, extract and measure
     assert (folder / "kernels").read_text() == "started\n" * 2
     assert (tiny.parent / "tiny/measurements/01x0016_01d@0/row.json").is_file()

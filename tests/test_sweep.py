@@ -24,10 +24,10 @@ from lcutils.charts.theme import JUPYTER_MIMETYPE
 from lcutils.errors import UserError
 from lcutils.parameters import ROOT, load_study
 from lcutils.pipeline.locks import TOKEN, join_sweep, one_sweep, token_of
-from lcutils.pipeline.outcome import following_logs
 from lcutils.pipeline.overrides import open_study
 from lcutils.pipeline.paths import REQUEST, STAMPS
 from lcutils.pipeline.sweep import run_sweep, snakemake_command, stamp_current
+from lcutils.pipeline.watch import watching
 from lcutils.stages import extract_point, measure_point, prepare_data, train_run
 
 
@@ -430,10 +430,11 @@ def test_make_passes_any_text(tmp_path):
     assert shlex.split(line)[2:] == ["sweep", odd, *(f"--{option}={odd}" for option in options)]
 
 
-def test_the_last_lines_of_a_log_are_shown(tmp_path, capsys):
-    log = tmp_path / "run.log"
+def test_the_last_lines_of_a_log_are_shown(tmp_path, tiny, capsys):
+    work = open_study(tiny, tmp_path)
+    log = work.log("run")
     log.write_text("before\n")
-    with following_logs(tmp_path), log.open("ab") as file:
+    with watching(work, []), log.open("ab") as file:
         file.write(b"caf\xe9\nlast\n")
     assert capsys.readouterr().out == "caf\ufffd\nlast\n"
 
@@ -457,7 +458,9 @@ def test_mistakes_are_one_line_before_any_work(tmp_path, tiny, lcutils_here):
             ["sweep", tiny, "--set", f"pretrained={{a: {{source: {model}, revision: x}}}}"],
             "pretrained.a.revision: is for models on the hub",
         ),
-        (["plan", tiny, "--set", "grid=[]"], "grid: is empty"),
+        (["plan", tiny, "--set", "grid=[]"], "error: SET (overrides): grid: is empty"),
+        (["plan", tiny, "--set", "source=no/such.txt"], "no/such.txt"),
+        (["sweep", tiny, "--profile", "slurm"], "PROFILE: slurm needs Slurm"),
     ]
     for words, expected in cases:
         outcome = lcutils_here(*words, "--outputs", tmp_path / "out")

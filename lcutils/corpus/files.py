@@ -68,7 +68,7 @@ class TableMaker:
         for path in files:
             check_content(path)
         read = {}
-        with Progress(self.title, sum(map(size_of, files)), unit="B", log=self.log) as progress:
+        with Progress(self.title, sum(map(size_of, files)), unit="bytes", log=self.log) as progress:
             for split, members in splits.items():
                 texts = (piece for path in members for piece in self._pieces(path, kind, progress))
                 table = read[split] = tabulate(texts, self.tables / f"{split}.arrow")

@@ -93,14 +93,14 @@ def prepare_corpus(settings: CorpusSettings, folder: Path, *, log: Path | None =
         if tokenizer is None:
             assert size is not None
             train = splits["train"]
-            with Progress("train tokenizer", len(train), unit="story", log=log) as progress:
+            with Progress("train tokenizer", len(train), unit="stories", log=log) as progress:
                 texts = _texts(train, plain_batches(len(train)), progress)
                 tokenizer = train_bpe((part for batch in texts for part in cut_long(batch)), size)
         vocab_size = vocabulary_size(tokenizer)
         dtype = np.dtype("<u2" if vocab_size <= 65_535 else "<u4")
         beginning, ending = around(tokenizer, settings)
         figures = {split: SplitFigures(np.zeros(vocab_size, dtype=np.int64)) for split in splits}
-        with Progress("tokenize", sum(map(len, splits.values())), unit="story", log=log) as progress:
+        with Progress("tokenize", sum(map(len, splits.values())), unit="stories", log=log) as progress:
             encoder = LongEncoder(tokenizer, ending, progress)
             for split, dataset in splits.items():
                 packing = None if settings.layout == "documents" else settings.packing

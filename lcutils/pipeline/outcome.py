@@ -1,4 +1,4 @@
-"""What a sweep says while it runs and at its end: its jobs' logs, failures, files, and where the time went."""
+"""What a sweep says at its end: its jobs' failures, files, and where the time went."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from lcutils.manifests import read_manifest
-from lcutils.pipeline.paths import FAILED, Workspace
+from lcutils.pipeline.paths import ENDED, FAILED, Workspace, notebook_copy
 from lcutils.pipeline.plan import planned_seconds
 from lcutils.runs import TrainedRun
 from lcutils.text import one_line
@@ -27,38 +26,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-@contextmanager
-def following_logs(folder: Path) -> Iterator[None]:
-    """Print what jobs append to their logs, on whichever machine of a cluster they run."""
-    read = {path: path.stat().st_size for path in folder.glob("*.log")}
-    done = threading.Event()
-
-    def follow() -> None:
-        over = False
-        while not over:
-            over = done.wait(1.0)  # then once more, for what came in the last second
-            for path in sorted(folder.glob("*.log")):
-                if path.is_file() and os.access(path, os.R_OK):
-                    with path.open(errors="replace") as file:
-                        file.seek(read.get(path, 0))
-                        print(file.read(), end="", flush=True)
-                        read[path] = file.tell()
-
-    thread = threading.Thread(target=follow, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
-
-
 def describe_failures(work: Workspace, began: float) -> str:
     """Why each job failed that did since then: the last line of what it left."""
     text = ""
     for log in sorted((work.folder / "logs").glob(f"*{FAILED}")):
         if log.stat().st_mtime >= began:
-            text += f"{one_line(log.stem)} failed: {_last_line(log)}\n"
+            text += f"{one_line(log.stem)} failed: {last_line(log)}\n"
     return text
 
 
@@ -77,17 +50,18 @@ def failed_points(work: Workspace) -> dict[str, str]:
     """Why points were not measured when they were last tried, by "model@checkpoint", one line each."""
     failed = {}
     for model, k in work.study.points:
-        folder, point = work.data_of(model).name, f"{model}@{k}"
-        data = "01_data" if folder == "data" else f"01_data_{folder.removeprefix('data-')}"
-        jobs = (data, f"02_train_{model}", f"03_extract_{point}", f"04_measure_{point}")
-        logs = [log for job in jobs if (log := work.folder / "logs" / f"{job}{FAILED}").is_file()]
+        point = f"{model}@{k}"
+        jobs = (work.data_of(model).name, f"train/{model}", f"extract/{point}", f"measure/{point}")
+        logs = [log for job in jobs if (log := work.folder / "logs" / f"{notebook_copy(job)}{FAILED}").is_file()]
         if logs:
             newest = max(logs, key=lambda log: log.stat().st_mtime)
-            failed[point] = _last_line(newest)
+            if (why := last_line(newest)) != ENDED:
+                failed[point] = why
     return failed
 
 
-def _last_line(log: Path) -> str:
+def last_line(log: Path) -> str:
+    """The last line of a file, which says why a job failed."""
     lines = log.read_text(errors="replace").strip().splitlines() or ["nothing could be written of it"]
     return one_line(lines[-1], 300)
 

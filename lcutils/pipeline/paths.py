@@ -17,6 +17,7 @@ from lcutils.runs import PretrainedRun
 from lcutils.text import one_line
 
 FAILED = ".failed"  # ending of the file in `logs/` that says why a job failed
+ENDED = "error: ended with its sweep; the next one goes on from here"  # said of jobs that did not fail
 STAMPS = ".current"  # folder of empty files: an artifact with a stamp needs no work
 REQUEST = ".request.json"  # in the study's folder: what the present sweep is asked for
 
@@ -175,6 +176,16 @@ class Workspace:
     def display(self, path: Path) -> str:
         """A path as messages show it: in one line, relative to the repository's root if it lies below."""
         return one_line(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path, 200)
+
+
+def notebook_copy(job: str) -> str:
+    """The name, without its ending, of the notebook that a sweep's job leaves: `02_train_<run>` of `train/<run>`.
+
+    The Snakefile names them.
+    """
+    stage, _, name = job.replace("data-", "data/", 1).partition("/") if job.startswith("data") else job.partition("/")
+    number = {"data": "01", "train": "02", "extract": "03", "measure": "04", "analyze": "05"}[stage]
+    return f"{number}_{stage}_{name}" if name else f"{number}_{stage}"
 
 
 def _local(key: str, name: str) -> str:

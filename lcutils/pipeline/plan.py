@@ -47,10 +47,15 @@ def describe_plan(work: Workspace) -> str:
         return "\n".join([*lines, "time: known once 01_data has run"])
     tokens = blocks * study.corpus.block_size
     training = sum(tokens * epochs_trained(run) for run in trained)
-    extraction = sum(tokens * len(run.checkpoints) for run in trained)
-    lines += [f"work: {_tokens(training)} of training, {_tokens(extraction)} of extraction"]
+    passes = 2 if study.extraction.random_network else 1  # each point's untrained network is extracted too
+    extraction = passes * sum(tokens * len(run.checkpoints) for run in trained)
+    lines += [
+        f"work: {_tokens(training)} of training, {_tokens(extraction)} of extraction"
+        + (", half of it of untrained networks" if passes == 2 else "")
+    ]
     if vocabulary == paper.VOCABULARY:
         hours = [tokens * sum(seconds) / 3600 for seconds in zip(*map(seconds_per_token, trained), strict=True)]
+        hours[1] *= passes
         starts = (START_SECONDS * len(lanes(study)) + JOB_SECONDS * (len(trained) + 2 * len(study.points))) / 3600
         lines += [
             f"time on one H200, from measured speeds: {hours[0]:,.1f} h training, {hours[1]:,.1f} h extraction, "
@@ -76,8 +81,28 @@ def planned_seconds(work: Workspace, jobs: Iterable[str]) -> float | None:
         training, extraction = seconds_per_token(run)
         extracted = sum(f"03_extract_{run.name}@{k}" in jobs for k in run.checkpoints)
         share = extracted / len(run.checkpoints)
+        share *= 2 if study.extraction.random_network else 1
         seconds += (training * (f"02_train_{run.name}" in jobs) + extraction * share) * blocks * study.corpus.block_size
     return seconds + sum(START_SECONDS for lane in lanes(study) if any(f"02_train_{run}" in jobs for run in lane.runs))
+
+
+def job_seconds(work: Workspace, jobs: Iterable[str]) -> dict[str, float]:
+    """Seconds that each job of a sweep would take on one H200; elsewhere, and of other text, how they compare.
+
+    Of pretrained models, and of text whose size is not known yet, it is a guess.
+    """
+    blocks, _ = blocks_and_vocabulary(work)
+    tokens = blocks * work.study.corpus.block_size if blocks else 1e6
+    seconds = {}
+    for job in jobs:
+        stage, _, name = job.partition("/")
+        seconds[job] = JOB_SECONDS
+        run = work.study.runs.get(name.rpartition("@")[0] if "@" in name else name)
+        if isinstance(run, TrainedRun):
+            training, extraction = seconds_per_token(run)
+            share = {"train": training, "extract": extraction / len(run.checkpoints)}.get(stage, 0.0)
+            seconds[job] += share * tokens
+    return seconds
 
 
 def blocks_and_vocabulary(work: Workspace) -> tuple[int | None, int | None]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryFile
+from typing import IO, Any
 
 import torch
 import yaml
@@ -22,14 +24,15 @@ from lcutils.parameters import ROOT
 from lcutils.pipeline.jobs import all_jobs, analyze_job, check_corpora, check_overrides, remove_remains
 from lcutils.pipeline.lanes import lanes
 from lcutils.pipeline.locks import TOKEN, end_sweep, hand_on, one_sweep, token_of
-from lcutils.pipeline.outcome import describe_failures, describe_outcome, describe_time, following_logs, watching_gpus
+from lcutils.pipeline.outcome import describe_failures, describe_outcome, describe_time, watching_gpus
 from lcutils.pipeline.paths import REQUEST, STAMPS, Workspace
 from lcutils.pipeline.plan import blocks_and_vocabulary
+from lcutils.pipeline.watch import STAGES, watching
+from lcutils.progress import said_if_slow
 from lcutils.runs import PretrainedRun
 from lcutils.text import one_line
 
 PROFILES = ROOT / "parameters" / "profiles"
-STAGES = ("data", "train", "extract", "measure", "analyze")
 
 
 def snakemake_command(
@@ -58,7 +61,7 @@ def snakemake_command(
     # records are of no use.
     command += ["--rerun-triggers", "mtime", "--drop-metadata"]
     if profile is not None:
-        command += ["--workflow-profile", str(_profile_folder(profile))]
+        command += ["--workflow-profile", str(_profile_folder(profile, dry_run=dry_run))]
         command += ["--cores", str(cores)] if cores else []
     else:
         cores = cores or os.cpu_count() or 1
@@ -89,7 +92,7 @@ def _resources(work: Workspace, cores: int) -> list[str]:
     return [f"{name}={number}" for name, number in ({"gpu": gpus} | tickets).items()]
 
 
-def _profile_folder(profile: str) -> Path:
+def _profile_folder(profile: str, *, dry_run: bool) -> Path:
     known = sorted(path.name for path in PROFILES.iterdir() if path.is_dir())
     if profile not in known:
         raise UserError(
@@ -107,6 +110,10 @@ def _profile_folder(profile: str) -> Path:
             raise UserError(f"parameters/profiles/{profile}/{path.name}: cannot be read: {why}") from None
         if not isinstance(values, dict):
             raise UserError(f"parameters/profiles/{profile}/{path.name}: should hold keys such as jobs and executor")
+        if values.get("executor") == "slurm" and not dry_run and shutil.which("sbatch") is None:
+            raise UserError(
+                f"PROFILE: {profile} needs Slurm, and there is no sbatch on this machine; start it where there is one"
+            )
     return folder
 
 
@@ -186,7 +193,13 @@ def check_pretrained_run(work: Workspace, run: PretrainedRun) -> None:
     local = Path(source).exists() or run.source.startswith((".", "/", "~")) or run.source.count("/") > 1
     try:
         if local:  # the hub is asked once the model's turn comes
-            check_model(source, trust_remote_code=run.trust_remote_code)
+            facts = check_model(source, trust_remote_code=run.trust_remote_code)
+            block_size = work.settings_of(run.name).block_size
+            if facts.positions and facts.positions < block_size:
+                raise UserError(
+                    f"has {facts.positions} positions, and corpus.block_size is {block_size}; use at most "
+                    f"{facts.positions}"
+                )
     except UserError as error:
         raise UserError(f"pretrained.{run.name}: {error}") from None
 
@@ -204,8 +217,9 @@ def run_sweep(
     Raises:
         UserError: a mistake in the study, found before any work; or another sweep of the same study is running.
     """
-    check_overrides(work, model)
-    check_pretrained(work)
+    with said_if_slow(f"looking at study {work.study.name}, its text and its models"):
+        check_overrides(work, model)
+        check_pretrained(work)
     for name, problem in check_corpora(work).items():
         print(f"error: {name}: {problem}; the other models are measured", file=sys.stderr, flush=True)
     analyze_job(work)  # or a published table
@@ -214,7 +228,7 @@ def run_sweep(
     if model is not None:
         work.study.run(model)
     if profile is not None:
-        _profile_folder(profile)
+        _profile_folder(profile, dry_run=dry_run)
     if cores is not None and cores < 1:
         raise UserError(f"CORES: should be at least 1, not {cores}")
     try:
@@ -224,18 +238,23 @@ def run_sweep(
         raise UserError(
             f"outputs: {work.display(work.folder)} cannot be created ({error.strerror}); name another folder"
         ) from None
-    with one_sweep(work.folder, dry_run=dry_run) as lock:
-        if not dry_run:
-            remove_remains(work)
-        forget_snakemake(work.folder)
-        missing = stamp_current(work)
+    # Snakemake's own words are of use only where it fails.
+    with TemporaryFile() as said, one_sweep(work.folder, dry_run=dry_run) as lock:
+        with said_if_slow(f"reading what is done of {len(work.study.points)} points"):
+            if not dry_run:
+                remove_remains(work)
+            forget_snakemake(work.folder)
+            missing = stamp_current(work)
         began, status = time.time(), 0
 
         def snakemake(**options: Any) -> int:
             command = snakemake_command(work, profile=profile, cores=cores, **options)
+            shown = None if dry_run else said
             environment = os.environ | ({} if dry_run else {TOKEN: token_of(work.folder)})
             # Snakemake holds the lock too, and keeps it if only this process is killed.
-            with subprocess.Popen(command, cwd=ROOT, env=environment, pass_fds=[lock.fileno()]) as process:
+            with subprocess.Popen(
+                command, cwd=ROOT, env=environment, pass_fds=[lock.fileno()], stdout=shown, stderr=shown
+            ) as process:
                 if not dry_run:
                     hand_on(lock, process.pid)
                 return process.wait()
@@ -243,7 +262,7 @@ def run_sweep(
         wanted = missing if model is None else set(missing) & all_jobs(work, model).keys()
         if not wanted:
             print("Nothing to be done: all is complete and up to date.")
-        with following_logs(work.folder / "logs"), watching_gpus() as busy:
+        with watching(work, [] if dry_run else wanted), watching_gpus() as busy:
             status = snakemake(model=model, dry_run=dry_run) if wanted else 0
             if status < 0:
                 end_sweep(work.folder, lock)
@@ -251,6 +270,7 @@ def run_sweep(
                 analysed = snakemake(only_analyze=True) == 0
                 if analysed and not describe_failures(work, began):  # it was all that had failed
                     status = 0
+        snakemakes_words = _end_of(said)
     if status < 0:
         name = signal.Signals(-status).name
         print(f"Snakemake was ended by {name}; the same command goes on from here", file=sys.stderr)
@@ -263,8 +283,17 @@ def run_sweep(
     if status == 0 and not dry_run:
         print(describe_outcome(work, model))
     elif status and not dry_run:
-        print(describe_failures(work, began), end="", file=sys.stderr)
+        print(describe_failures(work, began) or snakemakes_words, end="", file=sys.stderr)
     return status
+
+
+def _end_of(said: IO[bytes]) -> str:
+    """The last lines of what Snakemake said, for where no job says why it failed."""
+    said.seek(0)
+    lines = [line for line in said.read().decode(errors="replace").splitlines() if line.strip()]
+    return "".join(
+        f"{one_line(line, 300)}\n" for line in [*lines[-10:], "error: Snakemake failed, as the lines above say"]
+    )
 
 
 def _is_worth_analysing(work: Workspace) -> bool:

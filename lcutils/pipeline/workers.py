@@ -31,7 +31,7 @@ from lcutils.drawing import NO_PICTURES
 from lcutils.errors import first_line
 from lcutils.parameters import ROOT
 from lcutils.pipeline.locks import TOKEN, token_of
-from lcutils.pipeline.paths import FAILED, REQUEST
+from lcutils.pipeline.paths import ENDED, FAILED, REQUEST
 from lcutils.text import one_line
 
 START_SECONDS = 600  # a busy machine takes long to start a kernel
@@ -140,7 +140,7 @@ class Workers:
 
     def _why_dead(self, number: int) -> str:
         if (token := os.environ.get(TOKEN)) and token_of(self.folder) != token:
-            return "error: ended with its sweep; the next one goes on from here"
+            return ENDED
         reason = ", perhaps for lack of memory" if number == signal.SIGKILL else ""
         return f"error: the notebook's process was killed (signal {number}){reason}"
 

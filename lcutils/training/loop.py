@@ -168,7 +168,7 @@ class _Trainer:
         self._load()
         last_step = (self.last_epoch + 1) * self.steps_per_epoch
         total, wait = (self.last_epoch + 1) * self.blocks * self.block_size, seconds_between_saves
-        with Progress(self.folder.name, total, log=log, start=self._tokens()) as progress:
+        with Progress("train", total, log=log, start=self._tokens()) as progress:
             saved = time.monotonic()
             if not self.step.is_ready:
                 progress.prepare("compiling" if self.step.compile_step else "starting")
