@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
+import subprocess
+import sys
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 
@@ -19,8 +22,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lcutils import analysis, charts
-from lcutils.charts.theme import DARK, ROW_LIMIT, padded, sample_rows, slim
+from lcutils.charts.theme import DARK, JUPYTER_MIMETYPE, ROW_LIMIT, padded, sample_rows, slim
 from lcutils.drawing import NO_PICTURES, VEGALITE_VERSION
+from lcutils.parameters import ROOT
 
 RESULTS = made_results()
 JUPYTERLAB_VEGALITE = "5.8"  # the oldest that vl-convert has; JupyterLab 4.6 brings 5.6
@@ -343,3 +347,49 @@ def test_words_are_light_on_a_dark_ground():
         if "".join(node.itertext()).startswith("R² = ") and node.get("fill")
     }
     assert fill == "#e8eaed"
+
+
+@pytest.mark.parametrize("name", ["figure_1", "against_loss", "losses", "trajectories", "overlaid"])
+def test_figures_fit_a_cell_and_the_readme(name):
+    """At 880 pixels, the width of a code host's page, no word is below 9 pixels; a cell in JupyterLab has 840."""
+    svg = FIGURES[name](RESULTS).svg
+    wide = float(ET.fromstring(svg).get("width", "0"))
+    assert wide <= 840
+    sizes = [float(size) for size in re.findall(r'font-size="([\d.]+)px"', svg)]
+    assert sizes and min(sizes) * min(1, 880 / wide) >= 9
+
+
+def test_a_chart_in_jupyterlab_takes_the_colour_of_its_cell():
+    """Nothing of it is white or black: it follows a theme that is changed after it was drawn."""
+    live = charts.figure_1(RESULTS)._repr_mimebundle_()[JUPYTER_MIMETYPE]
+    assert live["usermeta"]["embedOptions"]["renderer"] == "svg"
+    assert live["config"]["background"] == "transparent"
+    assert live["config"]["axis"]["labelFontSize"] == charts.figure_1(RESULTS).spec["config"]["axis"]["labelFontSize"]
+    svg = vl_convert.vegalite_to_svg(json.dumps(live), vl_version=VEGALITE_VERSION)
+    fills = {node.get("fill") for node in ET.fromstring(svg).iter() if node.tag.endswith("}text")}
+    assert fills == {"currentColor"}
+
+
+def test_two_runs_write_the_same_bytes():
+    """A notebook that is run again in a new kernel must not differ: other seeds of hashes, other numbers of params."""
+    code = (
+        "import json, sys; sys.path.insert(0, 'tests')\n"
+        "from analysis_samples import made_results, made_tokens\n"
+        "from lcutils import charts\n"
+        "rows = made_results()\n"
+        "made = charts.figure_1(rows), charts.trajectories(rows), charts.token_explorer(made_tokens()), "
+        "charts.losses(rows)\n"
+        "print(json.dumps([figure._repr_mimebundle_() for figure in made]))"
+    )
+    runs = [
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env=os.environ | {"PYTHONHASHSEED": seed},
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    ]
+    assert runs[0] == runs[1]

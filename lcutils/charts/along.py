@@ -64,7 +64,7 @@ def trajectories(results: pd.DataFrame) -> Figure:
         name,
         title,
         caption,
-        theme.together(charts, 3, controls),
+        theme.together(charts, controls=controls),
         rows=theme.slim(wide, [*scatter.identity(wide), "tokens_seen", *keys]),
     )
 

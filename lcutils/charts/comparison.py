@@ -50,7 +50,7 @@ def overlaid(results: pd.DataFrame, published: pd.DataFrame | None) -> Figure:
     )
     if any(near_pole(key, both[key]) for key in {*FIGURE_1, *FIGURE_3} & {*both.columns}):
         caption += f" {POLE_WORDS}"
-    return Figure(name, title, caption, theme.together(charts, 3, controls), rows=data)
+    return Figure(name, title, caption, theme.together(charts, controls=controls), rows=data)
 
 
 def _overlay(rows: pd.DataFrame, key: str, test: str, names: Mapping[Hashable, str]) -> Any:
@@ -124,7 +124,7 @@ def beside_published(results: pd.DataFrame, published: pd.DataFrame | None) -> F
     if not charts:
         return Figure(name, title, missing="One point is no figure: the table sets it beside the published one.")
     caption = "A point on the dashed diagonal is reproduced exactly. Click a model to see it in every panel."
-    return Figure(name, title, caption, theme.together(charts, 4, spacing=26), rows=data)
+    return Figure(name, title, caption, theme.together(charts, 3, spacing=26), rows=data)
 
 
 def correlations_chart(

@@ -81,7 +81,7 @@ def panels_figure(
         which = "The table has none of these measurements" + (" at two points" if few else "")
         return Figure(name, title, missing=f"{which}: {', '.join(lacking)}.")
     lack = f"Not in this table, so not drawn: {', '.join(lacking)}." if lacking else ""
-    chart = together(charts, 3, controls)
+    chart = together(charts, controls=controls)
     data = slim(rows, [*identity(rows), target, *keys, *rings.columns])
     if few:
         enough = max(len(usable(rows, key, target)) for key in keys) >= FEW
