@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import re
 import subprocess
@@ -24,6 +25,7 @@ from PIL import Image
 from lcutils import analysis, charts
 from lcutils.charts.theme import DARK, JUPYTER_MIMETYPE, ROW_LIMIT, padded, sample_rows, slim
 from lcutils.drawing import NO_PICTURES, VEGALITE_VERSION
+from lcutils.errors import UserError
 from lcutils.parameters import ROOT
 
 RESULTS = made_results()
@@ -49,6 +51,7 @@ FIGURES: dict[str, Callable[[pd.DataFrame], charts.Figure]] = {
     "overlaid": lambda results: charts.overlaid(results, RESULTS),
     "beside_published": lambda results: charts.beside_published(results, RESULTS),
     "correlations": correlations_of,
+    "free_scatter": charts.free_scatter,
     "token_kinds": lambda results: charts.token_kinds(made_tokens()),
     "token_explorer": lambda results: charts.token_explorer(made_tokens()),
 }
@@ -349,14 +352,15 @@ def test_words_are_light_on_a_dark_ground():
     assert fill == "#e8eaed"
 
 
-@pytest.mark.parametrize("name", ["figure_1", "against_loss", "losses", "trajectories", "overlaid"])
+@pytest.mark.parametrize("name", ["figure_1", "against_loss", "losses", "trajectories", "overlaid", "free_scatter"])
 def test_figures_fit_a_cell_and_the_readme(name):
     """At 880 pixels, the width of a code host's page, no word is below 9 pixels; a cell in JupyterLab has 840."""
     svg = FIGURES[name](RESULTS).svg
     wide = float(ET.fromstring(svg).get("width", "0"))
     assert wide <= 840
     sizes = [float(size) for size in re.findall(r'font-size="([\d.]+)px"', svg)]
-    assert sizes and min(sizes) * min(1, 880 / wide) >= 9
+    assert sizes
+    assert min(sizes) * min(1, 880 / wide) >= 9
 
 
 def test_a_chart_in_jupyterlab_takes_the_colour_of_its_cell():
@@ -393,3 +397,21 @@ def test_two_runs_write_the_same_bytes():
         for seed in ("1", "2")
     ]
     assert runs[0] == runs[1]
+
+
+def test_the_free_scatter_draws_what_is_chosen():
+    rows = RESULTS.assign(nc4_agreement=[math.nan, *RESULTS["nc4_agreement"][1:]])
+    chosen = charts.free_scatter(rows, x="width", y="nc4_agreement", colour="schedule", size="depth")
+    words = words_of(chosen.svg)
+    assert "colour: schedule; size: depth" in words
+    assert "width, log scale" not in words
+    assert f"n = {len(RESULTS) - 1}" in words
+    assert {"1 epoch", "10 epochs"} <= {*words}
+    assert {param["name"] for param in chosen.spec["params"]} >= {"x", "y", "colour", "size", "log_x", "log_y"}
+    assert "colour: none; size: none" in words_of(charts.free_scatter(rows, colour="none").svg)
+
+
+@pytest.mark.parametrize("channel", ["x", "y", "colour", "size"])
+def test_the_free_scatter_names_a_wrong_column(channel):
+    with pytest.raises(UserError, match=f"^{channel}=nc1_cdn: .* did you mean nc1_cdnv"):
+        charts.free_scatter(RESULTS, **{channel: "nc1_cdn"})

@@ -39,9 +39,7 @@ OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "
 VIRIDIS = alt.SchemeParams(name="viridis", extent=[0.22, 0.93])
 OUTLINE = "#8a8a8a"  # thin edge of every point: keeps the dark end visible on dark, the pale end on white
 # Words inside a chart follow its ground: dark on light, light on dark (`background` is a signal of every Vega view).
-INK = alt.expr(
-    "background == 'transparent' ? 'currentColor' : luminance(background) < 0.4 ? '#e8eaed' : '#1f2328'"
-)
+INK = alt.expr("background == 'transparent' ? 'currentColor' : luminance(background) < 0.4 ? '#e8eaed' : '#1f2328'")
 FONT = "system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', 'Liberation Sans', sans-serif"
 
 
