@@ -44,6 +44,7 @@ def overlaid(results: pd.DataFrame, published: pd.DataFrame | None) -> Figure:
             charts.append(_overlay(rows, key, test, few.names if few else {}))
     if not charts:
         return Figure(name, title, missing="No measurement of Figures 1 and 3 is in both tables.")
+    charts[0] = scatter.say_hidden(charts[0], test)
     caption = (
         "Published models are blue crosses, this study's are orange circles. Other corpora, tokenizers or budgets "
         "move the loss: compare the trend first, and the position where the setting is the paper's."
@@ -70,13 +71,12 @@ def _overlay(rows: pd.DataFrame, key: str, test: str, names: Mapping[Hashable, s
             tooltip=["source:N", *scatter.tooltip(rows, "val_loss", key)],
         )
     )
-    chart = chart.add_params(scatter.SELECTED)
+    layers = [chart.add_params(scatter.SELECTED)]
     ours = rows[rows.index.isin(names)]
     if len(ours):
         called = ours[["model", key, "val_loss"]].assign(name=[names[index] for index in ours.index])
-        layers = name_layers(called, (key, "val_loss"), domains, log, scatter.FAINT_UNLESS_PICKED)
-        chart = alt.layer(chart, *layers)
-    return scatter.framed(chart, key, rows[key])
+        layers += name_layers(called, (key, "val_loss"), domains, log, scatter.FAINT_UNLESS_PICKED)
+    return scatter.framed(alt.layer(*layers), key, rows[key])
 
 
 def beside_published(results: pd.DataFrame, published: pd.DataFrame | None) -> Figure:

@@ -10,7 +10,7 @@ from lcutils.analysis.few import with_families
 from lcutils.analysis.inference import FEWEST_ROWS
 from lcutils.analysis.marked import INFLUENCE_WORDS
 from lcutils.analysis.relations import TABLE_1
-from lcutils.charts.scatter import LOSS, Few, filters, identity, panel, ring_columns, usable
+from lcutils.charts.scatter import LOSS, Few, filters, identity, panel, ring_columns, say_hidden, signs_of, usable
 from lcutils.charts.theme import Figure, sentence, slim, together
 from lcutils.text import one_line
 
@@ -81,6 +81,8 @@ def panels_figure(
         which = "The table has none of these measurements" + (" at two points" if few else "")
         return Figure(name, title, missing=f"{which}: {', '.join(lacking)}.")
     lack = f"Not in this table, so not drawn: {', '.join(lacking)}." if lacking else ""
+    signs = signs_of(charts, bool(len(rings.columns)))
+    charts[0] = say_hidden(charts[0], test)
     chart = together(charts, controls=controls)
     data = slim(rows, [*identity(rows), target, *keys, *rings.columns])
     if few:
@@ -94,7 +96,7 @@ def panels_figure(
         reading = [HOW_TO, f"With {points}, no R² is given: it needs {FEWEST_ROWS}." if drawn < FEWEST_ROWS else ""]
     poles = [key for key in keys if made[key] is not None and near_pole(key, rows[key])]
     reading += [RINGS if len(rings.columns) else "", POLE_WORDS if poles else ""]
-    return Figure(name, title, sentence(caption, *reading, lack, numbered), chart, rows=data)
+    return Figure(name, title, sentence(caption, *reading, lack, numbered), chart, rows=data, signs=signs)
 
 
 def figure_1(results: pd.DataFrame) -> Figure:

@@ -35,6 +35,7 @@ SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down"
 MODEL_COLOURS = (*OKABE_ITO[:6], OKABE_ITO[7])  # without the yellow, which is lost on white
 RING = "carries_{}"  # column of the rows that carry the fit of a measurement
 RINGED: dict[str, Any] = {"size": 190, "filled": False, "color": INK, "strokeWidth": 1.2}
+LIMIT = OKABE_ITO[5]  # colour of the limits of theory
 EDGE: dict[str, Any] = {"stroke": OUTLINE, "strokeWidth": 0.6}  # of a point
 SELECTED = alt.selection_point(name="picked", fields=["model"], clear="dblclick")
 FAINT_UNLESS_PICKED = alt.OpacityValue(**alt.when(SELECTED).then(alt.value(0.9)).otherwise(alt.value(0.12)))
@@ -220,6 +221,40 @@ def ring_columns(rows: pd.DataFrame, keys: list[str], target: str) -> pd.DataFra
     return rings
 
 
+def signs_of(panels: list[Any], ringed: bool) -> str:
+    """Return what the lines and rings of panels mean, of those that they have."""
+    marks = [layer.mark for panel in panels for layer in panel.layer if isinstance(layer.mark, alt.MarkDef)]
+    fits = any(mark.type == "line" for mark in marks)
+    limits = any(mark.type == "rule" and mark.color == LIMIT for mark in marks)
+    return " ".join(
+        words
+        for words, has in (
+            ("Dashed grey line: least squares.", fits),
+            ("Ring: a point that the line leans on.", ringed),
+            ("Orange dashes: a limit of theory.", limits),
+        )
+        if has
+    )
+
+
+def say_hidden(panel: Any, test: str) -> Any:
+    """Return `panel` with a line that says so where the filters (`test`) hide the model that is picked."""
+    if test == "true":
+        return panel
+    hidden = (
+        alt.Chart(ROWS)
+        .transform_filter({"param": SELECTED.name, "empty": False})
+        .transform_calculate(through=f"{test} ? 1 : 0")
+        .transform_aggregate(through="sum(through)", groupby=["model"])
+        .transform_filter("datum.through == 0")
+        .transform_calculate(words=r"datum.model + '\nis picked; the filters hide it'")
+        .mark_text(fontSize=11, fontWeight="bold", color=INK, limit=PANEL, lineBreak="\n")
+        .encode(text="words:N", x=alt.value(PANEL / 2), y=alt.value(PANEL / 2))
+    )
+    panel.layer = [*panel.layer, hidden]
+    return panel
+
+
 def can_be_shown(column: str, log: bool) -> str:
     """Return the Vega expression that is true for a row whose `column` an axis can show."""
     return f"isValid(datum.{column})" + (f" && datum.{column} > 0" if log else "")
@@ -340,7 +375,7 @@ def _limit_rules(limits: pd.DataFrame, domain: list[float]) -> list[Any]:
     if inside.empty:
         return []
     inside = inside.assign(words=inside["limit"] + ", width " + inside["width"].astype(str))
-    rules = alt.Chart(slim(inside, ["value", "words"])).mark_rule(color="#D55E00", strokeDash=[2, 2], opacity=0.8)
+    rules = alt.Chart(slim(inside, ["value", "words"])).mark_rule(color=LIMIT, strokeDash=[2, 2], opacity=0.8)
     return [
         rules.encode(x="value:Q", tooltip=[alt.Tooltip("words:N", title="limit"), alt.Tooltip("value:Q", format=".5g")])
     ]
