@@ -435,8 +435,16 @@ def test_a_picked_model_that_the_filters_hide_is_said(make):
 def test_colours_and_lines_are_explained_in_the_picture():
     words = " ".join(words_of(charts.figure_1(RESULTS).svg))
     assert "Dashed grey line: least squares." in words
-    limits = charts.against_loss(RESULTS.assign(n_classes=400)[[*RESULTS.columns[:14], "gnc2_log_mean"]])
+    spread = RESULTS.assign(gnc2_log_mean=np.linspace(-0.36, -0.30, len(RESULTS)))
+    limits = charts.against_loss(spread[[*RESULTS.columns[:14], "gnc2_log_mean"]])
     assert "Orange dashes: a limit of theory." in limits.signs
     assert "parameters" in words_of(charts.trajectories(RESULTS).svg)
     assert "theory" not in charts.figure_1(RESULTS[[*RESULTS.columns[:14], "nc4_agreement"]]).signs
     assert "␣ is a space" in charts.token_kinds(made_tokens()).caption
+
+
+def test_few_points_of_a_grid_bear_their_names():
+    rows = RESULTS[FEW].drop_duplicates("model", keep="last")
+    named = words_of(charts.figure_1(rows.head(9)).svg)
+    assert {*rows["model"].head(9)} <= {*named}
+    assert not {*rows["model"]} & {*words_of(charts.figure_1(rows.head(13)).svg)}

@@ -45,7 +45,7 @@ def trajectories(results: pd.DataFrame) -> Figure:
     along = training_axis(wide)
     few = few_models(results)
     keys = [comparable_loss(wide) if few else "val_loss", *TRAJECTORY_KEYS[1:]]
-    controls, test = scatter.filters(wide, scatter.Few.of(wide) if few else None)
+    controls, test = scatter.filters(wide, few and len(wide) <= scatter.NAMED_POINTS)
     charts = [_along(wide, key, along, test, few) for key in keys]
     charts = [chart for chart in charts if chart is not None]
     if not charts:

@@ -34,7 +34,7 @@ def overlaid(results: pd.DataFrame, published: pd.DataFrame | None) -> Figure:
     few = scatter.Few.of(results.reset_index(drop=True))  # the rows of `both` begin with ours
     both = pd.concat([results.assign(source=OURS), published.assign(source=PUBLISHED)], ignore_index=True)
     both = with_families(both)
-    controls, test = scatter.filters(both, few)
+    controls, test = scatter.filters(both, bool(few and few.names))
     data = theme.slim(both, [*scatter.identity(both), "source", "val_loss", *FIGURE_1, *FIGURE_3])
     charts = []
     for key in dict.fromkeys(FIGURE_1 + FIGURE_3):

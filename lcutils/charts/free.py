@@ -153,9 +153,10 @@ def _scatter(rows: pd.DataFrame, test: str, words: list[str], logs: list[str], t
 
     def seen(expression: str, kind: str) -> alt.Legend:
         # A legend of what is not chosen stays, invisible.
-        opacity = {f"{part}Opacity": alt.expr(f"{expression} ? 1 : 0") for part in ("label", kind)}
-        shades = {"labelExpr": f"{log_shade} ? {POWER_WORDS} : datum.label"} if kind == "gradient" else {}
-        return alt.Legend(title=None, **opacity, **shades)
+        shown: dict[str, Any] = {f"{part}Opacity": alt.expr(f"{expression} ? 1 : 0") for part in ("label", kind)}
+        if kind == "gradient":
+            shown["labelExpr"] = f"{log_shade} ? {POWER_WORDS} : datum.label"
+        return alt.Legend(title=None, **shown)
 
     sizes = alt.Size("weight:Q", scale=alt.Scale(range=[25, 260], zero=False), legend=seen(f"!({same_size})", "symbol"))
     tips: list[Any] = scatter.tooltip(rows) + [

@@ -10,7 +10,18 @@ from lcutils.analysis.few import with_families
 from lcutils.analysis.inference import FEWEST_ROWS
 from lcutils.analysis.marked import INFLUENCE_WORDS
 from lcutils.analysis.relations import TABLE_1
-from lcutils.charts.scatter import LOSS, Few, filters, identity, panel, ring_columns, say_hidden, signs_of, usable
+from lcutils.charts.scatter import (
+    LOSS,
+    Few,
+    filters,
+    identity,
+    names_beside,
+    panel,
+    ring_columns,
+    say_hidden,
+    signs_of,
+    usable,
+)
 from lcutils.charts.theme import Figure, sentence, slim, together
 from lcutils.text import one_line
 
@@ -65,7 +76,7 @@ def panels_figure(
         rows = results.assign(model=[f"row {i}" for i in range(len(results))])
         numbered = "The table names no models: rows are numbered."
     target = few.target if few else "val_loss"
-    controls, test = filters(rows, few)
+    controls, test = filters(rows, bool(few.names if few else names_beside(rows)))
     rings = ring_columns(rows, [key for key in keys if key in rows], target if target in rows else "")
     if few and len(usable(rows, target)) < FEW:
         rings = rings.iloc[:, :0]

@@ -83,9 +83,16 @@ class Few:
         """How panels of `rows` are to be drawn; None if they are not few models."""
         if not few_models(rows):
             return None
-        names = short_names(point_names(rows).tolist(), NAME_LIMIT) if len(rows) <= NAMED_POINTS else {}
-        called = {index: names[name] for index, name in point_names(rows).items() if name in names}
-        return cls(comparable_loss(rows), called)
+        return cls(comparable_loss(rows), names_beside(rows))
+
+
+def names_beside(rows: pd.DataFrame) -> dict[Hashable, str]:
+    """Return what stands beside each point, by the row's index: nothing where there are too many points."""
+    if len(rows) > NAMED_POINTS:
+        return {}
+    names = point_names(rows)
+    short = short_names(names.tolist(), NAME_LIMIT)
+    return {index: short[name] for index, name in names.items()}
 
 
 def identity(rows: pd.DataFrame) -> list[str]:
@@ -103,13 +110,13 @@ def families_shape(rows: pd.DataFrame) -> dict[str, Any]:
     return {"shape": alt.Shape("family:N", title="family", scale=scale)}
 
 
-def filters(rows: pd.DataFrame, few: Few | None = None) -> tuple[list[Any], str]:
+def filters(rows: pd.DataFrame, named: bool = False) -> tuple[list[Any], str]:
     """Return the filter controls for `rows` and the Vega expression that is true for a row that they let through.
 
     There is a control for each of family, depth, width, epochs and decay that has more than one value, and a text
-    field that finds models by a part of their name. Points that bear their names need none.
+    field that finds models by a part of their name. Points that bear their names (`named`) need none.
     """
-    if few and few.names:
+    if named:
         return [], "true"
     controls: list[Any] = []
     tests: list[str] = []
@@ -307,8 +314,8 @@ def panel(rows: pd.DataFrame, key: str, test: str, riesz_s: float | None, few: F
             rings = base.transform_filter(f"datum.{ring} == 1").mark_point(**RINGED)
             layers.append(rings.encode(x=x, y=y, opacity=FAINT_UNLESS_PICKED))
     layers += _limit_rules(limits, domains[0])
-    if few and few.names:
-        called = drawn[["model", key, target]].assign(name=[few.names[index] for index in drawn.index])
+    if names := few.names if few else names_beside(rows):
+        called = drawn[["model", key, target]].assign(name=[names[index] for index in drawn.index])
         layers += name_layers(called, (key, target), domains, log, FAINT_UNLESS_PICKED)
     return framed(alt.layer(*layers), key, drawn[key])
 
