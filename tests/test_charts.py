@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
+import math
+import os
 import re
+import subprocess
+import sys
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 
@@ -19,8 +24,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lcutils import analysis, charts
-from lcutils.charts.theme import DARK, ROW_LIMIT, padded, sample_rows, slim
+from lcutils.charts.theme import DARK, JUPYTER_MIMETYPE, ROW_LIMIT, padded, sample_rows, slim
 from lcutils.drawing import NO_PICTURES, VEGALITE_VERSION
+from lcutils.errors import UserError
+from lcutils.parameters import ROOT
 
 RESULTS = made_results()
 JUPYTERLAB_VEGALITE = "5.8"  # the oldest that vl-convert has; JupyterLab 4.6 brings 5.6
@@ -45,6 +52,7 @@ FIGURES: dict[str, Callable[[pd.DataFrame], charts.Figure]] = {
     "overlaid": lambda results: charts.overlaid(results, RESULTS),
     "beside_published": lambda results: charts.beside_published(results, RESULTS),
     "correlations": correlations_of,
+    "free_scatter": charts.free_scatter,
     "token_kinds": lambda results: charts.token_kinds(made_tokens()),
     "token_explorer": lambda results: charts.token_explorer(made_tokens()),
 }
@@ -343,3 +351,100 @@ def test_words_are_light_on_a_dark_ground():
         if "".join(node.itertext()).startswith("R² = ") and node.get("fill")
     }
     assert fill == "#e8eaed"
+
+
+@pytest.mark.parametrize("name", ["figure_1", "against_loss", "losses", "trajectories", "overlaid", "free_scatter"])
+def test_figures_fit_a_cell_and_the_readme(name):
+    """At 880 pixels, the width of a code host's page, no word is below 9 pixels; a cell in JupyterLab has 840."""
+    svg = FIGURES[name](RESULTS).svg
+    wide = float(ET.fromstring(svg).get("width", "0"))
+    assert wide <= 840
+    sizes = [float(size) for size in re.findall(r'font-size="([\d.]+)px"', svg)]
+    assert sizes
+    assert min(sizes) * min(1, 880 / wide) >= 9
+
+
+def test_a_chart_in_jupyterlab_takes_the_colour_of_its_cell():
+    """Nothing of it is white or black: it follows a theme that is changed after it was drawn."""
+    live = charts.figure_1(RESULTS)._repr_mimebundle_()[JUPYTER_MIMETYPE]
+    assert live["usermeta"]["embedOptions"]["renderer"] == "svg"
+    assert live["config"]["background"] == "transparent"
+    assert live["config"]["axis"]["labelFontSize"] == charts.figure_1(RESULTS).spec["config"]["axis"]["labelFontSize"]
+    svg = vl_convert.vegalite_to_svg(json.dumps(live), vl_version=VEGALITE_VERSION)
+    fills = {node.get("fill") for node in ET.fromstring(svg).iter() if node.tag.endswith("}text")}
+    assert fills == {"currentColor"}
+
+
+def test_two_runs_write_the_same_bytes():
+    """A notebook that is run again in a new kernel must not differ: other seeds of hashes, other numbers of params."""
+    code = (
+        "import json, sys; sys.path.insert(0, 'tests')\n"
+        "from analysis_samples import made_results, made_tokens\n"
+        "from lcutils import charts\n"
+        "rows = made_results()\n"
+        "made = charts.figure_1(rows), charts.trajectories(rows), charts.token_explorer(made_tokens()), "
+        "charts.losses(rows)\n"
+        "print(json.dumps([figure._repr_mimebundle_() for figure in made]))"
+    )
+    runs = [
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env=os.environ | {"PYTHONHASHSEED": seed},
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    ]
+    assert runs[0] == runs[1]
+
+
+def test_the_free_scatter_draws_what_is_chosen():
+    rows = RESULTS.assign(nc4_agreement=[math.nan, *RESULTS["nc4_agreement"][1:]])
+    chosen = charts.free_scatter(rows, x="width", y="nc4_agreement", colour="schedule", size="depth")
+    words = words_of(chosen.svg)
+    assert "colour: schedule; size: depth" in words
+    assert "width, log scale" not in words
+    assert f"n = {len(RESULTS) - 1}" in words
+    assert "3 epochs" in words
+    assert {param["name"] for param in chosen.spec["params"]} >= {"x", "y", "colour", "size", "log_x", "log_y"}
+    assert "colour: none; size: none" in words_of(charts.free_scatter(rows, colour="none").svg)
+
+
+@pytest.mark.parametrize("channel", ["x", "y", "colour", "size"])
+def test_the_free_scatter_names_a_wrong_column(channel):
+    with pytest.raises(UserError, match=f"^{channel}=nc1_cdn: .* did you mean nc1_cdnv"):
+        charts.free_scatter(RESULTS, **{channel: "nc1_cdn"})
+
+
+@pytest.mark.parametrize("make", [charts.figure_1, charts.trajectories, lambda rows: charts.overlaid(rows, RESULTS)])
+def test_a_picked_model_that_the_filters_hide_is_said(make):
+    spec = copy.deepcopy(make(RESULTS).spec)
+    model = RESULTS[RESULTS["depth"] == RESULTS["depth"].max()]["model"].iloc[0]
+    for depth, said in (("all", False), (int(RESULTS["depth"].min()), True)):
+        for param in spec["params"]:
+            if param["name"] == "picked":
+                param["value"] = [{"model": model}]
+            if param["name"] == "depth_is":
+                param["value"] = depth
+        svg = vl_convert.vegalite_to_svg(json.dumps(spec), vl_version=VEGALITE_VERSION)
+        assert (f"{model}is picked; the filters hide it" in words_of(svg)) == said
+
+
+def test_colours_and_lines_are_explained_in_the_picture():
+    words = " ".join(words_of(charts.figure_1(RESULTS).svg))
+    assert "Dashed grey line: least squares." in words
+    spread = RESULTS.assign(gnc2_log_mean=np.linspace(-0.36, -0.30, len(RESULTS)))
+    limits = charts.against_loss(spread[[*RESULTS.columns[:14], "gnc2_log_mean"]])
+    assert "Orange dashes: a limit of theory." in limits.signs
+    assert "parameters" in words_of(charts.trajectories(RESULTS).svg)
+    assert "theory" not in charts.figure_1(RESULTS[[*RESULTS.columns[:14], "nc4_agreement"]]).signs
+    assert "␣ is a space" in charts.token_kinds(made_tokens()).caption
+
+
+def test_few_points_of_a_grid_bear_their_names():
+    rows = RESULTS[FEW].drop_duplicates("model", keep="last")
+    named = words_of(charts.figure_1(rows.head(9)).svg)
+    assert {*rows["model"].head(9)} <= {*named}
+    assert not {*rows["model"]} & {*words_of(charts.figure_1(rows.head(13)).svg)}

@@ -34,6 +34,7 @@ SETTINGS = {
 FIGURES = [
     "figure_1", "figure_2", "figure_3", "seeds", "correlations", "sensitivity", "trajectories", "losses",
     "against_loss",
+    "free_scatter",
     "overlaid", "beside_published", "token_kinds", "token_explorer",
 ]  # fmt: skip
 

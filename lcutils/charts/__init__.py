@@ -4,6 +4,7 @@ from lcutils.charts.along import trajectories
 from lcutils.charts.comparison import beside_published, correlations_chart, overlaid
 from lcutils.charts.convergence import convergence
 from lcutils.charts.fine_tuned import moved_tokens
+from lcutils.charts.free import free_scatter
 from lcutils.charts.grid import by_width, losses, sensitivity
 from lcutils.charts.layers import BY_LAYER, by_layer, law
 from lcutils.charts.nulls import beside_nulls

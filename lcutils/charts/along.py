@@ -45,11 +45,12 @@ def trajectories(results: pd.DataFrame) -> Figure:
     along = training_axis(wide)
     few = few_models(results)
     keys = [comparable_loss(wide) if few else "val_loss", *TRAJECTORY_KEYS[1:]]
-    controls, test = scatter.filters(wide, scatter.Few.of(wide) if few else None)
+    controls, test = scatter.filters(wide, few and len(wide) <= scatter.NAMED_POINTS)
     charts = [_along(wide, key, along, test, few) for key in keys]
     charts = [chart for chart in charts if chart is not None]
     if not charts:
         return Figure(name, title, missing="No model with two checkpoints has a measurement at them.")
+    charts[0] = scatter.say_hidden(charts[0], test)
     models = wide["model"].nunique()
     words = "One model" if models == 1 else f"{models} models"
     caption = (
@@ -64,7 +65,7 @@ def trajectories(results: pd.DataFrame) -> Figure:
         name,
         title,
         caption,
-        theme.together(charts, 3, controls),
+        theme.together(charts, controls=controls),
         rows=theme.slim(wide, [*scatter.identity(wide), "tokens_seen", *keys]),
     )
 
@@ -84,16 +85,11 @@ def _along(rows: pd.DataFrame, key: str, along: str, test: str, few: bool) -> An
         .transform_calculate(place=f"toNumber(datum.{along})")  # else "100" comes before "20"
         .encode(x=x, y=y, opacity=scatter.FAINT_UNLESS_PICKED)
     )
-    # Lines take their colour from the stroke channel, without a legend: one for lines would list sizes, not shade them.
     colour = scatter.size_colour(rows)
-    stroke = colour
     if few and rows["model"].nunique() <= MOST_NAMED:
         legend = alt.Legend(orient="bottom", columns=2, labelLimit=scatter.LEGEND_LIMIT, symbolType="circle")
         colour = scatter.model_colour(rows, legend if rows["model"].nunique() > 1 else None)
-        stroke = alt.Stroke("model:N", scale=scatter.model_scale(rows), legend=None)
-    elif isinstance(colour, alt.Color):
-        stroke = alt.Stroke("n_params:Q", scale=scatter.size_scale(rows), legend=None)
-    lines = base.mark_line(strokeWidth=1.3).encode(stroke=stroke, detail="model:N", order="place:Q")
+    lines = base.mark_line(strokeWidth=1.3).encode(color=colour, detail="model:N", order="place:Q")
     points = (
         base.mark_circle(size=45, stroke=theme.OUTLINE, strokeWidth=0.6)
         .encode(color=colour, tooltip=scatter.tooltip(rows, key))

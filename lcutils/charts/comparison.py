@@ -34,7 +34,7 @@ def overlaid(results: pd.DataFrame, published: pd.DataFrame | None) -> Figure:
     few = scatter.Few.of(results.reset_index(drop=True))  # the rows of `both` begin with ours
     both = pd.concat([results.assign(source=OURS), published.assign(source=PUBLISHED)], ignore_index=True)
     both = with_families(both)
-    controls, test = scatter.filters(both, few)
+    controls, test = scatter.filters(both, bool(few and few.names))
     data = theme.slim(both, [*scatter.identity(both), "source", "val_loss", *FIGURE_1, *FIGURE_3])
     charts = []
     for key in dict.fromkeys(FIGURE_1 + FIGURE_3):
@@ -44,13 +44,14 @@ def overlaid(results: pd.DataFrame, published: pd.DataFrame | None) -> Figure:
             charts.append(_overlay(rows, key, test, few.names if few else {}))
     if not charts:
         return Figure(name, title, missing="No measurement of Figures 1 and 3 is in both tables.")
+    charts[0] = scatter.say_hidden(charts[0], test)
     caption = (
         "Published models are blue crosses, this study's are orange circles. Other corpora, tokenizers or budgets "
         "move the loss: compare the trend first, and the position where the setting is the paper's."
     )
     if any(near_pole(key, both[key]) for key in {*FIGURE_1, *FIGURE_3} & {*both.columns}):
         caption += f" {POLE_WORDS}"
-    return Figure(name, title, caption, theme.together(charts, 3, controls), rows=data)
+    return Figure(name, title, caption, theme.together(charts, controls=controls), rows=data)
 
 
 def _overlay(rows: pd.DataFrame, key: str, test: str, names: Mapping[Hashable, str]) -> Any:
@@ -70,13 +71,12 @@ def _overlay(rows: pd.DataFrame, key: str, test: str, names: Mapping[Hashable, s
             tooltip=["source:N", *scatter.tooltip(rows, "val_loss", key)],
         )
     )
-    chart = chart.add_params(scatter.SELECTED)
+    layers = [chart.add_params(scatter.SELECTED)]
     ours = rows[rows.index.isin(names)]
     if len(ours):
         called = ours[["model", key, "val_loss"]].assign(name=[names[index] for index in ours.index])
-        layers = name_layers(called, (key, "val_loss"), domains, log, scatter.FAINT_UNLESS_PICKED)
-        chart = alt.layer(chart, *layers)
-    return scatter.framed(chart, key, rows[key])
+        layers += name_layers(called, (key, "val_loss"), domains, log, scatter.FAINT_UNLESS_PICKED)
+    return scatter.framed(alt.layer(*layers), key, rows[key])
 
 
 def beside_published(results: pd.DataFrame, published: pd.DataFrame | None) -> Figure:
@@ -124,7 +124,7 @@ def beside_published(results: pd.DataFrame, published: pd.DataFrame | None) -> F
     if not charts:
         return Figure(name, title, missing="One point is no figure: the table sets it beside the published one.")
     caption = "A point on the dashed diagonal is reproduced exactly. Click a model to see it in every panel."
-    return Figure(name, title, caption, theme.together(charts, 4, spacing=26), rows=data)
+    return Figure(name, title, caption, theme.together(charts, 3, spacing=26), rows=data)
 
 
 def correlations_chart(

@@ -46,7 +46,7 @@ def convergence(table: pd.DataFrame, results: pd.DataFrame) -> Figure:
         "them. A line that comes in along the middle has settled."
     )
     columns = [*names, "point", "share", "samples", "n_params", *keys]
-    return Figure(name, title, caption, theme.together(charts, 3), rows=theme.slim(rows, columns))
+    return Figure(name, title, caption, theme.together(charts), rows=theme.slim(rows, columns))
 
 
 def _panel(rows: pd.DataFrame, key: str) -> Any:

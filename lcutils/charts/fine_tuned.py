@@ -12,9 +12,10 @@ from lcutils.analysis import Missing
 from lcutils.analysis.fine_tuned import OFTEN
 from lcutils.charts import theme
 from lcutils.charts.theme import Figure
-from lcutils.charts.tokens import VISIBLE, visible_limit
+from lcutils.charts.tokens import SHOWN, VISIBLE, visible_limit
 from lcutils.text import one_line
 
+SIGNS = "Blue: nearer to collapse than in the base, beyond what moves all tokens alike; orange: farther. ␣ is a space."
 MOST_PAIRS = 6  # of base and fine-tuned model whose tokens are drawn
 
 
@@ -31,7 +32,7 @@ def moved_tokens(moved: pd.DataFrame | Missing) -> Figure:
         rows = rows.assign(place=range(len(rows)), falls=rows["factor"] < 1)
         data = theme.slim(rows, ["place", "text", "token_id", "count", "factor", "base_cdnv", "cdnv", "falls"])
         tips: list[Any] = [
-            "text:N",
+            SHOWN,
             "token_id:Q",
             *(alt.Tooltip(f"{c}:Q", format=".4~g") for c in ("count", "base_cdnv", "cdnv")),
         ]
@@ -71,4 +72,4 @@ def moved_tokens(moved: pd.DataFrame | Missing) -> Figure:
         f"{OFTEN} samples or more in both, those whose factor is farthest from 1.",
         rest,
     )
-    return Figure(name, title, caption, theme.together(charts, 2, spacing=190))
+    return Figure(name, title, caption, theme.together(charts, 2, spacing=190), signs=SIGNS)

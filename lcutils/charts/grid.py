@@ -111,7 +111,7 @@ def by_width(results: pd.DataFrame, key: str, riesz_s: float | None = None) -> F
     header = alt.Header(labelExpr=f"{json.dumps(words)}[datum.value]")
     chart = (
         alt.layer(*layers, data=data)
-        .properties(width=180, height=150)
+        .properties(width=140, height=140)
         .facet(column=alt.Column("schedule_order:O", title=None, header=header), row=alt.Row("decay:N", title=None))
     )
     theory = f"Orange dashes: limit of theory ({', '.join(kind.split('_')[1] for kind in near)})." if near else ""

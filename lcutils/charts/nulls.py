@@ -46,7 +46,7 @@ def beside_nulls(results: pd.DataFrame, nulls: pd.DataFrame) -> Figure:
         f"Not drawn, because an axis cannot show it: {', '.join(lacking)}." if lacking else "",
     )
     drawn = [f"{key}{end}" for key in keys for end in ("", "_null", "_low", "_high")]
-    return Figure(name, title, caption, together(charts, 3), rows=slim(rows, [*scatter.identity(rows), LOSS, *drawn]))
+    return Figure(name, title, caption, together(charts), rows=slim(rows, [*scatter.identity(rows), LOSS, *drawn]))
 
 
 def _panel(rows: pd.DataFrame, key: str) -> Any | None:

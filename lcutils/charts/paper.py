@@ -10,7 +10,18 @@ from lcutils.analysis.few import with_families
 from lcutils.analysis.inference import FEWEST_ROWS
 from lcutils.analysis.marked import INFLUENCE_WORDS
 from lcutils.analysis.relations import TABLE_1
-from lcutils.charts.scatter import LOSS, Few, filters, identity, panel, ring_columns, usable
+from lcutils.charts.scatter import (
+    LOSS,
+    Few,
+    filters,
+    identity,
+    names_beside,
+    panel,
+    ring_columns,
+    say_hidden,
+    signs_of,
+    usable,
+)
 from lcutils.charts.theme import Figure, sentence, slim, together
 from lcutils.text import one_line
 
@@ -65,7 +76,7 @@ def panels_figure(
         rows = results.assign(model=[f"row {i}" for i in range(len(results))])
         numbered = "The table names no models: rows are numbered."
     target = few.target if few else "val_loss"
-    controls, test = filters(rows, few)
+    controls, test = filters(rows, bool(few.names if few else names_beside(rows)))
     rings = ring_columns(rows, [key for key in keys if key in rows], target if target in rows else "")
     if few and len(usable(rows, target)) < FEW:
         rings = rings.iloc[:, :0]
@@ -81,7 +92,9 @@ def panels_figure(
         which = "The table has none of these measurements" + (" at two points" if few else "")
         return Figure(name, title, missing=f"{which}: {', '.join(lacking)}.")
     lack = f"Not in this table, so not drawn: {', '.join(lacking)}." if lacking else ""
-    chart = together(charts, 3, controls)
+    signs = signs_of(charts, bool(len(rings.columns)))
+    charts[0] = say_hidden(charts[0], test)
+    chart = together(charts, controls=controls)
     data = slim(rows, [*identity(rows), target, *keys, *rings.columns])
     if few:
         enough = max(len(usable(rows, key, target)) for key in keys) >= FEW
@@ -94,7 +107,7 @@ def panels_figure(
         reading = [HOW_TO, f"With {points}, no R² is given: it needs {FEWEST_ROWS}." if drawn < FEWEST_ROWS else ""]
     poles = [key for key in keys if made[key] is not None and near_pole(key, rows[key])]
     reading += [RINGS if len(rings.columns) else "", POLE_WORDS if poles else ""]
-    return Figure(name, title, sentence(caption, *reading, lack, numbered), chart, rows=data)
+    return Figure(name, title, sentence(caption, *reading, lack, numbered), chart, rows=data, signs=signs)
 
 
 def figure_1(results: pd.DataFrame) -> Figure:

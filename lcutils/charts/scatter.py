@@ -35,6 +35,7 @@ SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down"
 MODEL_COLOURS = (*OKABE_ITO[:6], OKABE_ITO[7])  # without the yellow, which is lost on white
 RING = "carries_{}"  # column of the rows that carry the fit of a measurement
 RINGED: dict[str, Any] = {"size": 190, "filled": False, "color": INK, "strokeWidth": 1.2}
+LIMIT = OKABE_ITO[5]  # colour of the limits of theory
 EDGE: dict[str, Any] = {"stroke": OUTLINE, "strokeWidth": 0.6}  # of a point
 SELECTED = alt.selection_point(name="picked", fields=["model"], clear="dblclick")
 FAINT_UNLESS_PICKED = alt.OpacityValue(**alt.when(SELECTED).then(alt.value(0.9)).otherwise(alt.value(0.12)))
@@ -82,9 +83,16 @@ class Few:
         """How panels of `rows` are to be drawn; None if they are not few models."""
         if not few_models(rows):
             return None
-        names = short_names(point_names(rows).tolist(), NAME_LIMIT) if len(rows) <= NAMED_POINTS else {}
-        called = {index: names[name] for index, name in point_names(rows).items() if name in names}
-        return cls(comparable_loss(rows), called)
+        return cls(comparable_loss(rows), names_beside(rows))
+
+
+def names_beside(rows: pd.DataFrame) -> dict[Hashable, str]:
+    """Return what stands beside each point, by the row's index: nothing where there are too many points."""
+    if len(rows) > NAMED_POINTS:
+        return {}
+    names = point_names(rows)
+    short = short_names(names.tolist(), NAME_LIMIT)
+    return {index: short[name] for index, name in names.items()}
 
 
 def identity(rows: pd.DataFrame) -> list[str]:
@@ -102,13 +110,13 @@ def families_shape(rows: pd.DataFrame) -> dict[str, Any]:
     return {"shape": alt.Shape("family:N", title="family", scale=scale)}
 
 
-def filters(rows: pd.DataFrame, few: Few | None = None) -> tuple[list[Any], str]:
+def filters(rows: pd.DataFrame, named: bool = False) -> tuple[list[Any], str]:
     """Return the filter controls for `rows` and the Vega expression that is true for a row that they let through.
 
     There is a control for each of family, depth, width, epochs and decay that has more than one value, and a text
-    field that finds models by a part of their name. Points that bear their names need none.
+    field that finds models by a part of their name. Points that bear their names (`named`) need none.
     """
-    if few and few.names:
+    if named:
         return [], "true"
     controls: list[Any] = []
     tests: list[str] = []
@@ -220,6 +228,40 @@ def ring_columns(rows: pd.DataFrame, keys: list[str], target: str) -> pd.DataFra
     return rings
 
 
+def signs_of(panels: list[Any], ringed: bool) -> str:
+    """Return what the lines and rings of panels mean, of those that they have."""
+    marks = [layer.mark for panel in panels for layer in panel.layer if isinstance(layer.mark, alt.MarkDef)]
+    fits = any(mark.type == "line" for mark in marks)
+    limits = any(mark.type == "rule" and mark.color == LIMIT for mark in marks)
+    return " ".join(
+        words
+        for words, has in (
+            ("Dashed grey line: least squares.", fits),
+            ("Ring: a point that the line leans on.", ringed),
+            ("Orange dashes: a limit of theory.", limits),
+        )
+        if has
+    )
+
+
+def say_hidden(panel: Any, test: str) -> Any:
+    """Return `panel` with a line that says so where the filters (`test`) hide the model that is picked."""
+    if test == "true":
+        return panel
+    hidden = (
+        alt.Chart(ROWS)
+        .transform_filter({"param": SELECTED.name, "empty": False})
+        .transform_calculate(through=f"{test} ? 1 : 0")
+        .transform_aggregate(through="sum(through)", groupby=["model"])
+        .transform_filter("datum.through == 0")
+        .transform_calculate(words=r"datum.model + '\nis picked; the filters hide it'")
+        .mark_text(fontSize=11, fontWeight="bold", color=INK, limit=PANEL, lineBreak="\n")
+        .encode(text="words:N", x=alt.value(PANEL / 2), y=alt.value(PANEL / 2))
+    )
+    panel.layer = [*panel.layer, hidden]
+    return panel
+
+
 def can_be_shown(column: str, log: bool) -> str:
     """Return the Vega expression that is true for a row whose `column` an axis can show."""
     return f"isValid(datum.{column})" + (f" && datum.{column} > 0" if log else "")
@@ -272,8 +314,8 @@ def panel(rows: pd.DataFrame, key: str, test: str, riesz_s: float | None, few: F
             rings = base.transform_filter(f"datum.{ring} == 1").mark_point(**RINGED)
             layers.append(rings.encode(x=x, y=y, opacity=FAINT_UNLESS_PICKED))
     layers += _limit_rules(limits, domains[0])
-    if few and few.names:
-        called = drawn[["model", key, target]].assign(name=[few.names[index] for index in drawn.index])
+    if names := few.names if few else names_beside(rows):
+        called = drawn[["model", key, target]].assign(name=[names[index] for index in drawn.index])
         layers += name_layers(called, (key, target), domains, log, FAINT_UNLESS_PICKED)
     return framed(alt.layer(*layers), key, drawn[key])
 
@@ -340,7 +382,7 @@ def _limit_rules(limits: pd.DataFrame, domain: list[float]) -> list[Any]:
     if inside.empty:
         return []
     inside = inside.assign(words=inside["limit"] + ", width " + inside["width"].astype(str))
-    rules = alt.Chart(slim(inside, ["value", "words"])).mark_rule(color="#D55E00", strokeDash=[2, 2], opacity=0.8)
+    rules = alt.Chart(slim(inside, ["value", "words"])).mark_rule(color=LIMIT, strokeDash=[2, 2], opacity=0.8)
     return [
         rules.encode(x="value:Q", tooltip=[alt.Tooltip("words:N", title="limit"), alt.Tooltip("value:Q", format=".5g")])
     ]

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from lcutils.charts.theme import OKABE_ITO, Figure, sample_rows, sentence, slim
+from lcutils.charts.tokens import SHOWN, VISIBLE
 from lcutils.text import drawable
 
 POINTS = 400  # of a curve that has one value per class
@@ -100,11 +101,12 @@ def spread_by_count(counts: np.ndarray, variances: np.ndarray, texts: list[str])
     drawn, notice = sample_rows(table[table["count"] > 1])
     chart = (
         alt.Chart(slim(drawn, ["count", "variance", "text"]))
+        .transform_calculate(visible=VISIBLE)
         .mark_circle(size=16, opacity=0.5, color=OKABE_ITO[0])
         .encode(
             x=alt.X("count:Q", title="training samples of the class, log scale", scale=alt.Scale(type="log")),
             y=alt.Y("variance:Q", title="within-class variance (squared feature units)"),
-            tooltip=["text:N", alt.Tooltip("count:Q", format=","), alt.Tooltip("variance:Q", format=".4g")],
+            tooltip=[SHOWN, alt.Tooltip("count:Q", format=","), alt.Tooltip("variance:Q", format=".4g")],
         )
         .properties(width=WIDE, height=TALL)
     )

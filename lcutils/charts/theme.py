@@ -1,7 +1,7 @@
 """What every figure shares: colours, sizes, the row limit, and how a figure is shown and written.
 
-No chart sets the colour of its text, axes or ground: those come from LIGHT or DARK when it is drawn, so that one
-specification reads well on white paper, on a dark page and in JupyterLab in either theme.
+No chart sets the colour of its text, axes or ground: those come from LIGHT, DARK or NOTEBOOK when it is drawn, so that
+one specification reads well on white paper, on a dark page and in JupyterLab in either theme.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import math
 import os
 import textwrap
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -26,6 +27,8 @@ from lcutils.text import csv_text, drawable, markdown_text
 ROW_LIMIT = 5_000
 DIGITS = 7  # significant digits kept of every number in a figure
 PANEL = 240  # side of one panel, pixels
+PANELS_ABREAST = 2  # three are too wide for a notebook's cell, and for the README to show without making them smaller
+SIGNS_LETTERS = 108  # of a line under a figure's title: as wide as two panels
 # JupyterLab 4 draws this type and no later one. Its Vega-Lite 5 draws all that is used here.
 JUPYTER_MIMETYPE = "application/vnd.vegalite.v5+json"
 JUPYTER_SCHEMA = "https://vega.github.io/schema/vega-lite/v5.json"
@@ -36,7 +39,7 @@ OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "
 VIRIDIS = alt.SchemeParams(name="viridis", extent=[0.22, 0.93])
 OUTLINE = "#8a8a8a"  # thin edge of every point: keeps the dark end visible on dark, the pale end on white
 # Words inside a chart follow its ground: dark on light, light on dark (`background` is a signal of every Vega view).
-INK = alt.expr("luminance(background) < 0.4 ? '#e8eaed' : '#1f2328'")
+INK = alt.expr("background == 'transparent' ? 'currentColor' : luminance(background) < 0.4 ? '#e8eaed' : '#1f2328'")
 FONT = "system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', 'Liberation Sans', sans-serif"
 
 
@@ -53,6 +56,10 @@ def _ground(background: str, text: str, quiet: str, grid: str) -> dict[str, Any]
 
 LIGHT = _ground("#ffffff", "#1f2328", "#59636e", "#e3e6ea")
 DARK = _ground("#15181d", "#e8eaed", "#a4acb6", "#333a43")
+# JupyterLab's theme may change after a chart is drawn. Its cells set the colour of text, which an SVG takes over; grey
+# lines show on either ground.
+NOTEBOOK = _ground("transparent", "currentColor", "#8a8f96", "#8a8f9640")
+NOTEBOOK["title"]["subtitleColor"] = "currentColor"
 
 _SIZES: dict[str, Any] = {
     "font": FONT,
@@ -85,6 +92,7 @@ class Figure:
         chart: the Altair chart; None where nothing can be drawn.
         missing: why nothing can be drawn; empty if there is a `chart`.
         rows: the table that the panels drawn over `ROWS` share, put into the specification once.
+        signs: what its lines and marks mean, where no legend says it; stands under the title of the picture.
     """
 
     name: str
@@ -93,6 +101,7 @@ class Figure:
     chart: Any = field(default=None, repr=False)
     missing: str = ""
     rows: pd.DataFrame | None = field(default=None, repr=False)
+    signs: str = ""
 
     @cached_property
     def data(self) -> str:
@@ -104,6 +113,8 @@ class Figure:
         """The Vega-Lite specification, the title above it and the shared sizes in it."""
         assert self.chart is not None, self.missing
         title = alt.Title(self.title, fontSize=15, anchor="start", offset=14).to_dict()
+        if self.signs:
+            title["subtitle"] = textwrap.wrap(self.signs, SIGNS_LETTERS)
         # Checking a specification against its schema takes as long as drawing it: the tests do it for every figure.
         spec = {**self.chart.to_dict(validate=False), "title": title, "config": _SIZES}
         if self.rows is not None:
@@ -124,8 +135,14 @@ class Figure:
         if self.chart is None:
             words = f"**{markdown_text(self.title)}.** {markdown_text(self.missing)}"
             return {"text/markdown": words, "text/plain": f"{self.title}. {self.missing}"}
+        live = {
+            **self.spec,
+            "$schema": JUPYTER_SCHEMA,
+            "config": merged(_SIZES, NOTEBOOK),
+            "usermeta": {"embedOptions": {"renderer": "svg"}},
+        }
         shown = {
-            JUPYTER_MIMETYPE: {**self.spec, "$schema": JUPYTER_SCHEMA},
+            JUPYTER_MIMETYPE: live,
             "text/plain": f"{self.title}. {self.caption}",
         }
         if not os.environ.get(NO_PICTURES):
@@ -133,7 +150,18 @@ class Figure:
         return shown
 
 
-def together(charts: list[Any], columns: int, controls: list[Any] | None = None, spacing: int = 34) -> Any:
+def merged(settings: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    """Return two configurations of Vega-Lite as one, `more` before `settings`."""
+    both = {**settings, **more}
+    for key in settings.keys() & more.keys():
+        if isinstance(settings[key], dict):
+            both[key] = merged(settings[key], more[key])
+    return both
+
+
+def together(
+    charts: list[Any], columns: int = PANELS_ABREAST, controls: list[Any] | None = None, spacing: int = 34
+) -> Any:
     """Return the charts side by side, `columns` in a row, with the controls under them.
 
     Panels that carry one and the same selection share it: that is what links them, so Altair's warning that it merged

@@ -49,6 +49,7 @@ def _visible() -> str:
 
 
 VISIBLE = _visible()
+SHOWN = alt.Tooltip("visible:N", title="token")  # of a chart that calculates `visible`: " Tim" is not "Tim"
 
 
 def token_kinds(tokens: pd.DataFrame | None, text: str = "training text") -> Figure:
@@ -67,6 +68,7 @@ def token_kinds(tokens: pd.DataFrame | None, text: str = "training text") -> Fig
     picked = alt.selection_point(name="kind", fields=["kind"], bind="legend")
     dots = (
         alt.Chart(theme.ROWS)
+        .transform_calculate(visible=VISIBLE)
         .mark_circle(size=14)
         .encode(
             x=alt.X("token_id:Q", title="token id", scale=alt.Scale(nice=False)),
@@ -77,7 +79,7 @@ def token_kinds(tokens: pd.DataFrame | None, text: str = "training text") -> Fig
                 "kind:N", title="kind (click to pick)", scale=KIND_SCALE, legend=alt.Legend(orient="bottom")
             ),
             opacity=alt.when(picked).then(alt.value(0.75)).otherwise(alt.value(0.05)),
-            tooltip=["text:N", "token_id:Q", alt.Tooltip("count:Q", format=","), "kind:N"],
+            tooltip=[SHOWN, "token_id:Q", alt.Tooltip("count:Q", format=","), "kind:N"],
         )
         .add_params(picked)
         .properties(width=480, height=300, title="each token")
@@ -105,7 +107,7 @@ def token_kinds(tokens: pd.DataFrame | None, text: str = "training text") -> Fig
     caption = theme.sentence(
         "Kinds: lowercase words; starts of words and proper nouns; punctuation; special (all others), after decoding "
         f"and stripping. Shares are of the tokens that occur in the {text} and were measured, not of the whole "
-        "vocabulary.",
+        "vocabulary. Hover for a token: ␣ is a space.",
         notice,
     )
     data = theme.slim(drawn, ["token_id", "text", "count", "kind"])
@@ -241,7 +243,7 @@ def _cloud(ranked: Any, chosen: Any, columns: list[str], clicked: Any, titles: d
 
     high = 300
     x, y = alt.X("x:Q", **axis("across")), alt.Y("y:Q", **axis("up"))
-    tips: list[Any] = ["text:N", *(alt.Tooltip(f"{column}:Q", format=".4~g") for column in columns)]
+    tips: list[Any] = [SHOWN, *(alt.Tooltip(f"{column}:Q", format=".4~g") for column in columns)]
     dots = (
         ranked.transform_filter("datum.able == 1")
         .mark_circle(size=16, color=theme.OKABE_ITO[4], opacity=0.5)

@@ -166,6 +166,7 @@ def compute(
         charts.trajectories(results),
         charts.losses(results),
         charts.against_loss(results, riesz_s),
+        charts.free_scatter(results),
         charts.overlaid(results, published),
         charts.beside_published(results, published),
         charts.token_kinds(table, text),

@@ -32,7 +32,7 @@ SECTIONS = (
     Section("chance", "Beside what chance alone gives", (), ("null_distances", "nulls")),
     Section("fine-tuned", "Base beside fine-tuned", ("moved_tokens",), ("moved_tokens", "base_differences")),
     Section("along", "Along training", ("trajectories",), ("trajectories",)),
-    Section("every", "Each measurement against validation loss", ("against_loss",)),
+    Section("every", "Each measurement against validation loss", ("free_scatter", "against_loss")),
     Section(
         "beyond",
         "Relations with validation loss",
