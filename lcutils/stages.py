@@ -282,6 +282,7 @@ def analyze_study(work: Workspace, published: str | list[str] | None = None) -> 
     """
     import pandas as pd
 
+    from lcutils.analysis.origin import ORIGIN, measured_origin
     from lcutils.analysis.published import load_published_tables
     from lcutils.analysis.rows import (
         TokenTables,
@@ -303,8 +304,10 @@ def analyze_study(work: Workspace, published: str | list[str] | None = None) -> 
         sensitivity = pd.concat([load_sensitivity(folder) for folder in folders.values()], ignore_index=True)
         with atomic_path(work.results) as aside:
             aside.write_text(csv_text(results), encoding="utf-8")
+        whose = [measured_origin(read_manifest(folder) or {}) for folder in folders.values()]
+        shown = results.assign(**{ORIGIN: whose})
     elif theirs is not None:
-        results, sensitivity, theirs = theirs, None, None
+        results, sensitivity, shown, theirs = theirs, None, theirs, None
     else:
         raise UserError(
             f"{work.display(work.folder)}: nothing is measured yet; run 01 to 04, or make sweep STUDY={work.study.name}"
@@ -313,7 +316,7 @@ def analyze_study(work: Workspace, published: str | list[str] | None = None) -> 
     layers = [table for folder in folders.values() if (table := load_layers(folder)) is not None]
     with making(job, {}) as folder:
         report = write_analysis(
-            results,
+            shown,
             folder,
             title=work.study.title or work.study.name,
             settings=work.study.model_dump(mode="json", exclude={"source"}),

@@ -241,7 +241,7 @@ def test_a_section_without_content_is_not_there(one):
     assert headings == [*described, "definitions", "origin"]
     assert re.findall(r'<li><a href="#([^"]+)">', page)[: len(headings)] == headings  # and the contents name the same
     for section in re.findall(r"<section>.*?</section>", visible(page), flags=re.DOTALL):
-        assert re.search("<(figure|table|li|dl)", section.partition("</h2>")[2])
+        assert re.search("<(figure|table|li|dl|article)", section.partition("</h2>")[2])
     assert page.count('class="notice"') == 1  # the warning
     assert "Not in this report, because it takes 8 models or more: correlations" in words_of(page)
 

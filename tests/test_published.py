@@ -1,5 +1,6 @@
 """The published tables: both formats from invented numbers, and the real files if they are on this machine."""
 
+import hashlib
 import re
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pandas as pd
 import pytest
 
 from lcutils.analysis.definitions import MEASUREMENTS
-from lcutils.analysis.published import load_published
+from lcutils.analysis.published import load_published, load_published_tables
 from lcutils.errors import UserError
 from lcutils.paper import BATCH_SIZES
 
@@ -97,7 +98,7 @@ def test_names_become_runs(tmp_path, table):
     order = ["model", "depth", "width", "epochs", "weight_decay", "seed", "checkpoint", "steps", "tokens_seen"]
     order += ["n_params", "val_loss", "val_accuracy", "perplexity", "n_classes"]
     assert loaded.columns[: len(order)].tolist() == order
-    assert set(loaded.columns[len(order) :]) <= set(MEASUREMENTS)
+    assert set(loaded.columns[len(order) :]) <= {*MEASUREMENTS, "origin"}
 
 
 def test_may_measurements(tmp_path):
@@ -190,6 +191,22 @@ def test_binary_is_reported_in_one_line(tmp_path):
     with pytest.raises(UserError) as error:
         load_published(path)
     assert "\n" not in str(error.value)
+
+
+def test_rows_name_their_file_its_date_and_its_digest(tmp_path):
+    path = tmp_path / "lc-2024_05_18.csv"
+    may().to_csv(path, index=False)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    said = f"published by Wu and Papyan (lc-2024_05_18.csv of 2024-05-18, sha256 {digest})"
+    assert set(load_published(path)["origin"]) == {said}
+    later = tmp_path / "other-2024_99_99.csv"  # digits that are no date
+    october().head(1).to_csv(later, index=False)
+    whole = load_published_tables([path, later])
+    assert whole["origin"].str.startswith(said).all()
+    both = whole["origin"].str.contains(
+        "completed from rows published by Wu and Papyan (other-2024_99_99.csv, ", regex=False
+    )
+    assert both.sum() == 1
 
 
 def test_batch_sizes_of_all_architectures():

@@ -19,8 +19,12 @@ from analysis_samples import made_results, made_sensitivity, made_tokens
 from markupsafe import escape
 
 from lcutils import analysis
+from lcutils.analysis.definitions import towards_words
+from lcutils.analysis.origin import origin_words
+from lcutils.charts import FIGURE_1
 from lcutils.report import best_first, body, compute, write_analysis
 from lcutils.report.captions import TABLES
+from lcutils.report.mathml import mathml
 from lcutils.report.parts import number_words, shown_table, table_html
 
 RESULTS = made_results()
@@ -100,6 +104,7 @@ def test_no_half_written_file_is_left(written):
 
 def test_tables_hold_what_was_computed(written):
     again = pd.read_csv(written["tables/results.csv"])
+    assert set(again.pop("origin")) == {"measured here"}
     pd.testing.assert_frame_equal(again, FEW.reset_index(drop=True), check_dtype=False)
     table = pd.read_csv(written["tables/correlations.csv"]).set_index("measurement")
     r = np.corrcoef(FEW["nc4_agreement"], FEW["val_loss"])[0, 1]
@@ -161,6 +166,122 @@ def test_a_report_without_git_or_a_checkout_says_that_its_commit_is_not_known(mo
     page = write_analysis(FEW.head(3), tmp_path, title="x", settings={}).paths["report.html"].read_text()
     assert "(commit not known)" in page
     assert "<dt>commit</dt><dd>not known</dd>" in page
+
+
+THEIRS = "published by Wu and Papyan (lc-2024_05_18.csv of 2024-05-18, sha256 0123456789ab)"
+OURS = "measured here, 2026-11-27 (commit 31b12bd)"
+
+
+def visible(page: str) -> str:
+    return page[page.index("<body>") : page.index("<noscript>")]
+
+
+@pytest.fixture(scope="module")
+def theirs(tmp_path_factory):
+    """The report of published rows alone."""
+    return write_analysis(FEW.assign(origin=THEIRS), tmp_path_factory.mktemp("theirs"), title="A grid", settings={})
+
+
+def test_published_rows_are_called_so_everywhere(theirs):
+    page = theirs.paths["report.html"].read_text()
+    assert "<title>A grid: the published models of Wu and Papyan</title>" in page
+    seen = visible(page)
+    assert "Nothing on this page was measured here." in seen
+    assert f"{len(FEW)} published points of {FEW['model'].nunique()} models" in seen
+    for words in ("To cite this report", "No published table was given", "measured point", "measured here,"):
+        assert words not in seen
+    assert "To cite these numbers, cite the paper" in seen
+    for name, figure in theirs.figures.items():
+        if figure.chart is not None:
+            assert figure.title.endswith("(published models)"), name
+            assert THEIRS in figure.caption, name
+            assert THEIRS in seen
+    single = theirs.paths["figures/figure_1.html"].read_text()
+    assert "the published models of Wu and Papyan" in single
+    assert "(published models)" in theirs.paths["figures/figure_1.svg"].read_text()
+
+
+def test_every_exported_table_of_points_has_their_origin(theirs):
+    none = {"table_2", "table_3", "measurements"}  # of no points
+    tables = {place[7:-4]: path for place, path in theirs.paths.items() if place.startswith("tables/")}
+    for name, path in tables.items():
+        table = pd.read_csv(path)
+        assert ("origin" in table.columns) == (name not in none), name
+        if name not in none:
+            assert table["origin"].str.contains(THEIRS, regex=False).all(), name
+
+
+def test_a_page_of_both_says_which_rows_are_which(tmp_path):
+    ours, published = FEW.assign(origin=OURS), FEW.assign(origin=THEIRS)
+    report = write_analysis(ours, tmp_path, title="x", settings={}, published=published)
+    seen = visible(report.paths["report.html"].read_text())
+    whose = re.search('<p id="whose">(.*?)</p>', seen, re.DOTALL)[1]
+    assert f"Rows: {len(FEW)} rows {OURS}." in whose
+    assert f"Set beside them: {len(FEW)} rows {THEIRS}." in whose
+    assert f"{len(FEW)} measured points" in seen
+    assert "The rows set beside ours are the paper's" in seen
+    beside = pd.read_csv(report.paths["tables/beside_published.csv"])["origin"]
+    assert set(beside) == {f"Ours: {len(FEW)} rows {OURS}. Published: {len(FEW)} rows {THEIRS}"}
+    assert set(pd.read_csv(report.paths["tables/influence.csv"])["origin"]) == {OURS}
+    assert THEIRS not in report.figures["figure_1"].caption
+    assert THEIRS in report.figures["overlaid"].caption
+
+
+def test_many_origins_are_counted_not_listed():
+    dates = [f"measured here, 2026-11-{day:02} (commit abc)" for day in range(1, len(FEW) + 1)]
+    words = origin_words(FEW.assign(origin=dates))
+    assert words.startswith(f"{len(FEW)} rows measured here at {len(FEW)} times or commits")
+
+
+def test_a_measurement_without_a_value_is_named_with_the_reason(text):
+    said = re.search('<p id="no-value">.*?</ul>', visible(text), re.DOTALL)[0]
+    lacking = {key for key, entry in analysis.MEASUREMENTS.items() if entry.group == "paper"} - set(FEW.columns)
+    assert set(re.findall("<code>(.*?)</code>", said)) == lacking
+    assert "no out-of-distribution text was measured" in said
+
+
+def test_the_order_is_what_was_measured_results_figure_1_and_how_to_read_it(text):
+    places = [text.index(f'id="{name}"') for name in ("measured", "results", "figure_1", "how-to-read", "figure_2")]
+    assert places == sorted(places)
+
+
+def test_formulas_are_mathml_and_every_name_leads_to_its_definition(text):
+    for key, entry in analysis.MEASUREMENTS.items():
+        formula = ET.fromstring(mathml(entry.formula).replace("&#160;", " "))
+        assert formula.tag == "math"
+        assert "\\" not in "".join(formula.itertext()), key
+        if entry.group == "paper":
+            assert f'id="definition-{key}"' in text
+    reading = text[text.index('id="how-to-read"') : text.index('id="figure_2"')]
+    drawn = [key for key in FIGURE_1 if key in FEW]
+    assert re.findall('href="#definition-(.*?)"', reading) == drawn
+    assert reading.count("<math ") == len(drawn)
+    for key in drawn:
+        assert towards_words(key) in reading
+        assert escape(analysis.MEASUREMENTS[key].limit) in reading
+    row = re.search(r'id="table-of-correlations".*?<tbody>(.*?)</tbody>', text, re.DOTALL)[1]
+    assert set(re.findall('href="#definition-(.*?)"', row)) == set(pd.Index(analysis.measurements_in(FEW)))
+
+
+def test_an_unknown_command_of_a_formula_is_named():
+    with pytest.raises(ValueError, match=r"\\oint is not among"):
+        mathml(r"\oint x")
+
+
+def test_the_paragraph_of_results_follows_the_table_of_relations(report, text):
+    table = report.tables["correlations"].set_index("measurement").loc[[key for key in FIGURE_1 if key in FEW]]
+    said = re.search(r'<h2 id="results">.*?<p>(.*?)</p>', text, re.DOTALL)[1]
+    logged = [analysis.MEASUREMENTS[key].log and pd.notna(table.loc[key, "r2_log"]) for key in table.index]
+    ways = [row["collapse_log" if log else "collapse"] for log, (_, row) in zip(logged, table.iterrows(), strict=True)]
+    for way, words in body.WAYS.items():
+        if way and way in ways:
+            names = "; ".join(f"{row['property']} {row['label']}"
+                              for own, (_, row) in zip(ways, table.iterrows(), strict=True) if own == way)  # fmt: skip
+            assert f"By {ways.count(way)} of {len(ways)} measurements of Figure 1 {words}: {names}." in said
+        elif way:
+            assert f"{words}:" not in said
+    best = FEW.loc[FEW["val_loss"].idxmin()]
+    assert f"{best['model']}@{best['checkpoint']}</a> with {best['val_loss']:.4f}" in said
 
 
 def specification(page: str, name: str) -> dict:

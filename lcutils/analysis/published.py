@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from lcutils import paper
+from lcutils.analysis.origin import ORIGIN, published_origin
 from lcutils.analysis.rows import POINT_COLUMNS, RUN_COLUMNS
 from lcutils.errors import UserError
 from lcutils.runs import RunName
@@ -79,7 +80,7 @@ def load_published(path: str | Path) -> pd.DataFrame:
     Returns:
         One row per model, in the file's order: `model` (without checkpoint), `depth`, `width`, `epochs`,
         `weight_decay`, `seed`, `checkpoint`, `steps`, `tokens_seen`, `n_params`, `val_loss` (nats),
-        `val_accuracy`, `perplexity`, `n_classes`, then measurement keys.
+        `val_accuracy`, `perplexity`, `n_classes`, then measurement keys, and `origin`: the file that the row is from.
 
     Raises:
         UserError: the file is missing, its format is unknown, or a model name or number cannot be read.
@@ -99,14 +100,18 @@ def load_published(path: str | Path) -> pd.DataFrame:
             numbers = pd.DataFrame({source: _numbers(path, raw[source]) for source in sources})
             table[key] = numbers.eval(formula, engine="python")
     table.insert(sum(column in table for column in POINT_COLUMNS), "n_classes", paper.CLASSES)
-    return table
+    return table.assign(**{ORIGIN: published_origin(path)})
 
 
 def load_published_tables(paths: Sequence[Path]) -> pd.DataFrame | None:
     """Several published tables as one; a value that two of them hold is the first one's. None without a path."""
     join = ["model", "checkpoint"]
     tables = [load_published(path).set_index(join) for path in paths]
-    return reduce(pd.DataFrame.combine_first, tables).reset_index() if tables else None
+    if not tables:
+        return None
+    whole = reduce(pd.DataFrame.combine_first, tables)
+    named = pd.concat([table[ORIGIN] for table in tables]).groupby(level=join)
+    return whole.assign(**{ORIGIN: named.agg(", completed from rows ".join)}).reset_index()
 
 
 def _formulas(path: Path, raw: pd.DataFrame) -> dict[str, str]:

@@ -12,6 +12,7 @@ from altair.utils.schemapi import debug_mode
 
 from lcutils import analysis, charts
 from lcutils.analysis import Missing, few_models, measurements_in
+from lcutils.analysis.origin import all_published
 from lcutils.analysis.tables import FIRST_NAMES
 from lcutils.artifacts import atomic_path
 from lcutils.charts.comparison import NO_PUBLISHED
@@ -21,6 +22,7 @@ from lcutils.charts.tokens import NO_TOKENS
 from lcutils.drawing import draw_all
 from lcutils.report.body import BY_WIDTH, Report, Table, report_page
 from lcutils.report.few import RELATIONS, few_relations, few_tables, last_bands, statistics_text
+from lcutils.report.origin import NONE_OF_OURS, headed, whose_figure, with_origin
 from lcutils.report.parts import figures_page
 from lcutils.text import csv_text
 
@@ -76,6 +78,7 @@ def write_analysis(
             aside.write_bytes(content if isinstance(content, bytes) else content.encode())
         report.paths[place] = folder / place
 
+    heading = headed(title, results)
     charted = {name: figure for name, figure in report.figures.items() if figure.chart is not None}
     drawn = draw_all({name: json.dumps(figure.spec) for name, figure in charted.items()}, LIGHT, scale=1.5)
     for name, figure in charted.items():
@@ -83,15 +86,15 @@ def write_analysis(
         write(f"figures/{figure.name}.svg", svg)
         write(f"figures/{figure.name}.png", png)
         if not figure.name.startswith((BY_WIDTH, charts.BY_LAYER)):
-            write(f"figures/{figure.name}.html", figures_page(title, figure.title, figure))
+            write(f"figures/{figure.name}.html", figures_page(heading, figure.title, figure))
     # One page for all the figures of a kind: each carries a megabyte of Vega.
     kinds = {"by_width": ("against width", report.by_width), "by_layer": ("through the layers", report.by_layer)}
     for name, (words, figures) in kinds.items():
         if any(figure.chart is not None for figure in figures):
-            write(f"figures/{name}.html", figures_page(title, f"Measurements {words}", *figures))
+            write(f"figures/{name}.html", figures_page(heading, f"Measurements {words}", *figures))
     for name, table in report.tables.items():
         if isinstance(table, pd.DataFrame):
-            write(f"tables/{name}.csv", csv_text(table))
+            write(f"tables/{name}.csv", csv_text(with_origin(name, table, results, published)))
     shown = ((name, tokens[name]) for name in best_first(tokens, results))
     page = report_page(
         report, title=title, settings=settings, tokens=shown, token_tables=len(tokens), failures=failures or {}
@@ -122,7 +125,11 @@ def compute(
     few, text = few_models(results), statistics_text(results)
     label = next(iter(best_first(tokens, results)), "")
     table = tokens[label] if label else None
-    no_tokens, no_sensitivity, no_published = Missing(NO_TOKENS), Missing(NO_SENSITIVITY), Missing(NO_PUBLISHED)
+    no_tokens, no_sensitivity, no_published = (
+        Missing(NO_TOKENS),
+        Missing(NO_SENSITIVITY),
+        Missing(NONE_OF_OURS if all_published(results) else NO_PUBLISHED),
+    )
     related = few_relations(results, sensitivity, trials) if few else _relations(results, sensitivity, trials)
     tables: dict[str, Table] = {
         "results": results,
@@ -185,7 +192,8 @@ def compute(
     if layers is not None:
         made += [charts.by_layer(layers, results, key) for key in analysis.layer_keys(layers)]
         made.append(charts.law(layers, results))
-    return Report({figure.name: figure for figure in made}, tables)
+    made = [whose_figure(figure, results, published) for figure in made]
+    return Report({figure.name: figure for figure in made}, tables, published)
 
 
 def _relations(results: pd.DataFrame, sensitivity: pd.DataFrame | None, trials: int) -> dict[str, Table]:

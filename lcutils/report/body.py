@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import platform
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
@@ -27,12 +27,16 @@ from lcutils.analysis import (
 )
 from lcutils.analysis.few import given
 from lcutils.analysis.inference import NO_INTERVAL
+from lcutils.analysis.origin import all_published, origin_words
 from lcutils.analysis.tables import flat_settings
 from lcutils.charts import BY_LAYER, FIGURE_1, Figure
+from lcutils.charts.theme import sentence
 from lcutils.manifests import git_commit
 from lcutils.report.captions import FEW_TABLES, NULL_TABLES, PRETRAINED_TABLES, TABLES, Shown
 from lcutils.report.few import left_out, none_trained, shown_sections, statistics_text
+from lcutils.report.origin import counted, headed, not_measured, whose_words
 from lcutils.report.parts import LONGEST, TEMPLATES, table_html
+from lcutils.report.reading import link, readings
 from lcutils.report.words import describe_models
 from lcutils.text import csv_text, one_line
 
@@ -58,6 +62,7 @@ class Report:
 
     figures: dict[str, Figure]  # by Figure.name; those against width begin with BY_WIDTH
     tables: dict[str, Table]
+    published: pd.DataFrame | None = None  # rows set beside ours
     paths: dict[str, Path] = field(default_factory=dict)  # place under the folder, such as "figures/losses.svg"
 
     @property
@@ -91,7 +96,10 @@ def report_page(
         if isinstance(table, Missing):
             lacking[f"Table {name.removeprefix('table_').replace('_', ' ')}"] = table.reason
     today = time.strftime("%Y-%m-%d")
+    published = report.published
     facts = {
+        "rows": origin_words(results),
+        **({"published rows beside them": origin_words(published)} if published is not None else {}),
         "written": today,
         "commit": git_commit() or "not known",
         "sha256 of the results": hashlib.sha256(csv_text(results).encode()).hexdigest(),
@@ -99,20 +107,30 @@ def report_page(
         **{name: version(name) for name in VERSIONS},
     }
     notes = _notes(results)
+    defined = known_to(results)
+    show = partial(_shown_table, results=results, published=published, defined=defined)
+    drawn_first = [key for key in FIGURE_1 if key in measurements_in(results)]
     shared: dict[str, Any] = {
+        "all_published": all_published(results),
+        "beside": origin_words(published) if published is not None else "",
         "contents": report,
+        "counts": counted(results),
+        "defined": readings(defined),
         "explorers": explorers(tokens, statistics_text(results)),
         "facts": facts,
         "failures": {one_line(name): one_line(reason, LONGEST) for name, reason in failures.items()},
+        "not_measured": not_measured(results),
         "notes": notes,
+        "reading": readings(drawn_first),
+        "rows_from": origin_words(results),
         "settled": settling_words(report.tables["settling"]) if "settling" in report.tables else "",
-        "summary": _summary(results, report.tables["correlations"]),
-        "title": title,
+        "summary": _summary(results, report.tables["correlations"], defined),
+        "title": headed(title, results),
         "today": today,
         "token_tables": token_tables,
     }
     if not few_models(results):
-        own = {"lacking": lacking, "settings": flat_settings(settings), "shown_table": _shown_table}
+        own = {"lacking": lacking, "settings": flat_settings(settings), "shown_table": show}
         return TEMPLATES.get_template("report.html").render(**shared, **own)
     untrained = none_trained(results)
     tables = FEW_TABLES | (PRETRAINED_TABLES if untrained else {})
@@ -124,21 +142,11 @@ def report_page(
         "described": describe_models(results, riesz_s),
         "left_out": left_out(report.tables),
         "models": results["model"].nunique() if "model" in results else len(results),
-        "counts": _counts(results),
         "sections": shown_sections(report.figures, report.tables, drawn),
         "settings": flat_settings(applying(settings) if untrained else settings),
-        "shown_table": partial(_shown_table, shown_as=tables, empty_columns=False),
+        "shown_table": partial(show, shown_as=tables, empty_columns=False),
     }
     return TEMPLATES.get_template("few.html").render(**shared, **own)
-
-
-def _counts(results: pd.DataFrame) -> str:
-    """Return how many models, checkpoints and measurements there are, in words."""
-    models = results["model"].nunique() if "model" in results else len(results)
-    words = f"{models} model{'s' if models != 1 else ''}"
-    words += f" at {len(results)} checkpoints" if len(results) > models else ""
-    keys = len(measurements_in(results))
-    return f"{words}, {keys} measurement{'s' if keys != 1 else ''} of {len(known_to(results))}."
 
 
 def _notes(results: pd.DataFrame) -> dict[str, str]:
@@ -162,28 +170,40 @@ def explorers(tokens: Iterable[tuple[str, pd.DataFrame]], text: str = "training 
 
 
 def _shown_table(
-    name: str, table: pd.DataFrame, shown_as: Mapping[str, Shown] | None = None, empty_columns: bool = True
+    name: str,
+    table: pd.DataFrame,
+    shown_as: Mapping[str, Shown] | None = None,
+    empty_columns: bool = True,
+    *,
+    results: pd.DataFrame,
+    published: pd.DataFrame | None,
+    defined: Collection[str],
 ) -> Markup:
-    """Return a table as the page shows it: by `shown_as` where that knows it; columns without a value may go."""
+    """Return a table as the page shows it: by `shown_as` where that knows it; columns without a value may go.
+
+    Its caption says whose rows those of `results` (and `published`) are; names of `defined` lead to definitions.
+    """
     shown = (TABLES | NULL_TABLES | dict(shown_as or {}))[name]
-    caption = shown.caption
+    caption = sentence(shown.caption, whose_words(name, results, published))
     if not empty_columns:
         table = table.loc[:, [bool(given(table, column).any()) for column in table.columns]]
     if "group" in table.columns and len(table):
         caption += f" Models: {table['group'].iloc[0]}."
-    if shown.columns:
-        table = table[[column for column in shown.columns if column in table.columns]]
-    return table_html(table, caption=caption, csv=f"tables/{name}.csv", most=shown.most, anchors=name == "results")
+    csv = f"tables/{name}.csv"
+    return table_html(
+        table,
+        shown.columns,
+        caption=caption,
+        csv=csv,
+        most=shown.most,
+        anchors=name == "results",
+        defined=defined,
+    )
 
 
-def _summary(results: pd.DataFrame, related: Table) -> dict[str, Any]:
-    """Return what a reader takes away: counts, the best and worst rows, and a sentence on each relation."""
-    keys = measurements_in(results)
-    models = results["model"].nunique() if "model" in results.columns else len(results)
-    summary: dict[str, Any] = {
-        "counts": f"{len(results)} measured points of {models} models, with {len(keys)} measurements of "
-        f"{len(known_to(results))}."
-    }
+def _summary(results: pd.DataFrame, related: Table, defined: Collection[str]) -> dict[str, Any]:
+    """Return what a reader takes away: the best and worst rows, the relations in one sentence, and each by itself."""
+    summary: dict[str, Any] = {"in_words": ""}
     if "val_loss" in results.columns and results["val_loss"].notna().any():
         summary["best"] = results.nsmallest(1, "val_loss").iloc[0].to_dict()
         summary["worst"] = results.nlargest(1, "val_loss").iloc[0].to_dict()
@@ -194,12 +214,37 @@ def _summary(results: pd.DataFrame, related: Table) -> dict[str, Any]:
         "These points share architectures and schedules: read them beside the partial and within-architecture "
         "relations below."
     )
-    return summary | {"relations": [*(_relation(row) for _, row in shown.iterrows()), note]}
+    relations = []
+    for _, row in shown.iterrows():
+        name, _, said = _relation(row).partition(": ")
+        relations.append(Markup("{}: {}").format(link(row["measurement"], name, defined), said))
+    return summary | {"in_words": _in_words(shown), "relations": [*relations, note]}
+
+
+def _in_words(related: pd.DataFrame) -> str:
+    """Return by which of Figure 1's measurements better models are more or less collapsed, in a paragraph."""
+    by_way: dict[str, list[pd.Series]] = {"with": [], "against": [], "unclear": [], "": []}
+    for _, row in related.iterrows():
+        by_way[row[RELATION[1].format("_log" if _logged(row) else "")]].append(row)
+    said = []
+    for way, words in WAYS.items():
+        rows = by_way[way]
+        names = "; ".join(f"{row['property']} {row['label']}" for row in rows)
+        words = words or "it is not known which way collapse lies"
+        said += [f"By {len(rows)} of {len(related)} measurements of Figure 1 {words}: {names}."] if rows else []
+    grown = [row["label"] for row in by_way["with"] if MEASUREMENTS[row["measurement"]].scale != "free"]
+    said += [f"Larger features alone would move these too: {'; '.join(grown)}."] if grown else []
+    return " ".join(said)
+
+
+def _logged(row: pd.Series) -> bool:
+    """Whether a relation is told on a log scale."""
+    return bool(MEASUREMENTS[row["measurement"]].log and pd.notna(row["r2_log"]))
 
 
 def _relation(row: pd.Series) -> str:
     """Return one measurement's relation with the loss as a sentence."""
-    logged = MEASUREMENTS[row["measurement"]].log and pd.notna(row["r2_log"])
+    logged = _logged(row)
     r, way, leaning, without = (row[name.format("_log" if logged else "")] for name in RELATION)
     log = f" ({row['r2_log']:.3f} on a log scale)" if logged else ""
     bounds = f", 95 % interval {row['r2_low']:.3f} to {row['r2_high']:.3f}" if pd.notna(row["r2_low"]) else ""

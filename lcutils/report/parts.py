@@ -12,7 +12,7 @@ import math
 import re
 import string
 import zlib
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Collection, Hashable
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -32,6 +32,7 @@ from lcutils.text import csv_text, drawable, markdown_text, one_line, storable
 LONGEST = 2_000  # characters that a table shows of a text
 LONG_TEXTS = {
     "note",
+    "origin",
     "definition",
     "axis",
     "limit",
@@ -135,20 +136,36 @@ def number_words(value: Any) -> str:
 
 
 def table_html(
-    table: pd.DataFrame, *, caption: str = "", most: int = 400, anchors: bool = False, csv: str = ""
+    table: pd.DataFrame,
+    columns: Collection[str] = (),
+    *,
+    caption: str = "",
+    most: int = 400,
+    anchors: bool = False,
+    csv: str = "",
+    defined: Collection[str] = (),
 ) -> Markup:
     """Return a table, its numbers readable (sortable in the page by their full value).
 
     Args:
+        columns: those that are shown, of those that there are; all by default. Links need none of them.
         most: rows shown; the caption says so when there are more.
         anchors: rows are the targets of links (the results table); elsewhere a model links to its row.
         csv: address of the same table as CSV.
+        defined: keys of measurements whose names lead to their definitions.
     """
     shown = table.head(most).reset_index(drop=True)
+    shown = shown[[column for column in columns if column in shown]] if columns else shown
     words = _word_columns(shown)
     shown = shown.astype({column: float for column in shown.columns if column not in words})
     styler = _formatted(_PageStyler(shown, cell_ids=False), shown, _words)
-    about: dict[str, Any] = {"caption": caption, "total": len(table), "anchors": anchors, "csv": csv}
+    about: dict[str, Any] = {
+        "caption": caption,
+        "total": len(table),
+        "anchors": anchors,
+        "csv": csv,
+        "defined": defined,
+    }
     about |= {"columns": [*shown.columns], "words": words, "long_texts": LONG_TEXTS}
     return Markup(styler.to_html(exclude_styles=True, records=table.head(most).to_dict("records"), **about))
 
