@@ -30,7 +30,7 @@ plan: $(READY)
 
 # `make lab [LAB="--port 9000 --no-browser"]` opens the index of notebooks.
 lab: $(READY)
-	$(VENV)/bin/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks/index.md $(LAB)
+	JUPYTER_CONFIG_PATH=parameters/jupyter $(VENV)/bin/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks/index.md $(LAB)
 
 test: $(READY) check
 	$(RUN) -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder

@@ -1,5 +1,8 @@
 """Progress writes lines that a person can read, to a log and to standard error."""
 
+import nbformat
+from nbclient import NotebookClient
+
 from lcutils import progress
 from lcutils.progress import Progress
 
@@ -35,3 +38,10 @@ def test_preparation_is_said_and_does_not_count(tmp_path, monkeypatch):
     first, last = log.read_text().splitlines()[:2]
     assert first.endswith("02x0064_01d  compiling")
     assert " 55% 550/1,000 tok  450 tok/s  00:01 left" in last
+
+
+def test_in_a_notebook_the_bar_is_no_red_box():
+    code = "from lcutils.progress import Progress\nwith Progress('train', 10) as bar:\n    bar.update(10)"
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
+    NotebookClient(notebook, startup_timeout=600, kernel_name="python3").execute()
+    assert {output.name for output in notebook.cells[0].outputs} == {"stdout"}
