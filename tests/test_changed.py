@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import nbformat
 import pytest
+from nbclient import NotebookClient
 
 from lcutils.errors import UserError
+from lcutils.parameters import ROOT
 from lcutils.pipeline.changed import name_of
 from lcutils.stages import extract_point, measure_point, open_study, prepare_data, train_run
 
@@ -62,3 +65,17 @@ def test_a_folder_is_named_by_what_is_changed():
     assert name_of({"training.learning_rate": 0.001}) == "learning_rate=0.001"
     assert name_of({"measurement.sensitivity": [1, 5]}).startswith("sensitivity-")
     assert name_of({"source": "a/b"}) != name_of({"source": "a/c"})
+
+
+def test_a_notebook_runs_with_a_changed_value(tiny, measured, monkeypatch):
+    """As a person runs it in Jupyter, without the browser: 04 with a value that clashes with what is measured."""
+    monkeypatch.setenv("JPY_SESSION_NAME", "notebooks/04_measure.ipynb")
+    notebook = nbformat.read(ROOT / "notebooks" / "04_measure.ipynb", 4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    given = {"study": str(tiny), "outputs": str(tiny.parent), "model": MODEL, "checkpoint": 0}
+    given["overrides"] = {"riesz_s": 3.0}
+    code[0].source += "".join(f"\n{name} = {value!r}" for name, value in given.items())
+    notebook.cells = code[:3]
+    NotebookClient(notebook, startup_timeout=600, kernel_name="python3").execute(cwd=str(ROOT))
+    assert "changed/riesz_s=3.0/tiny" in "".join(output.get("text", "") for output in code[1].outputs)
+    assert (tiny.parent / "changed/riesz_s=3.0/tiny/measurements" / f"{MODEL}@0" / "row.json").is_file()
