@@ -28,8 +28,9 @@ measure: $(READY)
 plan: $(READY)
 	$(RUN) -m lcutils plan $(call quoted,STUDY) --outputs=$(call quoted,OUTPUTS) $(if $(value SET),--overrides=$(call quoted,SET))
 
+# `make lab [LAB="--port 9000 --no-browser"]` opens the index of notebooks.
 lab: $(READY)
-	$(VENV)/bin/jupyter lab --notebook-dir notebooks
+	JUPYTER_CONFIG_PATH=parameters/jupyter $(VENV)/bin/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks/index.md $(LAB)
 
 test: $(READY) check
 	$(RUN) -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder

@@ -77,8 +77,10 @@ class Progress:
         self.figures: dict[str, float] = {}
         interactive = sys.stderr.isatty() or "ipykernel" in sys.modules
         self.has_bar = interactive and not os.environ.get("TQDM_DISABLE")
+        in_cell = type(sys.stdout).__module__ == "ipykernel.iostream"
+        stream = sys.stdout if in_cell else sys.stderr  # a notebook shows standard error as a red box
         style = {"unit": f" {unit}", "unit_scale": True, "mininterval": 0.5, "disable": not self.has_bar}
-        self.bar = tqdm(total=total, initial=start, desc=self.title, **style)
+        self.bar = tqdm(total=total, file=stream, initial=start, desc=self.title, **style)
 
     def __enter__(self) -> Progress:
         return self

@@ -33,6 +33,7 @@ from lcutils.features.extracted import Extracted
 from lcutils.features.hub import forget
 from lcutils.features.statistics import ClassStatistics
 from lcutils.manifests import read_manifest, write_manifest
+from lcutils.pipeline.clash import refuse_clash
 from lcutils.pipeline.jobs import (
     Job,
     alone,
@@ -46,7 +47,7 @@ from lcutils.pipeline.jobs import (
     train_job,
 )
 from lcutils.pipeline.outcome import failed_points, run_times
-from lcutils.pipeline.overrides import open_study, refuse_clash
+from lcutils.pipeline.overrides import open_study
 from lcutils.pipeline.paths import Workspace
 from lcutils.runs import Architecture, PretrainedRun, Run, TrainedRun
 from lcutils.text import csv_text

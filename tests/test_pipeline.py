@@ -6,6 +6,7 @@ import pytest
 
 from lcutils.errors import UserError
 from lcutils.manifests import write_manifest
+from lcutils.pipeline.clash import refuse_clash
 from lcutils.pipeline.jobs import (
     analyze_job,
     check_overrides,
@@ -15,7 +16,7 @@ from lcutils.pipeline.jobs import (
     needs_work,
     train_job,
 )
-from lcutils.pipeline.overrides import injected_parameters, open_study, refuse_clash
+from lcutils.pipeline.overrides import injected_parameters, open_study
 
 
 def test_where_artifacts_lie(tiny):

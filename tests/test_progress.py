@@ -2,6 +2,9 @@
 
 import threading
 
+import nbformat
+from nbclient import NotebookClient
+
 from lcutils import progress
 from lcutils.progress import Progress, said_if_slow, short_number, short_time
 
@@ -65,3 +68,13 @@ def test_numbers_and_times_are_short():
         "1 h 0 min",
         "2 h 5 min",
     ]
+
+    assert first.endswith("02x0064_01d  compiling")
+    assert " 55% 550/1,000 tok  450 tok/s  00:01 left" in last
+
+
+def test_in_a_notebook_the_bar_is_no_red_box():
+    code = "from lcutils.progress import Progress\nwith Progress('train', 10) as bar:\n    bar.update(10)"
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
+    NotebookClient(notebook, startup_timeout=600, kernel_name="python3").execute()
+    assert {output.name for output in notebook.cells[0].outputs} == {"stdout"}

@@ -18,7 +18,7 @@ from lcutils.artifacts import MANIFEST, DigestMemory, atomic_folder, content_dig
 from lcutils.corpus import source_digest
 from lcutils.errors import UserError
 from lcutils.manifests import damaged_files, read_manifest, write_manifest
-from lcutils.pipeline.overrides import refuse_clash
+from lcutils.pipeline.clash import refuse_clash
 from lcutils.pipeline.paths import Workspace
 from lcutils.runs import PretrainedRun, Run, TrainedRun
 from lcutils.settings import Section

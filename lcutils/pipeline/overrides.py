@@ -1,4 +1,4 @@
-"""Opening a study with overrides, and refusing those that clash with what is already computed."""
+"""Opening a study with overrides."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lcutils.errors import UserError
-from lcutils.manifests import read_manifest
 from lcutils.parameters import load_study, parse_overrides, resolve_path
-from lcutils.pipeline.locks import join_sweep
+from lcutils.pipeline.changed import folder_of_its_own
+from lcutils.pipeline.locks import TOKEN, join_sweep
 from lcutils.pipeline.paths import Workspace
-from lcutils.plain import brief, text_of
+from lcutils.plain import text_of
 
 NOTEBOOK_PARAMETERS = ("study", "model", "checkpoint", "outputs", "overrides", "published", "story", "by_hand")
 
@@ -32,7 +31,8 @@ def open_study(
         outputs: folder below which the study's own folder lies.
         overrides: values that replace the YAML's, as a mapping or as text (`learning_rate=1e-3 max_stories=500`).
         namespace: a notebook's `globals()`. Parameters that papermill added beyond the notebook's own become further
-            overrides, so that `papermill … -p learning_rate 1e-3` works and a misspelt name is an error.
+            overrides, so that `papermill … -p learning_rate 1e-3` works and a misspelt name is an error. In a notebook
+            that a person works in (`by_a_person`), overrides that clash with results get a folder of their own.
 
     In every path, `~` is the home folder, and a relative one starts at the repository's root (`resolve_path`).
 
@@ -47,7 +47,19 @@ def open_study(
     work = Workspace(loaded, Path(os.path.realpath(folder)), pairs)  # Path.resolve raises where links form a circle
     if namespace is not None:  # a notebook: if a sweep runs it, it ends with the sweep
         join_sweep(work.folder)
+        if by_a_person(namespace):
+            return folder_of_its_own(work)
     return work
+
+
+def by_a_person(namespace: Mapping[str, Any]) -> bool:
+    """True in a notebook that is open in Jupyter or VS Code, unless papermill gave it its parameters.
+
+    Both say which notebook it is: a Jupyter server in the kernel's environment, VS Code among the notebook's globals.
+    What runs without a person, such as a sweep, must not spread results over folders that nobody asked for.
+    """
+    is_open = "JPY_SESSION_NAME" in os.environ or "__vsc_ipynb_file__" in namespace
+    return is_open and TOKEN not in os.environ and not _papermill_cells(namespace)
 
 
 def expect_no_widgets() -> None:
@@ -60,10 +72,9 @@ def injected_parameters(namespace: Mapping[str, Any], own: Collection[str] = NOT
 
     papermill only logs a parameter that the notebook does not have, so unknown ones must be found here.
     """
-    cells = [source for source in namespace.get("In", []) if source.startswith("# Parameters\n")]
     names = [
         target.id
-        for source in cells
+        for source in _papermill_cells(namespace)
         for statement in _statements(source)
         if isinstance(statement, ast.Assign)
         for target in statement.targets
@@ -72,25 +83,12 @@ def injected_parameters(namespace: Mapping[str, Any], own: Collection[str] = NOT
     return {name: namespace[name] for name in names if name not in own}
 
 
+def _papermill_cells(namespace: Mapping[str, Any]) -> list[str]:
+    return [source for source in namespace.get("In", []) if source.startswith("# Parameters\n")]
+
+
 def _statements(cell: str) -> list[ast.stmt]:
     try:
         return ast.parse(cell).body
     except SyntaxError:  # a person's cell with a magic, under the same first line; papermill writes assignments alone
         return []
-
-
-def refuse_clash(work: Workspace, folder: Path, parameters: Mapping[str, Any]) -> None:
-    """Raise a `UserError` if an overridden key differs from what the artifact in `folder` was made with.
-
-    What is computed is not thrown away for a one-off value: that belongs in an outputs folder of its own.
-    """
-    made_with = (read_manifest(folder) or {}).get("parameters", {})
-    keys = {key.rpartition(".")[2] for key in work.overrides}
-    if "decay" in keys:  # a job reads its own letter's value
-        keys.add("weight_decay")
-    for key in sorted(keys & made_with.keys()):
-        if made_with[key] != parameters.get(key):
-            raise UserError(
-                f"{work.display(folder)}: was made with {key} = {brief(made_with[key])}, the override says "
-                f"{brief(parameters.get(key))}; name another outputs folder or study for it"
-            )
