@@ -66,14 +66,14 @@ class Study(Section):
 
     name: str  # of the YAML file
     source: str = ""  # path of the YAML file
-    title: str = ""
+    title: str = ""  # of the report
     corpus: CorpusSettings = CorpusSettings()
     architecture: ArchitectureSettings = ArchitectureSettings()
     training: TrainingSettings = TrainingSettings()
     extraction: ExtractionSettings = ExtractionSettings()
     measurement: MeasurementSettings = MeasurementSettings()
     analysis: AnalysisSettings = AnalysisSettings()
-    grid: tuple[GridEntry, ...] = ()
+    grid: tuple[GridEntry, ...] = ()  # models to train: a list of entries, each a product of values
     pretrained: dict[str, PretrainedModel] = Field({})  # name -> model to measure as it is
     device: str = "auto"  # "auto" is cuda if available, otherwise cpu; no reason to run anything again
     jobs_per_gpu: int = Field(1, gt=0, le=1024)  # jobs that share a GPU; short runs leave room for several
