@@ -1,10 +1,15 @@
 # `make demo`, `make test`, `make lab`, `make sweep STUDY=paper [MODEL=…] [PROFILE=slurm] [OUTPUTS=…] [SET="key=value …"]`
 PYTHON ?= python3
-VENV   := .venv
+# An active environment, of venv or conda, that has lcutils and all that it needs; else `.venv` is built.
+HAS_ALL := import re; from importlib.metadata import requires, version; \
+  [version(re.match(r"[\w.-]+", need)[0]) for need in requires("lcutils") if "extra ==" not in need]
+ACTIVE := $(shell for folder in "$$VIRTUAL_ENV" "$$CONDA_PREFIX"; do \
+  [ -n "$$folder" ] && ! [ "$$folder" -ef .venv ] && "$$folder/bin/python" -c '$(HAS_ALL)' 2>/dev/null && echo "$$folder" && break; done)
+VENV   := $(if $(filter 1,$(words $(ACTIVE))),$(ACTIVE),.venv)
 RUN    := $(VENV)/bin/python
+READY  := $(if $(filter .venv,$(VENV)),.venv/.ready)
 STUDY  ?= demo
 OUTPUTS ?= outputs
-READY  := $(VENV)/.ready
 # A variable's text as one word of the shell, whatever is in it.
 quoted = '$(subst ','\'',$(value $1))'
 
@@ -44,7 +49,7 @@ check: $(READY)
 notebooks: $(READY)
 	$(VENV)/bin/jupyter nbconvert --to notebook --execute --ExecutePreprocessor.record_timing=False --inplace notebooks/0*.ipynb
 
-$(READY): requirements.txt pyproject.toml
+.venv/.ready: requirements.txt pyproject.toml
 	$(PYTHON) -c "import sys; sys.exit('error: Python 3.11 or newer is needed; name one: make PYTHON=python3.12 demo' if sys.version_info < (3, 11) else 0)"
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint requirements.txt torch

@@ -8,7 +8,8 @@ import re
 import sys
 from pathlib import Path
 
-sys.path.insert(0, workflow.basedir)  # this checkout's package, on a cluster's nodes too
+if (Path(workflow.basedir) / "lcutils").is_dir():
+    sys.path.insert(0, workflow.basedir)  # this checkout's package, on a cluster's nodes too
 
 from snakemake.exceptions import WorkflowError
 

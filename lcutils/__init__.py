@@ -29,6 +29,8 @@ if TYPE_CHECKING:  # for type checkers and editors; `as` says that a name is pub
     from lcutils.parameters import load_study as load_study
     from lcutils.stages import open_study as open_study
 
+__version__ = "0.1.0"  # pyproject.toml reads it here
+
 _HOMES = {
     "ClassStatistics": "features.statistics",
     "CollapseCallback": "callback",

@@ -189,6 +189,8 @@ def _installed_versions() -> Iterator[tuple[str, str]]:
 def git_commit() -> str | None:
     """The commit of the checkout that this package lies in; None if it lies in none, or git is missing."""
     here = Path(__file__).parent
+    if (here / "shipped").is_dir():  # an installed package; the checkout around it, if any, is another project's
+        return None
     try:
         answer = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=here, capture_output=True, text=True)
     except FileNotFoundError:  # a machine without git

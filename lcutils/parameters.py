@@ -36,6 +36,8 @@ from lcutils.text import one_line
 
 __all__ = [
     "ROOT",
+    "ROOT_NAME",
+    "SHIPPED",
     "CorpusSettings",
     "Study",
     "is_there",
@@ -46,7 +48,15 @@ __all__ = [
     "study_path",
 ]
 
-ROOT = Path(__file__).resolve().parent.parent  # the repository's root
+# Studies, notebooks and the Snakefile: in a checkout they lie beside the package, in a wheel inside it (setup.py).
+SHIPPED = Path(__file__).resolve().parent / "shipped"
+if SHIPPED.is_dir():
+    # The processes of a sweep start in folders of their own, and must find what its user meant.
+    ROOT = Path(os.environ.setdefault("LCUTILS_ROOT", str(Path.cwd())))
+    ROOT_NAME = "the working directory"
+else:
+    ROOT = SHIPPED = Path(__file__).resolve().parent.parent
+    ROOT_NAME = "the repository's root"
 MOST_RUNS = 100_000  # of a study
 MOST_NAME_BYTES = 150  # of a study or model: file names have 255, and ours put words around the name
 
@@ -56,14 +66,14 @@ class Study(Section):
 
     name: str  # of the YAML file
     source: str = ""  # path of the YAML file
-    title: str = ""
+    title: str = ""  # of the report
     corpus: CorpusSettings = CorpusSettings()
     architecture: ArchitectureSettings = ArchitectureSettings()
     training: TrainingSettings = TrainingSettings()
     extraction: ExtractionSettings = ExtractionSettings()
     measurement: MeasurementSettings = MeasurementSettings()
     analysis: AnalysisSettings = AnalysisSettings()
-    grid: tuple[GridEntry, ...] = ()
+    grid: tuple[GridEntry, ...] = ()  # models to train: a list of entries, each a product of values
     pretrained: dict[str, PretrainedModel] = Field({})  # name -> model to measure as it is
     device: str = "auto"  # "auto" is cuda if available, otherwise cpu; no reason to run anything again
     jobs_per_gpu: int = Field(1, gt=0, le=1024)  # jobs that share a GPU; short runs leave room for several
@@ -326,7 +336,8 @@ def _read_override(key: str, text: str) -> Any:
 def resolve_path(path: str | Path) -> Path:
     """Where a path leads that a person gave: the one rule for studies, outputs, texts, models and tables.
 
-    `~` is the home folder, and a relative path starts at the repository's root, wherever a command was started.
+    `~` is the home folder, and a relative path starts at the repository's root, wherever a command was started; of an
+    installed package, in the working directory.
     """
     try:
         found = ROOT / Path(path).expanduser()
@@ -353,15 +364,15 @@ def study_path(study: str | Path) -> Path:
     """The YAML file of a study: a path, or a name in `parameters/`."""
     study = text_of("study", study)
     given, named = resolve_path(study), resolve_path(f"parameters/{study}.yaml")
-    for path in (given, named):
+    for path in (given, named, SHIPPED / "parameters" / named.name):
         if is_there(path) and path.is_file():
             return path
-    known = sorted(path.stem for path in (ROOT / "parameters").glob("*.yaml"))
+    known = sorted(path.stem for path in (SHIPPED / "parameters").glob("*.yaml"))
     hint = ""
     if given.is_dir():
         hint = "; that is a folder"
     elif Path(study).is_file():
-        hint = f"; relative paths start at the repository's root, so write {one_line(Path(study).absolute())}"
+        hint = f"; relative paths start at {ROOT_NAME}, so write {one_line(Path(study).absolute())}"
     raise UserError(
         f"study: no file {one_line(study)} and no parameters/{one_line(study)}.yaml{hint}; choose one of "
         f"{one_line(', '.join(known))}"

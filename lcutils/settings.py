@@ -37,11 +37,12 @@ class CorpusSettings(Section):
     source: str = "built-in"  # "built-in", a file or folder, or the name of a hub dataset
     validation: str | None = None  # path of the validation text, if the source has no split of that name
     validation_share: float = Field(0.05, gt=0, lt=1)  # otherwise: share of stories taken from the end
-    text_column: str = "text"
-    max_stories: Count | None = None
-    max_validation_stories: Count | None = None
+    text_column: str = "text"  # of tables and hub datasets
+    max_stories: Count | None = None  # of the train text; all if not given
+    max_validation_stories: Count | None = None  # likewise
     tokenizer: str = "bpe:4096"  # "bpe:SIZE" trained on the text, a folder with vocab.json and merges.txt, a hub name
-    block_size: int = Field(2048, ge=2, lt=2**31)
+    block_size: int = Field(2048, ge=2, lt=2**31)  # tokens that a model is given at a time
+    # Tokens at the end of each batch of stories that fill no block: "paper" drops them, "lossless" carries them on.
     packing: Literal["paper", "lossless"] = "paper"
     end_of_text: bool = False  # put the end-of-text token after each story
     layout: Literal["stream", "documents"] = "stream"  # stories end to end in blocks, or each in a row of its own
@@ -56,9 +57,9 @@ class CorpusSettings(Section):
 class ArchitectureSettings(Section):
     """What all models of a study share."""
 
-    heads: Count = Architecture.heads
+    heads: Count = Architecture.heads  # of attention, in every layer
     window: Count = Architecture.window  # keys that a local layer's query sees, its own included
-    positions: Count = Architecture.positions
+    positions: Count = Architecture.positions  # the longest block that a model takes
 
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
@@ -67,12 +68,12 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 class TrainingSettings(Section):
     """The recipe; the defaults are those of `Recipe`, the paper's."""
 
-    learning_rate: float = Field(Recipe.learning_rate, gt=0)
+    learning_rate: float = Field(Recipe.learning_rate, gt=0)  # of AdamW at the start; see `Recipe` for its course
     batch_size: Literal["paper"] | Count = "paper"  # sequences; "paper": by architecture
     decay: dict[str, Annotated[float, Field(ge=0)]] = paper.DECAY  # weight decay by the letter of a run's name
     betas: tuple[Beta, Beta] = Recipe.betas  # of AdamW
     eps: float = Field(Recipe.eps, gt=0)  # of AdamW
-    clip_norm: float = Field(Recipe.clip_norm, gt=0)
+    clip_norm: float = Field(Recipe.clip_norm, gt=0)  # largest norm of a gradient; longer ones are shortened to it
     init_seed: Seed = Recipe.init_seed  # of the initial weights; a run's own seed shuffles the data
     autocast: Literal["bf16", "fp32"] = "bf16"  # of matrix products on a GPU; the CPU always trains in fp32
     deterministic: bool = False  # on a GPU: the same bits every time, killed or not; costs 1 to 8 % of the speed
@@ -100,7 +101,7 @@ class ExtractionSettings(Section):
     # Of matrix products on a GPU; the CPU uses fp32. "auto": fp16 for models trained here, and for others that of their
     # checkpoint, on a CPU too.
     precision: Literal["auto", "fp32", "tf32", "fp16", "bf16"] = "auto"
-    blocks_per_batch: Count = 16
+    blocks_per_batch: Count = 16  # blocks that a model is given at once
     covariance: bool = True  # the pooled within-class covariance, which nc1_pinv needs
     decisions: bool = False  # count decisions of head and nearest mean by class, which the null of NC4 needs
     random_network: bool = False  # extract the same network with untrained weights too; takes the time once more
@@ -133,13 +134,13 @@ class MeasurementSettings(Section):
     nulls: int = Field(0, ge=0, lt=2**31)  # draws of what measurements are without structure, 20 or more; 0 for none
     # What `lcutils measure --tokens auto` waits for: that twice the text changes none of these by more than this share.
     settle: OneOrMore[str] = ("nc1_quotient", "gnc2_log_cov", "nc3_cosine_mean", "unc3_cosine_cov")
-    tolerance: float = Field(0.02, gt=0, lt=1)
+    tolerance: float = Field(0.02, gt=0, lt=1)  # that share
 
 
 class AnalysisSettings(Section):
     """What the analysis needs besides the rows."""
 
-    permutations: int = Field(10_000, ge=1, lt=2**31)
+    permutations: int = Field(10_000, ge=1, lt=2**31)  # random permutations in the tests of relations
     published: tuple[str, ...] = ()  # published tables (CSV) to compare with ours
     names: tuple[str, ...] = paper.FIRST_NAMES  # Table 5
 
@@ -147,12 +148,12 @@ class AnalysisSettings(Section):
 class GridEntry(Section):
     """A product of values; each field takes one value or a list."""
 
-    depth: OneOrMore[Annotated[int, Field(gt=0, le=10_000)]]
-    width: OneOrMore[Annotated[int, Field(gt=0, le=2**20)]]
-    epochs: OneOrMore[Annotated[int, Field(gt=0, le=2**20)]]
-    decay: OneOrMore[str] = ("d",)
-    seed: OneOrMore[Seed | None] = (None,)
-    checkpoints: OneOrMore[Annotated[int, Field(ge=0, le=2**20)]]
+    depth: OneOrMore[Annotated[int, Field(gt=0, le=10_000)]]  # layers
+    width: OneOrMore[Annotated[int, Field(gt=0, le=2**20)]]  # of the features; a multiple of the heads
+    epochs: OneOrMore[Annotated[int, Field(gt=0, le=2**20)]]  # times that a run sees the train text
+    decay: OneOrMore[str] = ("d",)  # letters of `training.decay`
+    seed: OneOrMore[Seed | None] = (None,)  # of the order of the data; 42 if not given
+    checkpoints: OneOrMore[Annotated[int, Field(ge=0, le=2**20)]]  # epochs whose ends are measured; 0 is the first
 
     @property
     def size(self) -> int:

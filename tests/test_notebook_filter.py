@@ -99,5 +99,5 @@ def test_make_goes_on_without_a_checkout_or_without_git(folder):
 
 
 def test_the_setup_of_make_includes_the_filter():
-    recipe = (ROOT / "Makefile").read_text().split("$(READY): ")[1].split("\n\n")[0]
+    recipe = (ROOT / "Makefile").read_text().split(".venv/.ready: ")[1].split("\n\n")[0]
     assert "notebook-filter" in recipe

@@ -69,9 +69,6 @@ def test_numbers_and_times_are_short():
         "2 h 5 min",
     ]
 
-    assert first.endswith("02x0064_01d  compiling")
-    assert " 55% 550/1,000 tok  450 tok/s  00:01 left" in last
-
 
 def test_in_a_notebook_the_bar_is_no_red_box():
     code = "from lcutils.progress import Progress\nwith Progress('train', 10) as bar:\n    bar.update(10)"

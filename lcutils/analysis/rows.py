@@ -209,7 +209,7 @@ class TokenTables(Mapping[str, pd.DataFrame]):
 
     @classmethod
     def kept(cls, folders: Mapping[str, Path]) -> TokenTables:
-        """The tables that are there: rows brought from another machine may come without, which are most of their size."""
+        """The tables that are there: rows that come from another machine may do without, the largest of their files."""
         return cls({name: folder for name, folder in folders.items() if (folder / TOKENS).is_file()})
 
     def __getitem__(self, name: str) -> pd.DataFrame:

@@ -9,6 +9,7 @@ import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from lcutils.artifacts import atomic_folder
@@ -63,7 +64,7 @@ def _take_along(work: Workspace, own: Workspace) -> None:
 
 
 def _link(source: str, target: str) -> None:
-    if os.path.getsize(source) < LARGE:  # logs are appended to
+    if Path(source).stat().st_size < LARGE:  # logs are appended to
         shutil.copy2(source, target)
         return
     try:

@@ -11,7 +11,7 @@ from typing import Any
 from lcutils.corpus.tokenization import bpe_size
 from lcutils.corpus.tokenizer_files import holds_tokenizer
 from lcutils.errors import UserError
-from lcutils.parameters import ROOT, CorpusSettings, Study, is_there, resolve_path
+from lcutils.parameters import ROOT, ROOT_NAME, CorpusSettings, Study, is_there, resolve_path
 from lcutils.plain import brief, text_of
 from lcutils.runs import PretrainedRun
 from lcutils.text import one_line
@@ -198,7 +198,7 @@ def _local(key: str, name: str) -> str:
         return str(path)
     if is_there(Path(name)):
         raise UserError(
-            f"{key}: there is no {one_line(name)} at the repository's root, where relative paths start; write "
+            f"{key}: there is no {one_line(name)} at {ROOT_NAME}, where relative paths start; write "
             f"{one_line(Path(name).absolute(), 200)}"
         )
     return name

@@ -20,7 +20,7 @@ from lcutils.artifacts import remove, write_json
 from lcutils.devices import choose_device
 from lcutils.errors import UserError
 from lcutils.features.preflight import check_model
-from lcutils.parameters import ROOT
+from lcutils.parameters import ROOT, SHIPPED
 from lcutils.pipeline.jobs import all_jobs, analyze_job, check_corpora, check_overrides, remove_remains
 from lcutils.pipeline.lanes import lanes
 from lcutils.pipeline.locks import TOKEN, end_sweep, hand_on, one_sweep, token_of
@@ -32,7 +32,7 @@ from lcutils.progress import said_if_slow
 from lcutils.runs import PretrainedRun
 from lcutils.text import one_line
 
-PROFILES = ROOT / "parameters" / "profiles"
+PROFILES = SHIPPED / "parameters" / "profiles"
 
 
 def snakemake_command(
@@ -54,7 +54,7 @@ def snakemake_command(
         dry_run: only count the jobs.
         only_analyze: analyse what is measured, and make nothing else.
     """
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(SHIPPED / "Snakefile")]
     command += ["--directory", str(work.folder), "--rerun-incomplete", "--keep-going"]
     command += ["--nolock"]  # the sweep holds a lock of its own, and Snakemake's fails where a path has braces
     # `stamp_current` decides what is out of date. Snakemake runs what has no stamp, and what depends on it; its own

@@ -29,7 +29,7 @@ from papermill.engines import NBClientEngine, NotebookExecutionManager, papermil
 
 from lcutils.drawing import NO_PICTURES
 from lcutils.errors import first_line
-from lcutils.parameters import ROOT
+from lcutils.parameters import ROOT, SHIPPED
 from lcutils.pipeline.locks import TOKEN, token_of
 from lcutils.pipeline.paths import ENDED, FAILED, REQUEST
 from lcutils.text import one_line
@@ -111,7 +111,7 @@ class Workers:
         Raises:
             JobError: the notebook failed, or its kernel died.
         """
-        source, copy = ROOT / "notebooks" / f"{notebook}.ipynb", self.folder / "notebooks" / f"{job}.ipynb"
+        source, copy = SHIPPED / "notebooks" / f"{notebook}.ipynb", self.folder / "notebooks" / f"{job}.ipynb"
         log, failure = self.folder / "logs" / f"{job}{FAILED}", ""
         log.unlink(missing_ok=True)
         with self._lent(task) as worker:

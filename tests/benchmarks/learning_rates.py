@@ -1,6 +1,6 @@
 """Losses of a few runs of a study at several learning rates: what the rate of the whole grid is chosen from.
 
-    python tests/benchmarks/learning_rates.py STUDY --data DATA --rates 5e-4 1e-3 --runs 02x0064_01d 12x1024_01d --out FILE
+    python tests/benchmarks/learning_rates.py STUDY --data DATA --rates 5e-4 1e-3 --runs 02x0064_01d --out FILE
 
 DATA is a prepared `data` folder of the study. The runs are trained and evaluated by the project's own second stage, one
 after another; each kept checkpoint becomes a line of the CSV file, which grows as they end.
