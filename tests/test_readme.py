@@ -31,6 +31,7 @@ ELSEWHERE = {
     "make lab": "test_jupyterlab.py opens the notebooks in a browser",
     "make test": "this very run",
     "make check": "make test begins with it",
+    "make docs": "test_package.py: the API reference",
     "conda env create -f environment.yml && conda activate lcutils": "test_conda_installs_what_make_installs, below",
     "lcutils sweep demo": "test_install.py: without make, in an environment of conda's list",
     "make sweep STUDY=paper": "test_the_paper_dry_run, below",
