@@ -14,7 +14,7 @@ OUTPUTS ?= outputs
 quoted = '$(subst ','\'',$(value $1))'
 
 .DELETE_ON_ERROR:
-.PHONY: demo test lab sweep measure plan check notebooks notebook-filter
+.PHONY: demo test lab sweep measure plan check docs notebooks notebook-filter
 
 demo: $(READY)
 	$(RUN) -m lcutils sweep demo --outputs=$(call quoted,OUTPUTS)
@@ -44,6 +44,10 @@ check: $(READY)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check lcutils tests notebooks
 	$(VENV)/bin/mypy
+
+# The API reference, as pages in `.docs/`.
+docs: $(READY)
+	$(RUN) docs.py
 
 # Fill the notebooks with the outputs of the present code (after `make demo`).
 notebooks: $(READY)

@@ -1,9 +1,12 @@
 """The package as others import it: quick, and with the names that stay."""
 
 import ast
+import os
 import subprocess
 import sys
 from graphlib import TopologicalSorter
+
+import pytest
 
 import lcutils
 from lcutils.parameters import ROOT
@@ -102,3 +105,15 @@ def test_rooms_import_only_what_lies_below_them():
                 wrong.append(f"{name} imports {other}")
     assert not wrong
     assert {name.partition(".")[0] for name in import_graph()} == GROUND | set(MAY_IMPORT)
+
+
+def test_the_api_reference_has_all_public_names(tmp_path):
+    """What `make docs` runs; a warning of pdoc ends it."""
+    pytest.importorskip("pdoc")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    outcome = subprocess.run(
+        [sys.executable, ROOT / "docs.py"], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert outcome.returncode == 0, outcome.stderr[-2000:]
+    page = (tmp_path / ".docs/lcutils.html").read_text()
+    assert all(f'id="{name}"' in page for name in lcutils.__all__)

@@ -1,9 +1,11 @@
-"""Every command of the README is run: as it is, in a small form, or elsewhere by a test that is named here."""
+"""Every command of the README, and of that of the notebooks, is run: as it is, small, or by a test named here."""
 
+import json
 import re
 import shlex
 import subprocess
 import sys
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -11,10 +13,11 @@ import yaml
 from conftest import SHARED, lcutils_command
 
 from lcutils.analysis import correlations
-from lcutils.parameters import ROOT
+from lcutils.parameters import ROOT, load_study
 from lcutils.pipeline.sweep import PROFILES
 
-TEXT = (ROOT / "README.md").read_text()
+TEXT = "".join((ROOT / name).read_text() for name in ("README.md", "notebooks/README.md"))
+PAGES = ["README.md", "CONTRIBUTING.md", *(f"{n}/README.md" for n in ("notebooks", "parameters", "lcutils", "outputs"))]
 COMMANDS = [
     line.split("  #")[0].strip()
     for block in re.findall(r"```bash\n(.*?)```", TEXT, re.DOTALL)
@@ -28,7 +31,9 @@ ELSEWHERE = {
     "make lab": "test_jupyterlab.py opens the notebooks in a browser",
     "make test": "this very run",
     "make check": "make test begins with it",
+    "make docs": "test_package.py: the API reference",
     "conda env create -f environment.yml && conda activate lcutils": "test_conda_installs_what_make_installs, below",
+    "lcutils sweep demo": "test_install.py: without make, in an environment of conda's list",
     "make sweep STUDY=paper": "test_the_paper_dry_run, below",
     "make sweep STUDY=paper PROFILE=slurm": "test_slurm.py runs a small study on a one-node cluster",
     "torchrun --nproc-per-node 2 -m lcutils train paper 12x1024_10L": "test_stages.py: two processes, a tiny model",
@@ -205,6 +210,68 @@ def test_conda_installs_what_make_installs():
     assert "torch==2.13.0" in (ROOT / "requirements.txt").read_text().splitlines()
 
 
-def test_links_of_the_readme_lead_somewhere():
-    for target in re.findall(r"\]\((?!http)([^)#]+)\)", TEXT):
-        assert (ROOT / target).exists(), target
+def anchors(page: str) -> set[str]:
+    """The names by which a code host links to a page's headings."""
+    headings = re.findall(r"^#+ (.*)$", page, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\((?!http)([^)]+)\)", (ROOT / page).read_text()):
+        path, _, anchor = target.partition("#")
+        found = (ROOT / page).parent / path if path else ROOT / page
+        assert found.exists(), target
+        assert not anchor or anchor in anchors(found.read_text()), target
+
+
+def test_half_the_learning_rate_is_half_of_it():
+    command = next(c for c in COMMANDS if "OUTPUTS=outputs/half" in c)
+    found = re.search(r"learning_rate=(\S+?)\"", command)
+    assert found
+    assert float(found[1]) == load_study("demo").training.learning_rate / 2
+
+
+def kept(name: str, **wanted: object) -> dict[str, Any]:
+    """The last line of a file of benchmarks with these values."""
+    lines = map(json.loads, (ROOT / "tests/benchmarks" / name).read_text().splitlines())
+    return [line for line in lines if wanted.items() <= line.items()][-1]
+
+
+@pytest.mark.parametrize(
+    ("model", "speed", "unit", "times"),
+    [("1x64", "11.2 M", 1e6, "25"), ("2x768", "1.48 M", 1e6, "7.9"), ("12x1024", "329 k", 1e3, "7.0")],
+)
+def test_speeds_of_training(model, speed, unit, times):
+    sentence = " ".join(re.findall(r"Training runs at .*?same run\.", TEXT, re.DOTALL)[0].split())
+    assert speed in sentence
+    assert re.search(rf"\b{re.escape(times)}\b", sentence)
+    ours, trainer = (kept("train-h200.jsonl", part="rows", model=model, side=s) for s in ("ours", "trainer"))
+    assert f"{ours['tokens_per_second'] / unit:.3g}" == speed.split()[0]
+    ratio = ours["tokens_per_second"] / trainer["tokens_per_second"]
+    assert f"{ratio:.{len(times.partition('.')[2])}f}" == times
+
+
+def test_times_of_the_table():
+    plain = " ".join(TEXT.split())
+    first = next(
+        json.loads(line)
+        for line in (ROOT / "tests/benchmarks/measure-h200.jsonl").read_text().splitlines()
+        if '"released"' in line and '"K": 29233, "D": 1024' in line
+    )
+    assert f"{1000 * first['ours']:.0f} ms, {first['peak_gib']:.1f} GiB" in plain
+    assert f"by the released code {first['released']:.1f} s" in plain
+    assert f"{kept('layers-h100.jsonl', way='all layers')['times']:.1f} times as long" in plain
+    lines = [json.loads(line) for line in (ROOT / "tests/benchmarks/train-h200.jsonl").read_text().splitlines()]
+    largest = max(line["largest_difference"] for line in lines if line["part"] == "curves")
+    assert f"{largest:.0e}".replace("e-0", "e-") == "2e-4"
+    assert "agree to 2e-4 nats over 200 steps" in plain
+    page = (ROOT / "tests/benchmarks/README.md").read_text()  # which test_study_cost.py holds to the kept lines
+    assert "77.6 GPU-hours, the Trainer 865" in page
+    assert "78 hours; with `transformers.Trainer` 865" in plain
+
+
+def test_the_citation_is_that_of_the_package():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    for words in (citation["title"], citation["version"], *(work["title"] for work in citation["references"])):
+        assert f"{{{words}}}" in TEXT

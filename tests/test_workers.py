@@ -19,7 +19,8 @@ PROCESS = "import os; print(os.getpid(), 'before' in globals(), kind); before = 
 @pytest.fixture
 def workers(tmp_path, monkeypatch) -> Workers:
     """Workers of an empty study whose notebooks are one cell each."""
-    monkeypatch.setattr(module, "ROOT", tmp_path)
+    monkeypatch.setattr(module, "ROOT", tmp_path)  # where kernels start
+    monkeypatch.setattr(module, "SHIPPED", tmp_path)  # where notebooks lie
     for name in ("notebooks", "study/notebooks", "study/logs"):
         (tmp_path / name).mkdir(parents=True)
     cells = {
