@@ -50,7 +50,6 @@ def opened(browser, report):
     """The report, opened without a network, scrolled to its figures."""
     with new_page(browser, offline=True) as (page, errors):
         page.goto(report.as_uri())
-        page.wait_for_selector("#drawing-figure_1[data-drawn]", state="attached")
         for name in ("figure_1", "figure_2", "losses"):
             page.evaluate("name => document.getElementById(name).scrollIntoView()", name)
             page.wait_for_selector(f"#drawing-{name}[data-drawn]")
@@ -247,16 +246,87 @@ def test_a_figure_has_a_page_of_its_own(browser, report):
         assert errors == []
 
 
-@pytest.mark.parametrize("width", [420, 900, 1440])
-def test_nothing_is_wider_than_the_window(browser, report, width):
-    with new_page(browser, offline=True) as (page, errors):
-        page.set_viewport_size({"width": width, "height": 900})
-        page.goto(report.as_uri())
-        for name in ("figure_1", "figure_2", "losses", "token_explorer"):
-            page.evaluate("name => document.getElementById(name).scrollIntoView()", name)
-            page.wait_for_selector(f"#drawing-{name}[data-drawn]")
-        assert page.evaluate("document.documentElement.scrollWidth") <= width
+# No element that hides what is too wide for it has too much; no word of a figure lies outside of its picture.
+CLIPPED = """() => [...document.querySelectorAll("main *, .bar *")]
+    .filter(node => node instanceof HTMLElement && node.clientWidth
+        && ["hidden", "clip"].includes(getComputedStyle(node).overflowX) && node.scrollWidth > node.clientWidth + 1)
+    .map(node => `${node.tagName} ${node.textContent.slice(0, 40)}`)"""
+OUTSIDE = """() => [...document.querySelectorAll("svg.marks")].flatMap(svg => {
+    const frame = svg.getBoundingClientRect();
+    return [...svg.querySelectorAll("text")].filter(node => { const box = node.getBoundingClientRect();
+        return box.width && (box.left < frame.left - 1 || box.right > frame.right + 1
+            || box.top < frame.top - 1 || box.bottom > frame.bottom + 1); })
+        .map(node => `${svg.closest(".drawing").dataset.name}: ${node.textContent}`); })"""
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory) -> Path:
+    """The report of published rows alone."""
+    words = f"published by Wu and Papyan (lc-2024_05_18.csv of 2024-05-18, sha256 {'0123456789ab'})"
+    folder = tmp_path_factory.mktemp("published")
+    settings = {"analysis": {"permutations": 99}}
+    write_analysis(RESULTS[COLUMNS].assign(origin=words), folder, title="Theirs", settings=settings)
+    return folder / "report.html"
+
+
+def draw_all(page) -> None:
+    drawings = page.locator(".drawing")
+    for number in range(drawings.count()):
+        drawings.nth(number).scroll_into_view_if_needed()
+        page.wait_for_function("i => document.querySelectorAll('.drawing')[i].dataset.drawn", arg=number)
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("name", ["report", "published", "few"])
+def test_nothing_is_wider_than_the_window_and_no_text_is_clipped(browser, request, name, dark):
+    with new_page(browser, offline=True, dark=dark) as (page, errors):
+        page.set_viewport_size({"width": 1440, "height": 900})
+        page.goto(request.getfixturevalue(name).as_uri())
+        draw_all(page)
+        for width in (1440, 1000, 390):
+            page.set_viewport_size({"width": width, "height": 900})
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+            assert page.evaluate(CLIPPED) == []
+            assert page.evaluate(OUTSIDE) == []
         assert errors == []
+
+
+@pytest.mark.parametrize("name", ["report", "published", "few"])
+def test_on_paper_no_table_and_no_figure_is_cut(browser, request, name):
+    sheet = 1031  # CSS pixels of A4 across, less the margins
+    with new_page(browser, offline=True) as (page, errors):
+        page.goto(request.getfixturevalue(name).as_uri())
+        draw_all(page)
+        page.set_viewport_size({"width": sheet, "height": 700})
+        page.emulate_media(media="print")
+        wide = f"all => all.map(node => node.getBoundingClientRect().right).filter(end => end > {sheet + 1})"
+        assert page.locator("table, svg.marks, math").evaluate_all(wide) == []
+        assert (
+            page.locator(".scroll").evaluate_all("all => all.filter(n => n.scrollWidth > n.clientWidth + 1).length")
+            == 0
+        )
+        said = page.locator("#rows ~ * td").first.evaluate("cell => getComputedStyle(cell, '::before').content")
+        assert "model" in said  # each value of a wide table bears its name
+        assert page.pdf(prefer_css_page_size=True)[:5] == b"%PDF-"
+        assert errors == []
+
+
+def test_the_print_button_draws_every_figure_in_light_first(browser, few):
+    with new_page(browser, offline=True, dark=True) as (page, errors):
+        every = "[...document.querySelectorAll('.drawing')].every(node => node.dataset.drawn)"
+        page.add_init_script(f"window.print = () => {{ window.printed = {every}; }}")
+        page.goto(few.as_uri())
+        page.click("#print")
+        page.wait_for_function("window.printed === true")
+        assert page.evaluate("document.documentElement.dataset.ground") == "light"
+        assert errors == []
+
+
+def test_a_name_in_a_table_leads_to_its_definition(opened):
+    page, _ = opened
+    page.locator("#table-of-correlations a[href='#definition-nc4_agreement']").first.click()
+    assert page.locator("article:target math").count() == 1
+    assert page.locator("article:target").is_visible()
 
 
 @pytest.fixture(scope="module")

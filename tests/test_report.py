@@ -26,6 +26,7 @@ from lcutils.report import best_first, body, compute, write_analysis
 from lcutils.report.captions import TABLES
 from lcutils.report.mathml import mathml
 from lcutils.report.parts import number_words, shown_table, table_html
+from lcutils.report.words import describe_models
 
 RESULTS = made_results()
 FEW = RESULTS[[*RESULTS.columns[:14], "nc1_cdnv", "gnc2_log_cov", "unc3_cosine_cov", "nc4_agreement"]]
@@ -282,6 +283,28 @@ def test_the_paragraph_of_results_follows_the_table_of_relations(report, text):
             assert f"{words}:" not in said
     best = FEW.loc[FEW["val_loss"].idxmin()]
     assert f"{best['model']}@{best['checkpoint']}</a> with {best['val_loss']:.4f}" in said
+
+
+def test_the_words_of_a_model_say_the_directions_of_the_catalogue():
+    """What `report.words` says of a limit and of the nearer way is what the catalogue has measured."""
+    keys = [*KEYS_IN_WORDS, "nc1_cdnv"]
+    values = dict.fromkeys([*keys, "nc2_cosine_mean", "nc2_cosine_std"], 0.5)
+    results = pd.DataFrame([{"model": "a", "checkpoint": 0, **values}])
+    said = " ".join(describe_models(results)[0].sentences)
+    for key, start in KEYS_IN_WORDS.items():
+        sentence = said[said.index(start) :].partition("nearer")[0]
+        entry = analysis.MEASUREMENTS[key]
+        limit = f"{entry.collapsed * 100:.0f} %" if key == "nc4_agreement" else f"{entry.collapsed:.0f}"
+        assert f"{limit} at full collapse" in sentence
+        assert {"down": "lower", "zero": "lower", "up": "higher"}[entry.direction] in sentence
+    cdnv = analysis.MEASUREMENTS["nc1_cdnv"]
+    assert ("CDNV also falls when features merely grow" in said) == (cdnv.scale == "power" and cdnv.power < 0)
+
+
+KEYS_IN_WORDS = {
+    "nc1_quotient": "NC1, ", "nc2_norm_cov": "NC2, ", "nc3_cosine_mean": "NC3, ", "nc4_agreement": "NC4, ",
+    "nc5_ood_deviation": "NC5, ",
+}  # fmt: skip
 
 
 def specification(page: str, name: str) -> dict:

@@ -136,10 +136,11 @@ def _gnc2(has: dict[str, float], limits: dict[tuple[str, str], float]) -> str:
 def _nc3(has: dict[str, float]) -> str:
     if "nc3_cosine_mean" not in has:
         return ""
-    even = f", and over classes they vary with a CoV of {number(has['unc3_cosine_cov'])} (UNC3; 0 at full collapse)"
+    cov = has.get("unc3_cosine_cov")
+    even = "" if cov is None else f", and over classes they vary with a CoV of {number(cov)} (UNC3; 0 at full collapse)"
     return (
         f"NC3, the head's rows point along the class means: their cosines are {number(has['nc3_cosine_mean'])} on "
-        f"average (1 at full collapse: higher is nearer){even if 'unc3_cosine_cov' in has else ''}."
+        f"average (1 at full collapse: higher is nearer){even}."
     )
 
 

@@ -137,6 +137,11 @@
   }, { rootMargin: "400px" });
   for (const name of first) specOf(name); // the bar is whole before the first figure is scrolled to
   for (const drawing of drawings) seen.observe(drawing);
+  byId("print").addEventListener("click", async () => {
+    root.dataset.ground = ground = "light";
+    await Promise.all(drawings.map(draw));
+    window.print();
+  });
   window.addEventListener("beforeprint", () => drawings.forEach((drawing) => views.has(drawing) || draw(drawing)));
 
   // A figure with a choice of measurements is one drawing whose name changes.
@@ -150,6 +155,12 @@
   }
 
   // --------------------------------------------------------------------------------------------------------- tables
+  // On paper a wide table is one paragraph for each row, whose cells bear their columns' names.
+  for (const box of document.querySelectorAll(".wide")) {
+    const names = [...box.querySelectorAll("th")].map((head) => head.textContent);
+    for (const row of box.querySelectorAll("tbody tr")) [...row.cells].forEach((cell, i) => { cell.dataset.name = names[i]; });
+    box.classList.add("named");
+  }
   document.addEventListener("click", (event) => {
     const head = event.target.closest("thead th");
     if (head) sortBy(head);
