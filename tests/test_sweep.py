@@ -85,7 +85,8 @@ def test_a_sweep_leaves_rows_figures_and_a_report(swept):
     assert set(times.index) == {"01x0016_01d", "01x0032_01d"}
     assert set(times["device"]) == {"cpu"}
     assert (times["compile_seconds"] == 0.0).all()
-    assert (times.drop(columns=["device", "compile_seconds"]) > 0.0).all(None)
+    assert (times.drop(columns=["device", "compile_seconds", "origin"]) > 0.0).all(None)
+    assert times["origin"].str.contains("measured here").all()
     assert (times["train_tokens_per_second"] % 1 == 0).all()
 
 

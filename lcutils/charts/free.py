@@ -133,9 +133,8 @@ def _scatter(rows: pd.DataFrame, test: str, words: list[str], logs: list[str], t
     x, y, shade = (f"toNumber(datum[{channel}])" for channel in ("x", "y", "colour"))
     by_words, log_shade = f"indexof({json.dumps(words)}, colour) >= 0", f"indexof({json.dumps(logs)}, colour) >= 0"
     plain, same_size = f"colour == '{NONE}'", f"size == '{NONE}'"
-    base = (
+    whole = (
         alt.Chart(theme.ROWS)
-        .transform_filter(test)
         .transform_calculate(
             across=f"log_x ? {power.format(x)} : {x}",
             up=f"log_y ? {power.format(y)} : {y}",
@@ -145,6 +144,7 @@ def _scatter(rows: pd.DataFrame, test: str, words: list[str], logs: list[str], t
         )
         .transform_filter("isValid(datum.across) && isValid(datum.up) && isValid(datum.shade) && isValid(datum.weight)")
     )
+    base = whole.transform_filter(test)
 
     def axis(channel: str) -> dict[str, Any]:
         label = f"log_{channel} ? {POWER_WORDS} : datum.label"
@@ -177,7 +177,11 @@ def _scatter(rows: pd.DataFrame, test: str, words: list[str], logs: list[str], t
         .then(alt.value(theme.OKABE_ITO[0]))
         .otherwise(alt.Color("shade:Q", scale=alt.Scale(scheme=theme.VIRIDIS, zero=False), legend=gradient))
     )
-    layers = [shaded.add_params(scatter.SELECTED)]
+    # Points that nobody sees, of all rows: without them, filters that match nothing leave a legend without a range.
+    unseen = whole.mark_point(opacity=0, aria=False, tooltip=None).encode(
+        x=alt.value(-99), y=alt.value(-99), size=shaded.encoding.size, color=shaded.encoding.color
+    )
+    layers = [unseen, shaded.add_params(scatter.SELECTED)]
     if words:
         ordered = rows.sort_values("schedule_order", kind="stable") if "schedule" in words else rows
         domain = list(dict.fromkeys(str(word) for column in words for word in ordered[column].dropna()))
