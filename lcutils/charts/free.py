@@ -62,6 +62,8 @@ def free_scatter(
     }
     if len(numeric) < 2:
         return Figure(name, title, missing="The table has fewer than two columns with numbers.")
+    if len(rows) < 2:
+        return Figure(name, title, missing="One point alone is in the table of rows.")
     if scatter.usable(rows, first["x"], up).empty:
         return Figure(name, title, missing=f"No row has both {first['x']} and {up}.")
     logs = [column for column in numeric if _log(rows, column)]
