@@ -274,6 +274,9 @@ def test_the_paragraph_of_results_follows_the_table_of_relations(report, text):
     said = re.search(r'<h2 id="results">.*?<p>(.*?)</p>', text, re.DOTALL)[1]
     logged = [analysis.MEASUREMENTS[key].log and pd.notna(table.loc[key, "r2_log"]) for key in table.index]
     ways = [row["collapse_log" if log else "collapse"] for log, (_, row) in zip(logged, table.iterrows(), strict=True)]
+    ways = [
+        way if row.p_holm < 0.05 or not way else "unclear" for way, row in zip(ways, table.itertuples(), strict=True)
+    ]
     for way, words in body.WAYS.items():
         if way and way in ways:
             names = "; ".join(f"{row['property']} {row['label']}"

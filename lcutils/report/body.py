@@ -25,6 +25,7 @@ from lcutils.analysis import (
     measurements_in,
     settling_words,
 )
+from lcutils.analysis.directions import CLEAR
 from lcutils.analysis.few import given
 from lcutils.analysis.inference import NO_INTERVAL
 from lcutils.analysis.origin import all_published, origin_words
@@ -45,7 +46,7 @@ VERSIONS = [
 ]  # fmt: skip
 TOKEN_BUDGET = 4_000_000  # characters of token tables that the report may carry; packed they take a third
 
-RELATION = ("r{}", "collapse{}", "influential{}", "r{}_without")  # columns of the correlations, on either scale
+RELATION = ("r{}", "influential{}", "r{}_without")  # columns of the correlations, on either scale
 WAYS = {
     "with": "better models are more collapsed",
     "against": "better models are less collapsed",
@@ -225,7 +226,7 @@ def _in_words(related: pd.DataFrame) -> str:
     """Return by which of Figure 1's measurements better models are more or less collapsed, in a paragraph."""
     by_way: dict[str, list[pd.Series]] = {"with": [], "against": [], "unclear": [], "": []}
     for _, row in related.iterrows():
-        by_way[row[RELATION[1].format("_log" if _logged(row) else "")]].append(row)
+        by_way[_way(row)].append(row)
     said = []
     for way, words in WAYS.items():
         rows = by_way[way]
@@ -242,10 +243,19 @@ def _logged(row: pd.Series) -> bool:
     return bool(MEASUREMENTS[row["measurement"]].log and pd.notna(row["r2_log"]))
 
 
+def _way(row: pd.Series) -> str:
+    """Whether better models are more collapsed, as WAYS says it.
+
+    It is unclear too where the p that the page prints, after Holm's correction, leaves it open.
+    """
+    way = str(row["collapse_log" if _logged(row) else "collapse"])
+    return way if not way or row["p_holm"] < CLEAR else "unclear"
+
+
 def _relation(row: pd.Series) -> str:
     """Return one measurement's relation with the loss as a sentence."""
-    logged = _logged(row)
-    r, way, leaning, without = (row[name.format("_log" if logged else "")] for name in RELATION)
+    logged, way = _logged(row), _way(row)
+    r, leaning, without = (row[name.format("_log" if logged else "")] for name in RELATION)
     log = f" ({row['r2_log']:.3f} on a log scale)" if logged else ""
     bounds = f", 95 % interval {row['r2_low']:.3f} to {row['r2_high']:.3f}" if pd.notna(row["r2_low"]) else ""
     grows = way == "with" and MEASUREMENTS[row["measurement"]].scale != "free"
