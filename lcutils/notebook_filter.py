@@ -1,4 +1,4 @@
-"""Git's clean filter for notebooks: commits keep the pictures, but neither live charts nor times of execution.
+"""Git's clean filter for notebooks: commits keep the pictures, but neither live charts, bars of progress nor times.
 
 A live chart carries its whole table, many times the lines of everything else, and running the notebook makes it again.
 `.gitattributes` names the files, `make` tells git the command, and the file that JupyterLab works on stays as it is.
@@ -15,7 +15,7 @@ VOLATILE = ("execution", "papermill")  # metadata: when and how long a cell ran,
 
 
 def clean_notebook(text: str) -> str:
-    """Return a notebook's JSON without times, and without each live chart that has a picture beside it.
+    """Return a notebook's JSON without times and bars, and without each live chart that has a picture beside it.
 
     A text that has none of these comes back unchanged, so cleaning twice is the same as cleaning once.
 
@@ -34,6 +34,15 @@ def clean_notebook(text: str) -> str:
             for mimetype in [mimetype for mimetype in data if mimetype.startswith(LIVE_CHART)]:
                 del data[mimetype]
                 dropped = True
+    for cell in cells:
+        for output in [output for output in cell.get("outputs", []) if output["output_type"] == "stream"]:
+            said = "".join(output["text"])
+            # A bar draws itself again and again over one line, each time after a carriage return.
+            kept = "\n".join(line for line in said.split("\n") if "\r" not in line)
+            dropped |= kept != said or not kept.strip()
+            output["text"] = kept.splitlines(True) if kept != said else output["text"]
+            if not kept.strip():
+                cell["outputs"].remove(output)
     return json.dumps(notebook, indent=1, ensure_ascii=False) + "\n" if dropped else text  # nbformat's layout
 
 

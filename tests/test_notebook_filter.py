@@ -46,6 +46,17 @@ def test_what_has_nothing_to_drop_is_left_alone(text):
     assert clean_notebook(otherwise_laid_out) == otherwise_laid_out
 
 
+def test_bars_of_progress_are_dropped_and_what_is_printed_is_kept():
+    """Bars come in pieces, or in one with what is printed after them."""
+    shown = ["\r", "train:  0%|  | 0/9", "\r", "train: 100%|█| 9/9", "\n"]
+    pieces = [["\rextract: 0%"], ["\rextract: 100%"], ["\n"], ["15 rows\n", "and a page\n"], [*shown, "done\n"]]
+    cell = nbformat.v4.new_code_cell("1", id="one")
+    cell["outputs"] = [nbformat.v4.new_output("stream", text="".join(piece)) for piece in pieces]
+    text = nbformat.writes(nbformat.v4.new_notebook(cells=[cell])) + "\n"
+    cell["outputs"] = [nbformat.v4.new_output("stream", text=kept) for kept in ("15 rows\nand a page\n", "done\n")]
+    assert clean_notebook(text) == nbformat.writes(nbformat.v4.new_notebook(cells=[cell])) + "\n"
+
+
 def test_cleaning_twice_is_cleaning_once():
     once = clean_notebook(notebook({LIVE: {"values": [1e-5, 0.1]}, PICTURE: "iVBO"}, {"execution": {}, "papermill": 1}))
     assert clean_notebook(once) == once
