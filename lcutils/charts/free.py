@@ -180,8 +180,8 @@ def _scatter(rows: pd.DataFrame, test: str, words: list[str], logs: list[str], t
         .otherwise(alt.Color("shade:Q", scale=alt.Scale(scheme=theme.VIRIDIS, zero=False), legend=gradient))
     )
     # Points that nobody sees, of all rows: without them, filters that match nothing leave a legend without a range.
-    unseen = whole.mark_point(opacity=0, aria=False, tooltip=None).encode(
-        x=alt.value(-99), y=alt.value(-99), size=shaded.encoding.size, color=shaded.encoding.color
+    unseen = whole.mark_circle(opacity=0, aria=False, tooltip=None).encode(
+        x=alt.value(0), y=alt.value(0), size=shaded.encoding.size, color=shaded.encoding.color
     )
     layers = [unseen, shaded.add_params(scatter.SELECTED)]
     if words:
