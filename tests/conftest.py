@@ -1,6 +1,7 @@
 """What several test files share: a small study, the demo, and where material outside the repository lies."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -60,11 +61,18 @@ def tiny(tmp_path: Path) -> Path:
     return path
 
 
+def without_waits(said: str) -> str:
+    """What was said on standard error, without the lines of `said_if_slow`, which only a slow machine says."""
+    return re.sub(r"^(starting|looking at study .*|reading what is done of .*)\n", "", said, flags=re.MULTILINE)
+
+
 def lcutils_command(*words: str | Path, timeout: float = 3600) -> subprocess.CompletedProcess[str]:
     """Run `python -m lcutils …` as a user would."""
     command = [sys.executable, "-m", "lcutils", *map(str, words)]
     environment = os.environ | {"PYTHONWARNINGS": "ignore"}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout)
+    outcome = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout)
+    outcome.stderr = without_waits(outcome.stderr)
+    return outcome
 
 
 @pytest.fixture
@@ -74,7 +82,8 @@ def lcutils_here(capfd: pytest.CaptureFixture[str]) -> Callable[..., subprocess.
     def run(*words: str | Path) -> subprocess.CompletedProcess[str]:
         capfd.readouterr()
         status = main([*map(str, words)])
-        return subprocess.CompletedProcess(words, status, *capfd.readouterr())
+        said = capfd.readouterr()
+        return subprocess.CompletedProcess(words, status, said.out, without_waits(said.err))
 
     return run
 

@@ -20,6 +20,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from conftest import without_waits
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from lcutils.corpus.tokenization import train_bpe
@@ -126,7 +127,9 @@ def measure(
     command += ["--outputs", str(tmp_path), "--name", "tiny", *words]
     command += ["--set", "device=cpu", "threads=1", "block_size=32", "permutations=20", f"drop_checkpoints={drop}"]
     environment = os.environ | {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "cache"), "HF_HUB_DISABLE_XET": "1"}
-    return subprocess.run(command, capture_output=True, text=True, env=environment)
+    outcome = subprocess.run(command, capture_output=True, text=True, env=environment)
+    outcome.stderr = without_waits(outcome.stderr)
+    return outcome
 
 
 def test_revisions_are_downloaded_once_measured_and_deleted(hub, tmp_path):

@@ -131,4 +131,4 @@ def test_a_title_cannot_break_a_line_of_the_log(tmp_path, capsys, monkeypatch):
         bar.update(1)
     for lines in (log.read_text(encoding="utf-8"), capsys.readouterr().err):
         assert len(lines.splitlines()) == 1
-        assert "a␍␛[2K⏎b\\ud83d  100%" in lines
+        assert "a␍␛[2K⏎b\\ud83d run 100 %" in lines

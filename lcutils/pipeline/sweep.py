@@ -267,9 +267,11 @@ def run_sweep(
             if status < 0:
                 end_sweep(work.folder, lock)
             elif status and model is None and not dry_run and _is_worth_analysing(work):
+                failures = describe_failures(work, began)  # an analysis that is made again forgets its own
                 analysed = snakemake(only_analyze=True) == 0
                 if analysed and not describe_failures(work, began):  # it was all that had failed
                     status = 0
+                    print(failures, end="", file=sys.stderr, flush=True)
         snakemakes_words = _end_of(said)
     if status < 0:
         name = signal.Signals(-status).name
@@ -306,10 +308,11 @@ def _is_worth_analysing(work: Workspace) -> bool:
     ]
     if job.current or len(missing) == len(job.upstream):
         return False
-    print(
-        f"{len(missing)} of {len(job.upstream)} points will be missing in the results table and the report: "
-        f"{one_line(', '.join(missing), 200)}",
-        file=sys.stderr,
-        flush=True,
-    )
+    if missing:
+        print(
+            f"{len(missing)} of {len(job.upstream)} points will be missing in the results table and the report: "
+            f"{one_line(', '.join(missing), 200)}",
+            file=sys.stderr,
+            flush=True,
+        )
     return True
