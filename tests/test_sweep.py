@@ -440,7 +440,8 @@ def test_the_last_lines_of_a_log_are_shown(tmp_path, tiny, capsys):
     assert capsys.readouterr().out == "caf\ufffd\nlast\n"
 
 
-def test_mistakes_are_one_line_before_any_work(tmp_path, tiny, lcutils_here):
+def test_mistakes_are_one_line_before_any_work(tmp_path, tiny, lcutils_here, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))  # the machine may have Slurm
     model = tmp_path / "model"
     write_json(model / "config.json", {})
     cases = [
