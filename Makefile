@@ -38,7 +38,7 @@ lab: $(READY)
 	JUPYTER_CONFIG_PATH=parameters/jupyter $(VENV)/bin/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks/index.md $(LAB)
 
 test: $(READY) check
-	$(RUN) -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(RUN) -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder --durations=40
 
 check: $(READY)
 	$(VENV)/bin/ruff check .

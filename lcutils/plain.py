@@ -198,6 +198,8 @@ def _key(value: Any, lines: dict[str, int], line: int) -> str:
     """A key, which is text, and new in its mapping."""
     if not isinstance(value, str) or not value:
         raise PlainError(f"line {line}: a key should be text, not {brief(value)}")
+    if value == "<<":
+        raise PlainError(f"line {line}: merging (<<) is not read; write the keys out")
     if value in lines:
         raise PlainError(f"the key {one_line(value)} stands in line {lines[value]} and again in line {line}; keep one")
     lines[value] = line

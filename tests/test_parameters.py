@@ -169,6 +169,7 @@ def test_no_file_no_yaml_no_mapping(tmp_path):
         ("title: a\n---\ntitle: b\n", "line 2: a second document"),
         ("a: &a [*a]\n", "there is no whole value *a"),
         ("a: &a [1]\n? *a\n: 1\n", "a key should be text"),
+        ("a: &a {b: 1}\nc: {<<: *a}\n", "line 2: merging (<<) is not read"),
         ("title:\ta\n", "line 1: found character"),
         ("title: a\0b\n", "special characters are not allowed"),
         ('title: "\\ud83d"\n', "half a character"),

@@ -3,11 +3,13 @@
     python tests/benchmarks/sweep.py six --prepared PREPARED [--before OTHER] [--jobs 3] [--out sweep.jsonl]
     python tests/benchmarks/sweep.py third --half 0 --prepared PREPARED [--gpus 2] [--seconds 570]
     python tests/benchmarks/sweep.py paper --prepared PREPARED [--seconds 500]
+    python tests/benchmarks/sweep.py once --prepared PREPARED [--gpus 4]
 
 PREPARED is from `sample.py`. `third` is about a third of the paper's grid, every architecture in it; its two halves
-have fifteen each. `CUDA_VISIBLE_DEVICES` says which GPUs; `--gpus` must be their number. With `--seconds` the sweep is
-ended after so long, and a forecast is made from what it has finished: the rest of the grid takes as long, by the plan's
-measure, as what is done took. `digest` is of all rows: sweeps with equal digests found the same numbers.
+have fifteen each. `once` is every architecture for one epoch. `CUDA_VISIBLE_DEVICES` says which GPUs; `--gpus` must be
+their number. With `--seconds` the sweep is ended after so long, and a forecast is made from what it has finished: the
+rest of the grid takes as long, by the plan's measure, as what is done took. `digest` is of all rows: sweeps with equal
+digests found the same numbers.
 """
 
 from __future__ import annotations
@@ -131,7 +133,7 @@ def forecast(found: dict[str, Any], grid: list[dict[str, Any]]) -> dict[str, flo
 def main() -> None:
     """Run the sweep on one side or both, print a line for each, and append it to a file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("grid", choices=["six", "third", "paper"])
+    parser.add_argument("grid", choices=["six", "third", "paper", "once"])
     parser.add_argument("--prepared", type=Path, required=True)
     parser.add_argument("--before", type=Path)
     parser.add_argument("--sides", nargs="*", default=["after", "before"], choices=["after", "before"])
@@ -145,7 +147,18 @@ def main() -> None:
     options = parser.parse_args()
     here = Path(__file__).resolve().parents[2]
     paper = yaml.safe_load((here / "parameters/paper.yaml").read_text())["grid"]
-    grid = {"six": SIX, "third": third_of(paper, options.half), "paper": paper}[options.grid]
+    once = [
+        {
+            "depth": [1, 2, 4, 8, 12],
+            "width": [64, 128, 256, 512, 768, 1024],
+            "epochs": 1,
+            "decay": "d",
+            "checkpoints": 0,
+        }
+    ]
+    if options.device == "cpu":  # a try
+        once[0] |= {"depth": 1, "width": [64, 128]}
+    grid = {"six": SIX, "third": third_of(paper, options.half), "paper": paper, "once": once}[options.grid]
     checkouts = {"after": here, "before": options.before and options.before.resolve()}
     for side in options.sides:
         checkout = checkouts[side]
