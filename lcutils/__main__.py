@@ -102,14 +102,12 @@ def main(arguments: list[str] | None = None) -> int:
             return 0
         if options.command in ("export", "import"):
             with said_if_slow(f"reading what is done of {len(work.study.points)} points"):
-                from lcutils.parameters import resolve_path
                 from lcutils.pipeline.kept import export_points, import_points
 
-                folder = resolve_path(options.folder)
                 if options.command == "export":
-                    said = export_points(work, folder, options.tokens)
+                    said = export_points(work, options.folder, options.tokens)
                 else:
-                    said = import_points(work, folder)
+                    said = import_points(work, options.folder)
             print(said)
             return 0
         if options.command == "train":

@@ -23,6 +23,7 @@ from typing import Any
 from lcutils.artifacts import FULL, MANIFEST, atomic_folder, atomic_path, explain_full_disk, sealed, write_sealed_json
 from lcutils.errors import UserError, first_line
 from lcutils.manifests import read_manifest
+from lcutils.parameters import resolve_path
 from lcutils.pipeline.carried import KEPT, MADE_FROM, another_input, made_from
 from lcutils.pipeline.job import Job, alone
 from lcutils.pipeline.jobs import all_jobs
@@ -36,7 +37,7 @@ LEFT_OUT = "left_out"  # in a manifest: files of the row that did not come along
 MEMBER = re.compile(r"measurements/[^/.][^/]*/[^/.][^/]*")  # a file of a row
 
 
-def export_points(work: Workspace, folder: Path, tokens: Sequence[str] | None = None) -> str:
+def export_points(work: Workspace, folder: str | Path, tokens: Sequence[str] | None = None) -> str:
     """Write all finished points of a study into `points.tar.xz`; returns a line that says what it holds.
 
     The same points give the same bytes, and a file that holds them already is not touched.
@@ -55,7 +56,7 @@ def export_points(work: Workspace, folder: Path, tokens: Sequence[str] | None = 
     if not rows:
         raise UserError(f"{work.display(work.folder)}: no point is finished; nothing is exported")
     with_tokens = _points_with_tokens(work, rows, tokens)
-    archive = folder / ARCHIVE
+    archive = resolve_path(folder) / ARCHIVE
     _expect_no_loss(work, archive, rows)
     content = io.BytesIO()
     with tarfile.open(fileobj=content, mode="w", format=tarfile.PAX_FORMAT) as tar:
@@ -118,7 +119,7 @@ def _holds(archive: Path, content: bytes) -> bool:
         return False
 
 
-def import_points(work: Workspace, source: Path) -> str:
+def import_points(work: Workspace, source: str | Path) -> str:
     """Put exported points into a study's outputs, where they are finished; returns lines that say what was done.
 
     All are verified before the first one is put there. One that is finished there stays as it is.
@@ -130,7 +131,8 @@ def import_points(work: Workspace, source: Path) -> str:
     Raises:
         UserError: the archive is damaged, or holds a point of another study, or from another text.
     """
-    archive = source / ARCHIVE if source.is_dir() else source
+    given = resolve_path(source)
+    archive = given / ARCHIVE if given.is_dir() else given
     if not archive.is_file():
         raise UserError(f"{one_line(archive, 200)}: there is no such file; name an archive, or its folder")
     with _unpacked(archive) as folder:
