@@ -8,6 +8,7 @@ import lzma
 import shutil
 import tarfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from lcutils.corpus import stories
 from lcutils.errors import UserError
 from lcutils.manifests import read_manifest
 from lcutils.pipeline import kept
-from lcutils.pipeline.changed import folder_of_its_own
+from lcutils.pipeline.changed import _take_along
 from lcutils.pipeline.checks import check_kept
 from lcutils.pipeline.jobs import all_jobs, check_corpora, check_overrides, measure_job, spared
 from lcutils.pipeline.kept import ARCHIVE, export_points, import_points
@@ -59,6 +60,12 @@ def away(swept: Path, tmp_path: Path) -> Path:
     (tmp_path / "tiny.yaml").write_text(study)
     shutil.copytree(swept / "export", tmp_path / "export")
     return tmp_path
+
+
+def measured_here(swept: Path, away: Path) -> None:
+    """Take the outputs too, and the text from where it is."""
+    shutil.copytree(swept / "tiny", away / "tiny")
+    shutil.copy(swept / "tiny.yaml", away)
 
 
 def opened(folder: Path, *overrides: str) -> Workspace:
@@ -228,20 +235,16 @@ def test_a_table_of_tokens_that_was_left_out_is_said(swept, away):
 
 
 def test_kept_rows_go_along_into_a_changed_folder(away):
-    """In a notebook, another learning rate for one letter of decay: the rows of the other letter stay what they are."""
-    yaml = away / "tiny.yaml"
-    yaml.write_text(yaml.read_text().replace("decay: d", "decay: [d, L]"))
+    """What a notebook's changed values leave as it is needs no text there either."""
     work = opened(away)
     import_points(work, away / "export")
-    assert folder_of_its_own(opened(away, "decay={L: 0.2}")).folder == work.folder  # nothing clashes
-    own = folder_of_its_own(opened(away, "permutations=300", "decay={d: 0.3}"))
-    assert own.folder != work.folder
-    assert not (own.folder / "measurements").exists()
+    own = replace(work, folder=away / "own" / "tiny")
+    _take_along(work, own)
+    assert describe_states(own).splitlines()[0] == "study tiny: 2 runs, 4 points: 4 kept"
 
 
 def test_a_finished_point_stays_as_it_is(swept, away):
-    shutil.copytree(swept / "tiny", away / "tiny")
-    shutil.copy(swept / "text.txt", away)
+    measured_here(swept, away)
     work, row = opened(away), away / f"tiny/measurements/{SMALL}@0"
     made = (row / MANIFEST).stat().st_mtime_ns
     shutil.rmtree(away / f"tiny/measurements/{LARGE}@0")
@@ -291,11 +294,11 @@ def test_what_is_wrong_with_an_archive_is_one_line(away, lcutils_here):
     refused(f"{LARGE}@1: row.json says checkpoint = 0, the study says 1")
     rewrite(away, whole)
     (away / "text.txt").write_text("Another text.<|endoftext|>Of two stories.")
-    refused(f"{LARGE}@0 was made from another text (sha256 ")
+    refused(f"{SMALL}@0 was made from another text (sha256 ")
     (away / "text.txt").unlink()
     study = away / "tiny.yaml"
     study.write_text(study.read_text().replace("learning_rate: 3.0e-3", "learning_rate: 1.0e-3"))
-    refused(f"{LARGE}@0 was made with learning_rate = 0.003, the study says 0.001; name the study that")
+    refused(f"{SMALL}@0 was made with learning_rate = 0.003, the study says 0.001; name the study that")
     archive.unlink()
     refused("there is no such file; name an archive, or its folder")
 
@@ -331,8 +334,7 @@ def test_rows_that_carry_nothing_are_kept_and_said_to(away, lcutils_here):
 
 
 def test_rows_measured_before_they_carried_anything_get_it_when_exported(swept, away):
-    shutil.copytree(swept / "tiny", away / "tiny")
-    shutil.copy(swept / "text.txt", away)
+    measured_here(swept, away)
     for path in (away / "tiny/measurements").glob(f"*/{MANIFEST}"):
         manifest = read_manifest(path.parent) or {}
         path.write_text(json.dumps(sealed({key: value for key, value in manifest.items() if key != "made_from"})))
