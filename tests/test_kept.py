@@ -20,16 +20,19 @@ from lcutils.analysis import rows
 from lcutils.artifacts import MANIFEST, sealed
 from lcutils.corpus import stories
 from lcutils.errors import UserError
+from lcutils.gptneo.checkpoint import write_checkpoint
+from lcutils.gptneo.model import GPTNeo
 from lcutils.manifests import read_manifest
 from lcutils.pipeline import kept
 from lcutils.pipeline.changed import _take_along
-from lcutils.pipeline.checks import check_kept
+from lcutils.pipeline.checks import check_kept, check_pretrained
 from lcutils.pipeline.jobs import all_jobs, check_corpora, check_overrides, measure_job, spared
 from lcutils.pipeline.kept import ARCHIVE, export_points, import_points
 from lcutils.pipeline.overrides import open_study
 from lcutils.pipeline.paths import Workspace
 from lcutils.pipeline.plan import describe_plan
 from lcutils.pipeline.states import describe_states
+from lcutils.runs import Architecture
 from lcutils.stages import extract_point, measure_point, prepare_data, train_run
 
 SMALL, LARGE = "01x0016_02d", "01x0032_02d"
@@ -166,6 +169,40 @@ def test_a_text_that_lies_elsewhere_is_the_same_text(swept, away):
     assert len(outcome.stderr.splitlines()) == 1
     assert "another text" in outcome.stderr
     assert (away / f"tiny/measurements/{SMALL}@0/row.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "why"),
+    [
+        ({"tokenizer": "a/folder", "digest": "1" * 64}, "owner/name", None),  # whether they are the same is not known
+        ({"tokenizer": "owner/name", "digest": None}, "owner/name", None),
+        ({"tokenizer": "owner/name", "digest": None}, "owner/other", "was made with tokenizer = owner/name"),
+        ({"tokenizer": "a/folder", "digest": "1" * 64}, "bpe:300", "was made with tokenizer = a/folder"),
+        ({"tokenizer": "bpe:300", "digest": None}, "bpe:400", "was made with tokenizer = bpe:300"),
+    ],
+)
+def test_a_tokenizer_is_told_by_its_files_or_its_name(away, then, now, why):
+    def change(manifest: dict[str, Any]) -> None:
+        data = manifest["made_from"]["data"]
+        data["parameters"]["tokenizer"], data["digests"]["tokenizer"] = then["tokenizer"], then["digest"]
+
+    change_manifests(away, change)
+    work = opened(away, f"tokenizer={now}")
+    if why:
+        with pytest.raises(UserError, match=why):
+            import_points(work, away / "export")
+    else:
+        import_points(work, away / "export")
+        assert measure_job(work, SMALL, 0).kept
+
+
+def test_a_text_is_told_by_the_digest_that_older_manifests_hold(swept, away):
+    change_manifests(away, lambda manifest: manifest["made_from"]["data"].pop("digests"))
+    import_points(opened(away), away / "export")
+    shutil.copy(swept / "text.txt", away)
+    assert measure_job(opened(away), SMALL, 0).kept
+    (away / "text.txt").write_text("Another text.<|endoftext|>Of two stories.")
+    assert "another text" in str(measure_job(opened(away), SMALL, 0).out_of_date)
 
 
 def test_the_plan_and_the_list_show_what_is_kept(away):
@@ -344,3 +381,24 @@ def test_rows_measured_before_they_carried_anything_get_it_when_exported(swept, 
         assert list(carried) == ["extract", "train", "data"]
         assert len(carried["data"]["digests"]["text"]) == 64
         assert carried["train"]["parameters"]["learning_rate"] == 3e-3
+
+
+def test_rows_of_pretrained_models_need_neither_model_nor_its_place(tmp_path):
+    def study(folder: Path, model: Path) -> Workspace:
+        folder.mkdir(exist_ok=True)
+        text = "\n".join(line for line in TINY.splitlines() if "grid" not in line and "depth" not in line)
+        (folder / "given.yaml").write_text(f"{text}\npretrained: {{theirs: {model}}}\n")
+        return open_study(folder / "given.yaml", folder)
+
+    write_checkpoint(GPTNeo(Architecture(1, 16, 300), 0), tmp_path / "model")
+    work = study(tmp_path / "here", tmp_path / "model")
+    prepare_data(work), extract_point(work, "theirs", 0), measure_point(work, "theirs", 0)
+    export_points(work, tmp_path / "export")
+    away = study(tmp_path / "away", tmp_path / "gone")
+    import_points(away, tmp_path / "export")
+    check_kept(away), check_pretrained(away)
+    assert spared(away) == {"data", "extract/theirs@0"}
+    assert spared(study(tmp_path / "away", tmp_path / "model")) == {"data", "extract/theirs@0"}
+    write_checkpoint(GPTNeo(Architecture(1, 16, 300), 1), tmp_path / "model")
+    with pytest.raises(UserError, match=r"theirs@0: was made from another model \(sha256"):
+        check_kept(study(tmp_path / "away", tmp_path / "model"))

@@ -174,8 +174,8 @@ def _check(work: Workspace, archive: Path, point: str, row: Job) -> None:
     run = work.study.run(model)
     asked: dict[str, Any] = {"model": model, "checkpoint": int(checkpoint)}
     if isinstance(run, TrainedRun):
-        asked |= {"depth": run.depth, "width": run.width, "seed": run.recipe.seed}
-        asked |= {"weight_decay": run.recipe.weight_decay}
+        asked |= {"depth": run.depth, "width": run.width}
+        asked |= {key: getattr(run.recipe, key) for key in ("epochs", "weight_decay", "seed")}
     for key, value in asked.items():
         if values.get(key) != value:
             raise UserError(f"{where}: row.json says {key} = {one_line(values.get(key))}, the study says {value}")

@@ -70,6 +70,8 @@ def describe_plan(work: Workspace) -> str:
 
 def _done(work: Workspace) -> list[str]:
     """A line that says what is done of a study, where something is."""
+    if not any((work.measurements(*point) / MANIFEST).is_file() for point in work.study.points):
+        return []  # at once, where there are large models to look at
     jobs, unneeded = all_jobs(work), spared(work)
     done = [job for job in jobs.values() if job.stage == "measure" and job.current]
     if not done:
