@@ -52,15 +52,20 @@ def stamps(stage):
     return [f"{STAMPS}/{stage}/{run}@{checkpoint}" for run, checkpoint in study.points]
 
 
+def needed(paths):
+    """Those of some stamps whose jobs are needed: rows that came from elsewhere do without what they were made from."""
+    return [path for path in paths if path.removeprefix(f"{STAMPS}/") not in config["spared"]]
+
+
 localrules: all, analyze
 
 
 # Every artifact is asked for, not only the last: one that was deleted is made again, with what depends on it.
 rule all:
     input:
-        [f"{STAMPS}/{name}" for name in work.corpora],
-        [f"{STAMPS}/train/{run.name}" for run in study.runs.values() if isinstance(run, TrainedRun)],
-        stamps("extract"), stamps("measure"), f"{STAMPS}/analyze"
+        needed(f"{STAMPS}/{name}" for name in work.corpora),
+        needed(f"{STAMPS}/train/{run.name}" for run in study.runs.values() if isinstance(run, TrainedRun)),
+        needed(stamps("extract")), stamps("measure"), f"{STAMPS}/analyze"
 
 
 # After a sweep in which jobs failed, the analysis is asked for alone, of what is measured.
@@ -120,7 +125,7 @@ for number, lane in enumerate(lanes(study)):
 
     rule:
         name: f"measure_{lane.name}"
-        input: STAMPS + "/extract/{run}@{checkpoint}"
+        input: lambda wildcards: needed([f"{STAMPS}/extract/{wildcards.run}@{wildcards.checkpoint}"])
         output: STAMPS + "/measure/{run}@{checkpoint}"
         wildcard_constraints: **wildcard_constraints_of_lane
         params: task=lane.name

@@ -1,4 +1,4 @@
-"""Command line: `lcutils measure MODEL --text TEXT`, `plan|sweep|list STUDY`; `torchrun … train STUDY MODEL`."""
+"""Command line: `lcutils plan|sweep|list|export|import STUDY`, `measure MODEL --text TEXT`; `torchrun … train`."""
 
 from __future__ import annotations
 
@@ -17,16 +17,23 @@ def build_parser() -> argparse.ArgumentParser:
     plan = commands.add_parser("plan", help="say what a study consists of and costs; runs nothing")
     sweep = commands.add_parser("sweep", help="run what is missing or stale of a study's grid")
     points = commands.add_parser("list", help="list a study's points, and how far each has come")
+    export = commands.add_parser("export", help="write all finished points of a study into one small file, for git")
+    taken = commands.add_parser("import", help="put exported points where they count as finished, and need no weights")
     train = commands.add_parser("train", help="train one run; under torchrun its processes share each batch")
     extract = commands.add_parser("extract", help="extract a model's class statistics; under torchrun in shares")
     measure = commands.add_parser("measure", help="measure language models on a text, and write a table and a page")
-    for command in (plan, sweep, points, train, extract):
+    for command in (plan, sweep, points, export, taken, train, extract):
         command.add_argument("study", help="a name in parameters/, or the path of a YAML file")
-    for command in (plan, sweep, points, train, extract, measure):
+    for command in (plan, sweep, points, export, taken, train, extract, measure):
         command.add_argument("--outputs", default="outputs", help="folder below which the study's folder lies")
         values = command.add_mutually_exclusive_group()
         values.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="values that replace the YAML's")
         values.add_argument("--overrides", metavar="TEXT", help="the same in one text, of such words or JSON")
+    export.add_argument("folder", help="where points.tar.xz goes: rows, tables and manifests, without weights")
+    export.add_argument(
+        "--tokens", nargs="*", metavar="POINT", help="whose tables of tokens to keep (default: the largest model's)"
+    )
+    taken.add_argument("folder", help="where points.tar.xz lies; or such an archive")
     train.add_argument("model", help="a run of the study's grid, such as 12x1024_10L")
     extract.add_argument("model", help="a run of the study's grid, or one of its pretrained models")
     extract.add_argument("checkpoint", nargs="?", type=int, help="one of those that are measured (default: all)")
@@ -92,6 +99,16 @@ def main(arguments: list[str] | None = None) -> int:
 
                 states = describe_states(work)
             print(states, flush=True)
+            return 0
+        if options.command in ("export", "import"):
+            with said_if_slow(f"reading what is done of {len(work.study.points)} points"):
+                from lcutils.pipeline.kept import export_points, import_points
+
+                if options.command == "export":
+                    said = export_points(work, options.folder, options.tokens)
+                else:
+                    said = import_points(work, options.folder)
+            print(said)
             return 0
         if options.command == "train":
             with said_if_slow("starting"):

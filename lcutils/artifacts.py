@@ -205,8 +205,13 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_sealed_json(path: Path, values: Mapping[str, Any]) -> None:
     """Write a JSON object with a seal over its values, atomically."""
+    write_json(path, sealed(values))
+
+
+def sealed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a JSON object, and a seal over them."""
     values = json.loads(json.dumps(values))  # as they will be read back: tuples are lists
-    write_json(path, {**values, "seal": _json_seal(values)})
+    return {**values, "seal": _json_seal(values)}
 
 
 def _json_seal(values: Mapping[str, Any]) -> str:

@@ -33,7 +33,8 @@ from lcutils.features.point import describe_pretrained
 from lcutils.features.sections import gather_sections, in_parts
 from lcutils.features.statistics import ClassStatistics
 from lcutils.features.validation_parts import ByPart
-from lcutils.pipeline.jobs import Job, precision_of
+from lcutils.pipeline.job import Job
+from lcutils.pipeline.jobs import precision_of
 from lcutils.pipeline.paths import Workspace
 from lcutils.runs import PretrainedRun, Run, TrainedRun
 from lcutils.settings import ExtractionSettings

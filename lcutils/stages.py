@@ -33,19 +33,10 @@ from lcutils.features.extracted import Extracted
 from lcutils.features.hub import forget
 from lcutils.features.statistics import ClassStatistics
 from lcutils.manifests import read_manifest, write_manifest
+from lcutils.pipeline.carried import MADE_FROM, made_from
 from lcutils.pipeline.clash import refuse_clash
-from lcutils.pipeline.jobs import (
-    Job,
-    alone,
-    analyze_job,
-    data_job,
-    extract_job,
-    making,
-    measure_job,
-    needs_work,
-    resume_folder,
-    train_job,
-)
+from lcutils.pipeline.job import Job, alone, making
+from lcutils.pipeline.jobs import analyze_job, data_job, extract_job, measure_job, needs_work, resume_folder, train_job
 from lcutils.pipeline.outcome import failed_points, run_times
 from lcutils.pipeline.overrides import open_study
 from lcutils.pipeline.paths import Workspace
@@ -176,7 +167,7 @@ def measure_point(work: Workspace, model: str, checkpoint: int) -> Measured:
 
     job, study = measure_job(work, model, checkpoint), work.study
     if needs_work(work, job):
-        facts: dict[str, Any] = {}
+        facts: dict[str, Any] = {MADE_FROM: made_from(job)}
         with _device(work) as device, making(job, facts) as folder:
             facts["device"] = str(device)
             extracted = Extracted.load(work.statistics(model, checkpoint), device)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tarfile
 from pathlib import Path
 
 import pandas as pd
@@ -10,7 +9,8 @@ import pytest
 
 from lcutils.analysis.rows import TokenTables, load_row, results_table
 from lcutils.parameters import ROOT
-from lcutils.pipeline.jobs import measure_job
+from lcutils.pipeline.jobs import measure_job, spared
+from lcutils.pipeline.kept import import_points
 from lcutils.stages import open_study
 from lcutils.text import csv_text
 
@@ -20,9 +20,14 @@ SAMPLE = ROOT / "outputs" / "tinystories-sample"
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("kept")
-    with tarfile.open(SAMPLE / "measurements.tgz") as archive:
-        archive.extractall(folder / "tinystories", filter="data")
+    said = import_points(open_study("tinystories", folder), SAMPLE / "measurements.tgz")
+    assert "of 88 of them it is not known which text, training and extraction they come from" in said
     return folder
+
+
+def folders_of(outputs: Path) -> dict[str, Path]:
+    """The folders of rows; beside them lie files of locks."""
+    return {path.name: path for path in (outputs / "tinystories" / "measurements").iterdir() if path.is_dir()}
 
 
 def test_committed_rows_are_current_and_the_committed_table_is_of_them(outputs: Path) -> None:
@@ -31,14 +36,16 @@ def test_committed_rows_are_current_and_the_committed_table_is_of_them(outputs: 
     jobs = {point: measure_job(work, *point) for point in work.study.points}
     measured = [point for point, job in jobs.items() if job.current]
     assert not [job.damaged for job in jobs.values() if job.damaged]
-    assert len(measured) == len(list((outputs / "tinystories" / "measurements").iterdir()))
+    assert len(measured) == len(folders_of(outputs))
+    assert all(job.kept for job in jobs.values() if job.current)
+    assert len(spared(work)) > len(measured)
     table = results_table([load_row(work.measurements(*point)) for point in measured])
     assert csv_text(table) == (SAMPLE / "results.csv").read_text(encoding="utf-8")
 
 
 def test_rows_without_a_table_of_tokens_are_gathered(outputs: Path) -> None:
     """Most rows came without; those that have one show it."""
-    folders = {path.name: path for path in (outputs / "tinystories" / "measurements").iterdir()}
+    folders = folders_of(outputs)
     tokens = TokenTables.kept(folders)
     assert 0 < len(tokens) < len(folders)
     assert all(len(tokens[name]) > 10_000 for name in tokens)

@@ -17,7 +17,7 @@ from lcutils.manifests import (
     read_note,
     write_manifest,
 )
-from lcutils.pipeline.jobs import Job
+from lcutils.pipeline.job import Job
 
 
 def test_an_unfinished_folder_belongs_to_one_job(tmp_path, monkeypatch):

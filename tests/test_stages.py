@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from lcutils.errors import UserError
 from lcutils.manifests import claim_folder, read_note
 from lcutils.parameters import ROOT
-from lcutils.pipeline.jobs import alone, analyze_job, extract_job, train_job
+from lcutils.pipeline.job import alone
+from lcutils.pipeline.jobs import analyze_job, extract_job, train_job
 from lcutils.stages import (
     analyze_study,
     extract_point,

@@ -7,12 +7,12 @@ import torch
 from safetensors.torch import save_file
 
 from lcutils.errors import UserError
+from lcutils.pipeline.checks import check_pretrained_run
 from lcutils.pipeline.jobs import all_jobs
 from lcutils.pipeline.outcome import note_failure
 from lcutils.pipeline.overrides import open_study
 from lcutils.pipeline.plan import describe_plan
 from lcutils.pipeline.states import describe_states
-from lcutils.pipeline.sweep import check_pretrained_run
 from lcutils.stages import extract_point, measure_point, prepare_data, train_run
 
 SMALL, LARGE = "01x0016_01d", "01x0032_01d"

@@ -14,6 +14,7 @@ import pandas as pd
 from lcutils.analysis.errors import replicates_table, standard_errors
 from lcutils.artifacts import write_json
 from lcutils.collapse.catalogue import COUNTS, MEASUREMENTS
+from lcutils.errors import UserError
 from lcutils.manifests import check_artifact
 from lcutils.text import csv_text, read_csv, storable
 
@@ -147,8 +148,10 @@ def load_row(folder: Path) -> dict[str, Any]:
 
 
 def load_tokens(folder: Path) -> pd.DataFrame:
-    """Read a checkpoint's table of tokens from its measurements."""
+    """Read a checkpoint's table of tokens from its measurements; a row from elsewhere may have come without."""
     check_artifact(folder)
+    if not (folder / TOKENS).is_file():
+        raise UserError(f"{folder}: its table of tokens was not kept; measure the point in another outputs folder")
     return pd.read_parquet(folder / TOKENS)
 
 

@@ -246,6 +246,28 @@ def source_digest(settings: CorpusSettings, digest_file: Callable[[Path], str] =
         UserError: a file or folder that the settings name does not exist. Cheap enough to check before any work.
     """
     check_tokenizer_name(settings.tokenizer)
+    digest = _text_hash(settings, digest_file)
+    files = [(file.name, file) for file in tokenizer_files(settings.tokenizer)]
+    _add(digest, settings.tokenizer, files, digest_file)
+    return digest.hexdigest()
+
+
+def text_digest(settings: CorpusSettings, digest_file: Callable[[Path], str] = file_digest) -> str:
+    """The same of the text alone, whatever the tokenizer."""
+    return _text_hash(settings, digest_file).hexdigest()
+
+
+def tokenizer_digest(settings: CorpusSettings, digest_file: Callable[[Path], str] = file_digest) -> str | None:
+    """The same of the tokenizer's files; None if there is only a name: of one on the hub, or to be trained."""
+    check_tokenizer_name(settings.tokenizer)
+    files = [(file.name, file) for file in tokenizer_files(settings.tokenizer)]
+    digest = hashlib.sha256()
+    _add(digest, settings.tokenizer, files, digest_file)
+    return digest.hexdigest() if files else None
+
+
+def _text_hash(settings: CorpusSettings, digest_file: Callable[[Path], str]) -> Any:
+    """The hash object of the text, which more may be added to."""
     check_sources(settings)
     digest = hashlib.sha256()
     if settings.source == BUILT_IN:
@@ -257,9 +279,7 @@ def source_digest(settings: CorpusSettings, digest_file: Callable[[Path], str] =
                 _add(digest, name, local_files(name), digest_file)
             except UserError as error:
                 raise UserError(f"{key}: {error}") from None
-    files = [(file.name, file) for file in tokenizer_files(settings.tokenizer)]
-    _add(digest, settings.tokenizer, files, digest_file)
-    return digest.hexdigest()
+    return digest
 
 
 def _add(digest: Any, name: str, files: list[tuple[str, Path]], digest_file: Callable[[Path], str]) -> None:

@@ -16,12 +16,21 @@ class ClashError(UserError):
     """An override differs from what an artifact was made with."""
 
 
-def refuse_clash(work: Workspace, folder: Path, parameters: Mapping[str, Any]) -> None:
+def refuse_clash(
+    work: Workspace, folder: Path, parameters: Mapping[str, Any], made_with: Mapping[str, Any] | None = None
+) -> None:
     """Raise a `ClashError` if an overridden key differs from what the artifact in `folder` was made with.
 
     What is computed is not thrown away for a one-off value: that belongs in an outputs folder of its own.
+
+    Args:
+        work: the study.
+        folder: of the artifact.
+        parameters: what it would be made with now.
+        made_with: what it was made with, if not what its manifest says.
     """
-    made_with = (read_manifest(folder) or {}).get("parameters", {})
+    if made_with is None:
+        made_with = (read_manifest(folder) or {}).get("parameters", {})
     keys = {key.rpartition(".")[2] for key in work.overrides}
     if "decay" in keys:  # a job reads its own letter's value
         keys.add("weight_decay")

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import os
 import sys
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
-from lcutils.artifacts import MANIFEST, DigestMemory, atomic_folder, content_digest, remove, remove_leftovers
-from lcutils.corpus import source_digest
+from lcutils.artifacts import MANIFEST, DigestMemory, content_digest, remove, remove_leftovers
+from lcutils.corpus import source_digest, text_digest, tokenizer_digest
 from lcutils.errors import UserError
-from lcutils.manifests import damaged_files, read_manifest, write_manifest
+from lcutils.manifests import read_manifest
+from lcutils.pipeline.carried import KEPT, as_kept, values_behind
 from lcutils.pipeline.clash import refuse_clash
+from lcutils.pipeline.job import Job
 from lcutils.pipeline.paths import Workspace
 from lcutils.runs import PretrainedRun, Run, TrainedRun
 from lcutils.settings import Section
@@ -26,80 +23,12 @@ from lcutils.settings import Section
 INPUTS = ".inputs"  # in a study's folder: digests of text, tokenizers, models and tables, by size and time of the files
 
 
-@dataclass(frozen=True)
-class Job:
-    """An artifact, and what it would be made from now: a look at one moment, which is not repeated.
-
-    Attributes:
-        folder: of the artifact.
-        command_hint: the notebook that makes it, and with which model.
-        parameters: the study's values that it reads, as plain JSON.
-        inputs: name -> content digest of each input; None where an input is missing.
-        upstream: the jobs that make the inputs.
-        extra_files: files outside `folder` that belong to the artifact.
-        spare: names of files of it that may be missing, because nothing needs them any more.
-    """
-
-    folder: Path
-    command_hint: str
-    parameters: dict[str, Any]
-    inputs: dict[str, str | None]
-    upstream: tuple[Job, ...] = ()
-    extra_files: tuple[Path, ...] = ()
-    spare: tuple[str, ...] = ()
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """Everything that decides the artifact's content."""
-        return {"parameters": self.parameters, "inputs": self.inputs}
-
-    @cached_property
-    def complete(self) -> bool:
-        """True if the artifact exists and is whole, up to date or not."""
-        return (self.folder / MANIFEST).is_file() and not self.damaged
-
-    @cached_property
-    def damaged(self) -> list[str]:
-        """Names of its files that are not as they were written."""
-        return damaged_files(self.folder, self.spare)
-
-    @cached_property
-    def out_of_date(self) -> str | None:
-        """Why this artifact, or anything upstream, is damaged or out of date; None if it is current.
-
-        A missing input is no reason: results may be moved without what they were made from.
-        """
-        if damaged := self.damaged:
-            return f"{damaged[0]} is damaged or missing"
-        manifest = read_manifest(self.folder)
-        if manifest is not None:
-            then, now = manifest["parameters"], self.parameters
-            for key in sorted(then.keys() | now.keys()):
-                if then.get(key) != now.get(key):
-                    return f"was made with {key} = {then.get(key)}, the study says {now.get(key)}"
-            then, now = manifest["inputs"], self.inputs
-            for name in sorted(then.keys() | now.keys()):
-                if name not in now or now[name] not in (None, then.get(name)):
-                    return f"was made from another {name}"
-        return next((why for job in self.upstream if (why := job.out_of_date)), None)
-
-    @property
-    def blocked_by(self) -> Job | None:
-        """The first job that must be done before this one; None if this one can be done."""
-        return next((job.blocked_by or job for job in self.upstream if not job.current), None)
-
-    @property
-    def current(self) -> bool:
-        """True if complete and up to date."""
-        return self.complete and not self.out_of_date
-
-
 def data_job(work: Workspace, model: str | None = None) -> Job:
     """The job that prepares a model's corpus; that of the models trained here if none is named."""
-    try:
-        text = source_digest(work.corpus_of(model), _remembered(work))
-    except UserError:  # the text is gone; the stage that has to read it reports that
-        text = None
+    text = _if_there(work, model, source_digest)
+    digests = {
+        part: _if_there(work, model, of) for part, of in (("text", text_digest), ("tokenizer", tokenizer_digest))
+    }
     parameters = work.settings_of(model).model_dump(mode="json")
     for key, usual in (
         ("layout", "stream"),
@@ -110,7 +39,16 @@ def data_job(work: Workspace, model: str | None = None) -> Job:
         if parameters[key] == usual:  # results from before there was such a key are up to date
             del parameters[key]
     folder = work.data_of(model)
-    return Job(folder, "01_data" + (f" with model {model}" if folder != work.data else ""), parameters, {"text": text})
+    hint = "01_data" + (f" with model {model}" if folder != work.data else "")
+    return Job(folder, hint, parameters, {"text": text}, digests=digests)
+
+
+def _if_there(work: Workspace, model: str | None, digest: Callable[..., str | None]) -> str | None:
+    """A digest of a corpus; None where the text is gone. The stage that has to read it reports that."""
+    try:
+        return digest(work.corpus_of(model), _remembered(work))
+    except UserError:
+        return None
 
 
 def check_corpora(work: Workspace) -> dict[str, UserError]:
@@ -121,9 +59,9 @@ def check_corpora(work: Workspace) -> dict[str, UserError]:
     Raises:
         UserError: no corpus can be prepared, or that of the models trained here cannot.
     """
-    problems = {}
+    problems, unneeded = {}, spared(work)
     for name, owner in work.corpora.items():
-        if not data_job(work, owner).current:
+        if name not in unneeded and not data_job(work, owner).current:
             try:
                 source_digest(work.corpus_of(owner))
             except UserError as error:
@@ -159,11 +97,13 @@ def extract_job(
         for key in ("layers", "layers_norm", "layers_law"):
             del parameters[key]
     weights: str | None
+    digests: dict[str, str | None] = {}
     if isinstance(run, PretrainedRun):
         parameters |= {"source": run.source, "revision": run.revisions[checkpoint]}
         parameters |= {"trust_remote_code": True} if run.trust_remote_code else {}
         source = work.checkpoint_source(model, checkpoint)
-        weights = content_digest(Path(source), _remembered(work)) if Path(source).is_dir() else source
+        digests["model"] = content_digest(Path(source), _remembered(work)) if Path(source).is_dir() else None
+        weights = digests["model"] or source
         upstream = (data,)
     else:
         parameters["precision"] = precision_of(run, study.extraction.precision)
@@ -172,7 +112,7 @@ def extract_job(
         upstream = (trained,)
     folder = work.statistics(*work.point(model, checkpoint))
     inputs = {"data": _content(data), "checkpoint": weights}
-    return Job(folder, f"03_extract with model {model}", parameters, inputs, upstream)
+    return Job(folder, f"03_extract with model {model}", parameters, inputs, upstream, digests=digests)
 
 
 def _asked(section: Section, *later: str) -> dict[str, Any]:
@@ -198,7 +138,7 @@ def measure_job(work: Workspace, model: str, checkpoint: int, extracted: Job | N
     for key in ("settle", "tolerance"):  # how much text is enough decides which is measured, not what is measured on it
         del parameters[key]
     folder, hint = work.measurements(model, checkpoint), f"04_measure with model {model}"
-    return Job(folder, hint, parameters, {"statistics": _content(extracted)}, (extracted,))
+    return as_kept(Job(folder, hint, parameters, {"statistics": _content(extracted)}, (extracted,)))
 
 
 def analyze_job(work: Workspace, published: Iterable[str] | None = None, jobs: Mapping[str, Job] | None = None) -> Job:
@@ -248,6 +188,22 @@ def all_jobs(work: Workspace, model: str | None = None) -> dict[str, Job]:
     return jobs
 
 
+def has_kept(work: Workspace) -> bool:
+    """True if a row of the study came from elsewhere."""
+    return any((read_manifest(work.measurements(*point)) or {}).get(KEPT) for point in work.study.points)
+
+
+def spared(work: Workspace) -> frozenset[str]:
+    """Names of the jobs that nothing needs: all rows that come from them are kept from elsewhere, and current."""
+    if not has_kept(work):
+        return frozenset()
+    jobs, needed = all_jobs(work), set[str]()
+    for model, k in work.study.points:
+        if not jobs[f"measure/{model}@{k}"].kept:
+            needed |= {work.data_of(model).name, f"train/{model}", f"extract/{model}@{k}"}
+    return frozenset(name for name, job in jobs.items() if job.stage != "measure" and name not in needed)
+
+
 def needs_work(work: Workspace, job: Job) -> bool:
     """True if the artifact is missing or out of date.
 
@@ -284,39 +240,6 @@ def check_overrides(work: Workspace, model: str | None = None) -> None:
     if work.overrides:
         for job in all_jobs(work, model).values():
             refuse_clash(work, job.folder, job.parameters)
-
-
-@contextmanager
-def alone(job: Job) -> Iterator[None]:
-    """Keep other processes, such as a notebook beside a sweep, from making the same artifact until the end.
-
-    Raises:
-        UserError: another process is making it.
-    """
-    lock = FileLock(job.folder.with_name(f".{job.folder.name}.lock"))
-    job.folder.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        raise UserError(f"{job.folder}: another process is making it; wait for that, or stop it") from None
-    except OSError as error:  # a folder or a broken link in its place, or another user's
-        raise UserError(f"{lock.lock_file}: cannot be locked ({error.strerror}); delete it") from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-@contextmanager
-def making(job: Job, facts: dict[str, Any]) -> Iterator[Path]:
-    """Yield an empty folder for the artifact's files; on success it is declared complete, on error removed.
-
-    Args:
-        job: whose artifact is made.
-        facts: for its manifest (device, seed, tokens_per_second …); may be added to until the end.
-    """
-    began = time.monotonic()
-    with alone(job), atomic_folder(job.folder) as aside:
-        yield aside
-        extra = {os.path.relpath(path, job.folder): path for path in job.extra_files if path.is_file()}
-        write_manifest(aside, job.parameters, job.inputs, began, facts, extra)
+            if job.differs:
+                for then, now in values_behind(job):
+                    refuse_clash(work, job.folder, now, then)

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from lcutils.manifests import read_manifest
+from lcutils.pipeline.carried import MADE_FROM
 from lcutils.pipeline.paths import ENDED, FAILED, Workspace, notebook_copy
 from lcutils.pipeline.plan import planned_seconds
-from lcutils.runs import TrainedRun
 from lcutils.text import one_line
 
 if TYPE_CHECKING:
@@ -132,24 +132,29 @@ def describe_time(work: Workspace, began: float, busy: list[float]) -> str:
 def run_times(work: Workspace) -> pd.DataFrame:
     """Where each run's time went, as its manifests and checkpoints say: seconds of each stage, and the speeds.
 
-    Of a run that was killed and continued, training counts whole, the other stages from the last start.
+    Of a run that was killed and continued, training counts whole, the other stages from the last start. Rows that
+    came from elsewhere carry the manifests of theirs.
     """
     import pandas as pd
 
     rows: list[dict[str, Any]] = []
     for run in work.study.runs.values():
         row: dict[str, Any] = {"model": run.name}
-        trained = read_manifest(work.run_folder(run.name)) if isinstance(run, TrainedRun) else None
+        measured = [read_manifest(work.measurements(run.name, k)) or {} for k in run.checkpoints]
+        behind = [manifest.get(MADE_FROM, {}) for manifest in measured]
+        trained = read_manifest(work.run_folder(run.name)) or behind[-1].get("train")
         last = work.checkpoint(run.name, run.checkpoints[-1]) / "evaluation.json"
-        if trained and last.is_file():
-            record = json.loads(last.read_text())
-            row |= {"device": trained.get("device"), "train_seconds": record["seconds"]}
+        if trained:
+            record = json.loads(last.read_text()) if last.is_file() else trained
+            row |= {"device": trained.get("device"), "train_seconds": record.get("seconds")}
             row |= {
                 "compile_seconds": record.get("compile_seconds"),
-                "train_tokens_per_second": record["tokens_per_second"],
+                "train_tokens_per_second": record.get("tokens_per_second"),
             }
-        extracted = [read_manifest(work.statistics(run.name, k)) or {} for k in run.checkpoints]
-        measured = [read_manifest(work.measurements(run.name, k)) or {} for k in run.checkpoints]
+        extracted = [
+            read_manifest(work.statistics(run.name, k)) or carried.get("extract", {})
+            for k, carried in zip(run.checkpoints, behind, strict=True)
+        ]
         row["device"] = row.get("device") or extracted[0].get("device")
         row["extract_seconds"] = sum(manifest.get("seconds", 0.0) for manifest in extracted)
         row["extract_tokens_per_second"] = extracted[-1].get("tokens_per_second")

@@ -11,6 +11,7 @@ from lcutils.corpus.tokenization import bpe_size
 from lcutils.manifests import damaged_files
 from lcutils.parameters import Study
 from lcutils.pipeline.costs import JOB_SECONDS, START_SECONDS, epochs_trained, seconds_per_token
+from lcutils.pipeline.jobs import all_jobs, spared
 from lcutils.pipeline.lanes import lanes
 from lcutils.pipeline.paths import Workspace
 from lcutils.runs import TrainedRun, count_parameters
@@ -28,6 +29,7 @@ def describe_plan(work: Workspace) -> str:
     lines = [
         f"study {study.name}: {len(study.runs)} runs ({len(trained)} to train), {len(study.points)} points to measure",
         f"outputs: {work.display(work.folder)}",
+        *_done(work),
     ]
     if not trained:
         return "\n".join([*lines, "nothing is trained; statistics take 10 bytes per dimension and token that occurs"])
@@ -64,6 +66,20 @@ def describe_plan(work: Workspace) -> str:
     else:
         lines += ["time: see the tokens/s in the log of the first model"]
     return "\n".join(lines)
+
+
+def _done(work: Workspace) -> list[str]:
+    """A line that says what is done of a study, where something is."""
+    if not any((work.measurements(*point) / MANIFEST).is_file() for point in work.study.points):
+        return []  # at once, where there are large models to look at
+    jobs, unneeded = all_jobs(work), spared(work)
+    done = [job for job in jobs.values() if job.stage == "measure" and job.current]
+    if not done:
+        return []
+    kept = sum(job.kept for job in done)
+    left = sum(job.stage == "train" and not job.current and name not in unneeded for name, job in jobs.items())
+    here = f", {kept} of them kept from elsewhere" if kept else ""
+    return [f"done: {len(done)} of {len(work.study.points)} points{here}; {left} runs are left to train"]
 
 
 def planned_seconds(work: Workspace, jobs: Iterable[str]) -> float | None:

@@ -6,13 +6,20 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 
-from lcutils.pipeline.jobs import Job, all_jobs
+from lcutils.pipeline.job import Job
+from lcutils.pipeline.jobs import all_jobs
 from lcutils.pipeline.outcome import failed_points
 from lcutils.pipeline.paths import Workspace
 from lcutils.text import one_line
 
-# What a point has reached, from the last stage to the first.
-STATES = {"measured": "measure/{point}", "extracted": "extract/{point}", "trained": "train/{model}", "data": "{data}"}
+# What a point has reached, from the last stage to the first. What is kept was measured elsewhere (`lcutils import`).
+STATES = {
+    "kept": "measure/{point}",
+    "measured": "measure/{point}",
+    "extracted": "extract/{point}",
+    "trained": "train/{model}",
+    "data": "{data}",
+}
 
 
 def describe_states(work: Workspace) -> str:
@@ -24,7 +31,7 @@ def describe_states(work: Workspace) -> str:
         point = f"{model}@{k}"
         state, words = _reached(work, jobs, model, k), ""
         measured = jobs[f"measure/{point}"]
-        if state == "measured":
+        if measured.current:
             row = json.loads((measured.folder / "row.json").read_text())
             words = f"val_loss {loss:.4f}" if (loss := row.get("val_loss")) is not None else ""
         elif point in failed:
@@ -41,6 +48,7 @@ def describe_states(work: Workspace) -> str:
 def _reached(work: Workspace, jobs: Mapping[str, Job], model: str, checkpoint: int) -> str:
     names = {"point": f"{model}@{checkpoint}", "model": model, "data": work.data_of(model).name}
     for state, job in STATES.items():
-        if (found := jobs.get(job.format(**names))) and found.current:
+        found = jobs.get(job.format(**names))
+        if found and found.current and (found.kept or state != "kept"):
             return state
     return "to do"

@@ -19,9 +19,9 @@ import yaml
 from lcutils.artifacts import remove, write_json
 from lcutils.devices import choose_device
 from lcutils.errors import UserError
-from lcutils.features.preflight import check_model
 from lcutils.parameters import ROOT, SHIPPED
-from lcutils.pipeline.jobs import all_jobs, analyze_job, check_corpora, check_overrides, remove_remains
+from lcutils.pipeline.checks import check_kept, check_pretrained
+from lcutils.pipeline.jobs import all_jobs, analyze_job, check_corpora, check_overrides, remove_remains, spared
 from lcutils.pipeline.lanes import lanes
 from lcutils.pipeline.locks import TOKEN, end_sweep, hand_on, one_sweep, token_of
 from lcutils.pipeline.outcome import describe_failures, describe_outcome, describe_time, watching_gpus
@@ -29,7 +29,6 @@ from lcutils.pipeline.paths import REQUEST, STAMPS, Workspace
 from lcutils.pipeline.plan import blocks_and_vocabulary
 from lcutils.pipeline.watch import STAGES, watching
 from lcutils.progress import said_if_slow
-from lcutils.runs import PretrainedRun
 from lcutils.text import one_line
 
 PROFILES = SHIPPED / "parameters" / "profiles"
@@ -74,7 +73,9 @@ def snakemake_command(
         targets = [f"{STAMPS}/measure/{run.name}@{k}" for k in run.checkpoints]
     # As JSON, every value arrives as it is: Snakemake's --config and papermill's -p read YAML and numbers.
     request = {"study": work.study.source, "outputs": str(work.folder.parent), "overrides": dict(work.overrides)}
-    write_json(work.folder / REQUEST, {"parameters": request, "only_analyze": only_analyze})
+    write_json(
+        work.folder / REQUEST, {"parameters": request, "only_analyze": only_analyze, "spared": sorted(spared(work))}
+    )
     command += ["--configfile", str(work.folder / REQUEST)]
     return [*command, "--", *targets] if targets else command
 
@@ -125,8 +126,10 @@ def stamp_current(work: Workspace) -> list[str]:
     """
     _remove(work.folder / STAMPS)
     now, missing = time.time(), []
-    jobs = all_jobs(work)
+    jobs, unneeded = all_jobs(work), spared(work)
     for name, job in (jobs | {"analyze": analyze_job(work, jobs=jobs)}).items():
+        if name in unneeded:
+            continue
         stamp = work.folder / STAMPS / name
         stamp.parent.mkdir(parents=True, exist_ok=True)
         if job.current:
@@ -161,49 +164,6 @@ def _remove(path: Path) -> None:
         raise UserError(f"{one_line(path, 200)}: cannot be deleted ({error.strerror}); make it yours") from None
 
 
-def check_pretrained(work: Workspace) -> None:
-    """Say at once which pretrained models cannot be loaded; raise a `UserError` if that leaves nothing to do.
-
-    A model that fails does not stop the others: its own jobs fail with the same line. A path that leads to no folder
-    is a mistake in the study, and refused.
-    """
-    problems = []
-    for run in work.study.runs.values():
-        if isinstance(run, PretrainedRun):
-            if any(run.revisions) and Path(work.checkpoint_source(run.name, 0)).exists():
-                raise UserError(
-                    f"pretrained.{run.name}.revision: is for models on the hub, not for a folder; leave it out"
-                )
-            if not Path(work.checkpoint_source(run.name, 0)).is_dir():
-                check_pretrained_run(work, run)
-                continue
-            try:
-                check_pretrained_run(work, run)
-            except UserError as error:
-                problems.append(error)
-    if problems and len(problems) == len(work.study.runs):
-        raise problems[0]
-    for problem in problems:
-        print(f"error: {problem}; the other models are measured", file=sys.stderr, flush=True)
-
-
-def check_pretrained_run(work: Workspace, run: PretrainedRun) -> None:
-    """Refuse a pretrained model that cannot be loaded, as far as its configuration and the names of its files say."""
-    source = work.checkpoint_source(run.name, 0)
-    local = Path(source).exists() or run.source.startswith((".", "/", "~")) or run.source.count("/") > 1
-    try:
-        if local:  # the hub is asked once the model's turn comes
-            facts = check_model(source, trust_remote_code=run.trust_remote_code)
-            block_size = work.settings_of(run.name).block_size
-            if facts.positions and facts.positions < block_size:
-                raise UserError(
-                    f"has {facts.positions} positions, and corpus.block_size is {block_size}; use at most "
-                    f"{facts.positions}"
-                )
-    except UserError as error:
-        raise UserError(f"pretrained.{run.name}: {error}") from None
-
-
 def run_sweep(
     work: Workspace,
     *,
@@ -219,6 +179,7 @@ def run_sweep(
     """
     with said_if_slow(f"looking at study {work.study.name}, its text and its models"):
         check_overrides(work, model)
+        check_kept(work, model)
         check_pretrained(work)
     for name, problem in check_corpora(work).items():
         print(f"error: {name}: {problem}; the other models are measured", file=sys.stderr, flush=True)

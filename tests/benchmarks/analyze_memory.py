@@ -27,7 +27,8 @@ from analysis_samples import made_tokens
 
 from lcutils.analysis import MEASUREMENTS
 from lcutils.analysis.rows import POINT_COLUMNS, Measured
-from lcutils.pipeline.jobs import making, measure_job
+from lcutils.pipeline.job import making
+from lcutils.pipeline.jobs import measure_job
 from lcutils.pipeline.overrides import open_study
 from lcutils.pipeline.paths import Workspace
 

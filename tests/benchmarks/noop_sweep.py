@@ -21,15 +21,8 @@ from pathlib import Path
 
 from lcutils.artifacts import content_digest
 from lcutils.parameters import ROOT
-from lcutils.pipeline.jobs import (
-    all_jobs,
-    analyze_job,
-    data_job,
-    extract_job,
-    making,
-    measure_job,
-    train_job,
-)
+from lcutils.pipeline.job import making
+from lcutils.pipeline.jobs import all_jobs, analyze_job, data_job, extract_job, measure_job, train_job
 from lcutils.pipeline.overrides import open_study
 from lcutils.pipeline.paths import Workspace
 from lcutils.runs import TrainedRun

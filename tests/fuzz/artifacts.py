@@ -25,7 +25,8 @@ from lcutils.corpus import open_data
 from lcutils.errors import UserError
 from lcutils.features.extracted import Extracted
 from lcutils.manifests import read_manifest
-from lcutils.pipeline.jobs import Job, all_jobs, analyze_job, needs_work
+from lcutils.pipeline.job import Job
+from lcutils.pipeline.jobs import all_jobs, analyze_job, needs_work
 from lcutils.pipeline.paths import Workspace
 from lcutils.stages import open_study
 

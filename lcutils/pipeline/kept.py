@@ -1,0 +1,219 @@
+"""Finished points as one small file that git keeps: `lcutils export` writes it, `lcutils import` reads it.
+
+Rows, tables and manifests of every finished point, without weights, statistics and most tables of tokens. After an
+import a sweep makes nothing of these points again, on whatever machine, and several sittings add up.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import lzma
+import re
+import shutil
+import tarfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from lcutils.artifacts import FULL, MANIFEST, atomic_folder, atomic_path, explain_full_disk, sealed, write_sealed_json
+from lcutils.errors import UserError, first_line
+from lcutils.manifests import read_manifest
+from lcutils.parameters import resolve_path
+from lcutils.pipeline.carried import KEPT, MADE_FROM, another_input, made_from
+from lcutils.pipeline.job import Job, alone
+from lcutils.pipeline.jobs import all_jobs
+from lcutils.pipeline.paths import Workspace
+from lcutils.runs import TrainedRun
+from lcutils.text import one_line
+
+ARCHIVE = "points.tar.xz"
+TOKENS = "tokens.parquet"  # the table of tokens, larger than all else of a row
+LEFT_OUT = "left_out"  # in a manifest: files of the row that did not come along
+MEMBER = re.compile(r"measurements/[^/.][^/]*/[^/.][^/]*")  # a file of a row
+
+
+def export_points(work: Workspace, folder: str | Path, tokens: Sequence[str] | None = None) -> str:
+    """Write all finished points of a study into `points.tar.xz`; returns a line that says what it holds.
+
+    The same points give the same bytes, and a file that holds them already is not touched.
+
+    Args:
+        work: the study.
+        folder: where the file goes.
+        tokens: the points whose tables of tokens are kept, as "model@checkpoint"; that of the largest model if None.
+
+    Raises:
+        UserError: nothing is finished, a table of tokens is not there, or the file holds points that this study's
+            folder does not have and that would be lost.
+    """
+    rows = {name.partition("/")[2]: job for name, job in all_jobs(work).items() if job.stage == "measure"}
+    rows = {point: job for point, job in rows.items() if job.current}
+    if not rows:
+        raise UserError(f"{work.display(work.folder)}: no point is finished; nothing is exported")
+    with_tokens = _points_with_tokens(work, rows, tokens)
+    archive = resolve_path(folder) / ARCHIVE
+    _expect_no_loss(work, archive, rows)
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for point, row in sorted(rows.items()):
+            for name, data in sorted(_files_of(row, point in with_tokens).items()):
+                entry = tarfile.TarInfo(f"measurements/{point}/{name}")  # no time, no owner
+                entry.size = len(data)
+                tar.addfile(entry, io.BytesIO(data))
+    if not _holds(archive, content.getvalue()):
+        with atomic_path(archive) as aside:
+            aside.write_bytes(lzma.compress(content.getvalue(), preset=9 | lzma.PRESET_EXTREME))
+    said = f"{len(rows)} of {len(work.study.points)} points, tables of tokens of {', '.join(with_tokens) or 'none'}"
+    return f"{work.display(archive)}: {said}, {archive.stat().st_size / 1e6:.1f} MB"
+
+
+def _points_with_tokens(work: Workspace, rows: Mapping[str, Job], asked: Sequence[str] | None) -> list[str]:
+    """The points whose tables of tokens are exported: those asked for, or the largest model's that has one."""
+    there = [point for point, row in rows.items() if (row.folder / TOKENS).is_file()]
+    if asked is None:
+        sizes = {point: json.loads((rows[point].folder / "row.json").read_text())["n_params"] or 0 for point in there}
+        return [max(there, key=lambda point: sizes[point])] if there else []
+    for point in asked:
+        if point not in there:
+            why = "has no table of tokens here" if point in rows else "is no finished point of this study"
+            raise UserError(f"tokens: {one_line(point)} {why}; see lcutils list {work.study.name}")
+    return sorted(set(asked))
+
+
+def _files_of(row: Job, with_tokens: bool) -> dict[str, bytes]:
+    """A row's files as they are exported, its manifest among them, which names those that are left out."""
+    manifest = {key: value for key, value in (read_manifest(row.folder) or {}).items() if key != KEPT}
+    kept = {name: entry for name, entry in manifest["files"].items() if with_tokens or name != TOKENS}
+    left_out = {name: entry for name, entry in manifest["files"].items() if name not in kept}
+    manifest |= {"files": kept, LEFT_OUT: manifest.get(LEFT_OUT, {}) | left_out}
+    if not row.kept and not manifest.get(MADE_FROM):
+        manifest[MADE_FROM] = made_from(row)
+    files = {name: (row.folder / name).read_bytes() for name in kept}
+    return files | {MANIFEST: json.dumps(sealed(manifest), indent=1).encode() + b"\n"}
+
+
+def _expect_no_loss(work: Workspace, archive: Path, rows: Mapping[str, Job]) -> None:
+    """Refuse to write over points that would then be nowhere."""
+    if not archive.is_file():
+        return
+    with _unpacked(archive) as folder:
+        lost = sorted({path.name for path in (folder / "measurements").iterdir()} - rows.keys())
+    if lost:
+        raise UserError(
+            f"{work.display(archive)}: holds {len(lost)} points that are not finished in {work.display(work.folder)} "
+            f"({one_line(lost[0])}); import it first, or delete it"
+        )
+
+
+def _holds(archive: Path, content: bytes) -> bool:
+    """True if an archive's content is this: another release of the compressor may write it in other bytes."""
+    try:
+        with lzma.open(archive) as file:
+            return file.read() == content
+    except (OSError, lzma.LZMAError, EOFError):
+        return False
+
+
+def import_points(work: Workspace, source: str | Path) -> str:
+    """Put exported points into a study's outputs, where they are finished; returns lines that say what was done.
+
+    All are verified before the first one is put there. One that is finished there stays as it is.
+
+    Args:
+        work: the study.
+        source: an archive, or the folder that `points.tar.xz` lies in.
+
+    Raises:
+        UserError: the archive is damaged, or holds a point of another study, or from another text.
+    """
+    given = resolve_path(source)
+    archive = given / ARCHIVE if given.is_dir() else given
+    if not archive.is_file():
+        raise UserError(f"{one_line(archive, 200)}: there is no such file; name an archive, or its folder")
+    with _unpacked(archive) as folder:
+        here = _jobs_by_folder(work)
+        points = {path.name: path for path in sorted((folder / "measurements").iterdir())}
+        for point, path in points.items():
+            if point not in here:
+                fix = "name the study that it was exported from"
+                raise UserError(f"{archive}: {one_line(point)} is no point of study {work.study.name}; {fix}")
+            manifest = read_manifest(path)
+            if manifest is not None:
+                write_sealed_json(path / MANIFEST, manifest | {KEPT: True})
+        there = _jobs_by_folder(replace(work, folder=folder))
+        for point in points:
+            _check(work, archive, point, there[point])
+        new = [point for point in points if not here[point].current]
+        for point in new:
+            with alone(here[point]), atomic_folder(here[point].folder) as aside:
+                shutil.copytree(points[point], aside, dirs_exist_ok=True)
+        unknown = sum(not (read_manifest(points[point]) or {}).get(MADE_FROM) for point in new)
+    return _describe_import(work, len(new), len(points), unknown)
+
+
+def _jobs_by_folder(work: Workspace) -> dict[str, Job]:
+    """The rows' jobs of a study by their folders' names."""
+    return {job.folder.name: job for job in all_jobs(work).values() if job.stage == "measure"}
+
+
+def _check(work: Workspace, archive: Path, point: str, row: Job) -> None:
+    """Refuse a point that is not whole, or that this study would not make."""
+    where = f"{one_line(archive, 200)}: {one_line(point)}"
+    if not row.complete:
+        raise UserError(f"{where}: {(row.damaged or [MANIFEST])[0]} is damaged or missing; restore the file")
+    if why := row.out_of_date:
+        fix = "name that one" if another_input(row) else "name the study that it was exported from"
+        raise UserError(f"{where} {why}; {fix}")
+    values = json.loads((row.folder / "row.json").read_text())
+    model, _, checkpoint = point.rpartition("@")
+    run = work.study.run(model)
+    asked: dict[str, Any] = {"model": model, "checkpoint": int(checkpoint)}
+    if isinstance(run, TrainedRun):
+        asked |= {"depth": run.depth, "width": run.width}
+        asked |= {key: getattr(run.recipe, key) for key in ("epochs", "weight_decay", "seed")}
+    for key, value in asked.items():
+        if values.get(key) != value:
+            raise UserError(f"{where}: row.json says {key} = {one_line(values.get(key))}, the study says {value}")
+
+
+def _describe_import(work: Workspace, new: int, all_points: int, unknown: int) -> str:
+    lines = [f"{new} points are kept in {work.display(work.folder)}"]
+    lines[0] += f"; {all_points - new} were finished there and stay as they are" if new < all_points else ""
+    if unknown:
+        lines += [
+            f"of {unknown} of them it is not known which text, training and extraction they come from: their "
+            "manifests do not say. Their own parameters are the study's."
+        ]
+    left = sum(not row.current for row in _jobs_by_folder(work).values())
+    lines += [f"{left} of {len(work.study.points)} points are left to make: lcutils sweep {work.study.name}"]
+    return "\n".join(lines)
+
+
+@contextmanager
+def _unpacked(archive: Path) -> Iterator[Path]:
+    """Yield a temporary folder with an archive's rows, its digests not yet verified; a `UserError` if it is damaged."""
+    with TemporaryDirectory(prefix="lcutils-") as name, explain_full_disk(Path(name)):
+        folder = Path(name)
+        (folder / "measurements").mkdir()
+        try:
+            with tarfile.open(archive) as tar:
+                for member in tar:
+                    _unpack(tar, member, folder)
+        except (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError) as error:
+            if isinstance(error, OSError) and error.errno in FULL:
+                raise
+            raise UserError(f"{one_line(archive, 200)}: is damaged ({first_line(error)}); restore it") from error
+        yield folder
+
+
+def _unpack(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> None:
+    if member.isdir():
+        return
+    if not member.isreg() or not MEMBER.fullmatch(member.name):
+        raise tarfile.TarError(f"{member.name} is no file of a row")
+    tar.extract(member, folder, filter="data")
