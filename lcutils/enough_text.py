@@ -17,6 +17,7 @@ from lcutils.corpus import open_data
 from lcutils.errors import UserError
 from lcutils.parameters import load_study
 from lcutils.pipeline.paths import Workspace
+from lcutils.progress import short_percent
 from lcutils.text import one_line
 
 AUTO = "auto"
@@ -80,10 +81,10 @@ def more_tokens(work: Workspace, failed: Collection[str]) -> int | None:
             change = float("inf") if isnan(change) else change
             if change > max(settings.tolerance, largest.get(model, 0.0)):
                 largest[model] = change
-                moving[model] = f"{key} of {point} changed by {_percent(change)} at the last doubling"
+                moving[model] = f"{key} of {point} changed by {_amount(change)} at the last doubling"
     amount = "all of the text" if most is None else f"{most:,} tokens"
     if not moving:
-        _say(f"{amount}: {', '.join(settings.settle)} have settled to {_percent(settings.tolerance)}")
+        _say(f"{amount}: {', '.join(settings.settle)} have settled to {short_percent(settings.tolerance)}")
         return None
     words = moving[max(largest, key=largest.__getitem__)]
     if most is None or all(_has_ended(work, model, most) for model in moving):
@@ -99,8 +100,8 @@ def _has_ended(work: Workspace, model: str, most: int) -> bool:
     return train.size + train.shape[1] <= most
 
 
-def _percent(share: float) -> str:
-    return "an amount that is not known" if share == float("inf") else f"{100 * share:.2g} %"
+def _amount(change: float) -> str:
+    return "an amount that is not known" if change == float("inf") else short_percent(change)
 
 
 def _say(words: str) -> None:

@@ -76,7 +76,9 @@ class Study(Section):
     grid: tuple[GridEntry, ...] = ()  # models to train: a list of entries, each a product of values
     pretrained: dict[str, PretrainedModel] = Field({})  # name -> model to measure as it is
     device: str = "auto"  # "auto" is cuda if available, otherwise cpu; no reason to run anything again
-    jobs_per_gpu: int = Field(1, gt=0, le=1024)  # jobs that share a GPU; short runs leave room for several
+    # Jobs that share a GPU; short runs leave room for several. Where several do, a sweep on this machine runs NVIDIA's
+    # MPS, if it is installed, so that jobs run at once; without it they take turns.
+    jobs_per_gpu: int = Field(1, gt=0, le=1024)
     threads: int = Field(1, gt=0, le=1024)  # CPU threads of a job
     drop_checkpoints: bool = False  # delete a checkpoint's weights once it is measured
 

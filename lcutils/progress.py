@@ -24,10 +24,19 @@ def short_number(value: float) -> str:
     >>> [short_number(n) for n in (12, 310_400, 2_500_000)]
     ['12', '310 k', '2.5 M']
     """
-    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+    for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= 0.9995 * size:
             return f"{value / size:.3g} {letter}"
     return f"{value:.3g}"
+
+
+def short_percent(share: float) -> str:
+    """A share as a person says it.
+
+    >>> [short_percent(share) for share in (0.0123, 0.5, 15.234)]
+    ['1.2 %', '50 %', '1,523 %']
+    """
+    return f"{100 * share:.2g} %" if share < 0.995 else f"{100 * share:,.0f} %"
 
 
 def short_time(seconds: float) -> str:

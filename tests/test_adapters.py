@@ -113,6 +113,12 @@ def test_adapters_that_cannot_be_merged(tmp_path, monkeypatch):
         assert refusal(check_model, folder).endswith("peft, which merges it, is not installed; pip install peft")
     monkeypatch.setattr(adapters, "find_spec", lambda _: True)
     assert "its base, ./no/such/base, is no folder here; set base_model_name_or_path" in refusal(check_model, folder)
+    (tmp_path / "elsewhere" / "near").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "elsewhere")  # where a library would find it, and a sweep's jobs would not
+    rename_base(folder, "near")
+    said = refusal(check_model, folder)
+    assert "its base, near, lies in the current folder and not beside the adapter" in said
+    assert f"set base_model_name_or_path in adapter_config.json to {tmp_path}/elsewhere/near" in said
     rename_base(folder, ".")
     assert "its base, ., holds an adapter too; give that a folder of its own" in refusal(check_model, folder)
     (tmp_path / "base").mkdir()

@@ -6,7 +6,7 @@ import nbformat
 from nbclient import NotebookClient
 
 from lcutils import progress
-from lcutils.progress import Progress, said_if_slow, short_number, short_time
+from lcutils.progress import Progress, said_if_slow, short_number, short_percent, short_time
 
 
 def test_lines_say_speed_time_left_and_figures(tmp_path, capsys, monkeypatch):
@@ -52,14 +52,17 @@ def test_what_is_slow_is_said_and_what_is_not_is_not(capsys):
 
 
 def test_numbers_and_times_are_short():
-    assert [short_number(n) for n in (0, 12, 999.9, 310_400, 2_500_000, 3e9)] == [
+    assert [short_number(n) for n in (0, 12, 999.9, 310_400, 2_500_000, 3e9, 1.5e13)] == [
         "0",
         "12",
         "1 k",
         "310 k",
         "2.5 M",
         "3 G",
+        "15 T",
     ]
+    shares = [short_percent(share) for share in (0.0, 0.00123, 0.0456, 0.994, 0.996, 1.5, 123.456)]
+    assert shares == ["0 %", "0.12 %", "4.6 %", "99 %", "100 %", "150 %", "12,346 %"]
     assert [short_time(n) for n in (0.2, 12, 99.6, 200, 3599, 7500)] == [
         "0 s",
         "12 s",

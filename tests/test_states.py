@@ -64,7 +64,7 @@ def test_the_plan_counts_untrained_networks(tmp_path):
         describe_plan(open_study("paper", tmp_path, [f"random_network={value}", "nulls=20"]))
         for value in ("false", "true")
     )
-    assert "108.0 G tokens of extraction\n" in once
-    assert "216.1 G tokens of extraction, half of it of untrained networks\n" in twice
+    assert "108 G tokens of extraction\n" in once
+    assert "216 G tokens of extraction, half of it of untrained networks\n" in twice
     assert "4.8 h extraction" in once
     assert "9.7 h extraction" in twice

@@ -7,7 +7,9 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import Future
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +21,7 @@ from safetensors.torch import load_file
 from toy_training import SMALL, blocks, logits, recipe
 
 from lcutils.errors import UserError
-from lcutils.features.batches import next_tokens
+from lcutils.features.batches import blocks_on_device, next_tokens
 from lcutils.features.evaluation import evaluate_model
 from lcutils.features.models import FeatureModel, load_feature_model
 from lcutils.gptneo import loss as losses
@@ -89,6 +91,60 @@ def test_seeds_order_the_data_and_init_seeds_the_weights(tmp_path):
     assert torch.equal(base, same)
     assert not torch.equal(base, order)
     assert (base - start).abs().mean() > 3 * (base - order).abs().mean()
+
+
+class AtOnce:
+    """An executor that runs what it is given at once, in the calling thread."""
+
+    def __init__(self, workers: int) -> None:
+        pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+    def submit(self, function, *words):
+        future = Future()
+        future.set_result(function(*words))
+        return future
+
+
+def test_weights_drawn_beside_other_work_are_the_same(tmp_path, monkeypatch):
+    """They are drawn in a thread while this one readies the device, whatever this one draws meanwhile."""
+    data, validation = blocks(20), blocks(3, seed=1)
+    given = recipe(epochs=1, checkpoints=(0,), init_seed=5)
+    with monkeypatch.context() as context:
+        context.setattr("lcutils.training.loop.ThreadPoolExecutor", AtOnce)
+        train(SMALL, given, data, validation, tmp_path / "alone", device="cpu")
+    drawing, drawn = threading.Event(), threading.Event()
+    starts: list[dict[str, torch.Tensor]] = []
+
+    class Drawn(GPTNeo):
+        def _initialise(self, generator: torch.Generator) -> None:
+            assert threading.current_thread() is not threading.main_thread()
+            drawing.set()
+            try:
+                super()._initialise(generator)
+                starts.append({name: tensor.clone() for name, tensor in self.state_dict().items()})
+            finally:
+                drawn.set()
+
+    def resident(*words):
+        drawing.wait()
+        while not drawn.is_set():
+            torch.manual_seed(1)
+            torch.rand(1000)
+        return blocks_on_device(*words)
+
+    monkeypatch.setattr("lcutils.training.loop.GPTNeo", Drawn)
+    monkeypatch.setattr("lcutils.training.loop.blocks_on_device", resident)
+    train(SMALL, given, data, validation, tmp_path / "beside", device="cpu")
+    for name, tensor in GPTNeo(SMALL, 5).state_dict().items():
+        assert torch.equal(starts[0][name], tensor), name
+    alone, beside = (tmp_path / name / "checkpoint-0/model.safetensors" for name in ("alone", "beside"))
+    assert alone.read_bytes() == beside.read_bytes()
 
 
 def test_no_epoch_is_trained_after_the_last_that_is_kept(tmp_path):

@@ -19,6 +19,7 @@ import pandas as pd
 
 from lcutils.analysis.definitions import MEASUREMENTS, Missing
 from lcutils.analysis.errors import NO_PARTS, ON_VALIDATION
+from lcutils.progress import short_number, short_percent
 
 SETTLED = 0.01  # relative change at the last doubling
 DOUBLINGS = 3  # from which the rate is estimated
@@ -135,19 +136,20 @@ def settling_words(table: pd.DataFrame | Missing) -> str:
     if isinstance(table, Missing):
         return ""
     settled, moving = table[table["change"] <= SETTLED], table[table["change"] > SETTLED]
+    tokens = short_number(float(table["tokens"].median()))
     words = (
-        f"At the last doubling of the text, to {_tokens(float(table['tokens'].median()))} tokens, {len(settled)} of "
-        f"{len(table)} measurements changed by 1 % or less (median over points)"
+        f"At the last doubling of the text, to {tokens} tokens, {len(settled)} of {len(table)} measurements changed by "
+        "1 % or less (median over points)"
     )
     if moving.empty:
         return f"{words}: they have settled."
     parts, untold = [], []
     for _, row in moving.sort_values("change", ascending=False).iterrows():
-        part = f"{row['measurement']} ({_percent(row['change'])}"
+        part = f"{row['measurement']} ({short_percent(row['change'])}"
         if 2 * row["told"] < row["points"]:
             untold.append(row["measurement"])
         elif row["tokens_needed"] > row["tokens"]:
-            part += f", about {_tokens(row['tokens_needed'])} tokens for 1 %"
+            part += f", about {short_number(row['tokens_needed'])} tokens for 1 %"
         else:
             part += ", but within 1 % of its extrapolated limit"
         parts.append(f"{part})")
@@ -156,14 +158,3 @@ def settling_words(table: pd.DataFrame | Missing) -> str:
         return words
     which = "these" if len(untold) == len(moving) else ", ".join(untold)
     return f"{words} How many tokens {which} would need for 1 % cannot be told: their changes follow no trend yet."
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.2g} %" if share < 1 else f"{100 * share:,.0f} %"
-
-
-def _tokens(number: float) -> str:
-    for size, sign in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")):
-        if number >= size:
-            return f"{number / size:.3g} {sign}"
-    return f"{number:.0f}"

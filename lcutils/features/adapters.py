@@ -74,11 +74,17 @@ def _read(name: str, revision: str | None, path: Path) -> Adapter:
 
 
 def _find_base(name: str, folder: Path, base: str) -> str:
-    for candidate in (folder / Path(base).expanduser(), Path(base).expanduser()):
-        if candidate.is_dir():
-            if (candidate / CONFIG).exists():
-                raise UserError(f"{name}: its base, {base}, holds an adapter too; give that a folder of its own")
-            return str(candidate)
+    """The base's folder, if it is one; a path starts at the adapter's folder. Otherwise its name on the hub."""
+    candidate = folder / Path(base).expanduser()
+    if candidate.is_dir():
+        if (candidate / CONFIG).exists():
+            raise UserError(f"{name}: its base, {base}, holds an adapter too; give that a folder of its own")
+        return str(candidate)
+    if Path(base).is_dir():  # a library would take it, and a sweep's jobs, which start elsewhere, would not find it
+        raise UserError(
+            f"{name}: its base, {base}, lies in the current folder and not beside the adapter; set "
+            f"base_model_name_or_path in {CONFIG} to {Path(base).absolute()}, or start elsewhere if the hub's is meant"
+        )
     if base.startswith((".", "/", "~")) or base.count("/") > 1:  # a name on the hub has one slash at most
         raise UserError(
             f"{name}: its base, {base}, is no folder here; set base_model_name_or_path in {CONFIG} to where it is"

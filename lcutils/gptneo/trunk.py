@@ -18,6 +18,7 @@ import warnings
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -177,9 +178,8 @@ class Transformer(nn.Module):
         return TrunkWeights([block.weights(dtype) for block in blocks], self.ln_f.weight, self.ln_f.bias)
 
 
-@lru_cache(maxsize=4)
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function` compiled by torch.compile, one specialised version for each shape it meets.
+def start_compiler() -> None:
+    """Load what torch.compile needs, which takes a new process seconds, and say where what it makes is kept.
 
     What is compiled stays in the user's cache folder, for later processes and for other machines that share it, until
     torch or the kind of GPU changes. `TORCHINDUCTOR_CACHE_DIR` names another folder.
@@ -193,6 +193,13 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     with suppress(OSError, RuntimeError):  # without a home that can be written, torch takes a temporary folder
         cache.mkdir(parents=True, exist_ok=True)
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache))
+    import_module("torch._inductor.compile_fx")  # after the folder is named
+
+
+@lru_cache(maxsize=4)
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` compiled by torch.compile, one specialised version for each shape it meets."""
+    start_compiler()
     return torch.compile(function, dynamic=False, fullgraph=True)
 
 

@@ -14,6 +14,7 @@ from lcutils.pipeline.costs import JOB_SECONDS, START_SECONDS, epochs_trained, s
 from lcutils.pipeline.jobs import all_jobs, spared
 from lcutils.pipeline.lanes import lanes
 from lcutils.pipeline.paths import Workspace
+from lcutils.progress import short_number
 from lcutils.runs import TrainedRun, count_parameters
 
 # Blocks of the paper's packing (appendix A), known before the text is downloaded.
@@ -52,7 +53,7 @@ def describe_plan(work: Workspace) -> str:
     passes = 2 if study.extraction.random_network else 1  # each point's untrained network is extracted too
     extraction = passes * sum(tokens * len(run.checkpoints) for run in trained)
     lines += [
-        f"work: {_tokens(training)} of training, {_tokens(extraction)} of extraction"
+        f"work: {short_number(training)} tokens of training, {short_number(extraction)} tokens of extraction"
         + (", half of it of untrained networks" if passes == 2 else "")
     ]
     if vocabulary == paper.VOCABULARY:
@@ -140,10 +141,6 @@ def _statistics_bytes(run: TrainedRun, vocabulary: int, study: Study) -> int:
     number = run.depth + 1 if asked.layers == "all" else len(asked.layers)
     layer = 12 * size + (0 if asked.layers_norm else 10 * size) + (8 * run.width**2 if asked.layers_law else 0)
     return 16 * size + 8 * run.width**2 + number * layer
-
-
-def _tokens(number: int) -> str:
-    return f"{number / 1e9:,.1f} G tokens" if number >= 1e9 else f"{number / 1e6:,.1f} M tokens"
 
 
 def _gigabytes(size: float) -> str:

@@ -24,6 +24,7 @@ from lcutils.pipeline.checks import check_kept, check_pretrained
 from lcutils.pipeline.jobs import all_jobs, analyze_job, check_corpora, check_overrides, remove_remains, spared
 from lcutils.pipeline.lanes import lanes
 from lcutils.pipeline.locks import TOKEN, end_sweep, hand_on, one_sweep, token_of
+from lcutils.pipeline.mps import sharing_gpus
 from lcutils.pipeline.outcome import describe_failures, describe_outcome, describe_time, watching_gpus
 from lcutils.pipeline.paths import REQUEST, STAMPS, Workspace
 from lcutils.pipeline.plan import blocks_and_vocabulary
@@ -211,10 +212,10 @@ def run_sweep(
         def snakemake(**options: Any) -> int:
             command = snakemake_command(work, profile=profile, cores=cores, **options)
             shown = None if dry_run else said
-            environment = os.environ | ({} if dry_run else {TOKEN: token_of(work.folder)})
+            environment = sharing.environment | ({} if dry_run else {TOKEN: token_of(work.folder)})
             # Snakemake holds the lock too, and keeps it if only this process is killed.
             with subprocess.Popen(
-                command, cwd=ROOT, env=environment, pass_fds=[lock.fileno()], stdout=shown, stderr=shown
+                command, cwd=ROOT, env=environment, pass_fds=[lock.fileno(), *sharing.held], stdout=shown, stderr=shown
             ) as process:
                 if not dry_run:
                     hand_on(lock, process.pid)
@@ -223,7 +224,8 @@ def run_sweep(
         wanted = missing if model is None else set(missing) & all_jobs(work, model).keys()
         if not wanted:
             print("Nothing to be done: all is complete and up to date.")
-        with watching(work, [] if dry_run else wanted), watching_gpus() as busy:
+        here = [] if dry_run or profile else wanted
+        with sharing_gpus(work, here) as sharing, watching(work, [] if dry_run else wanted), watching_gpus() as busy:
             status = snakemake(model=model, dry_run=dry_run) if wanted else 0
             if status < 0:
                 end_sweep(work.folder, lock)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from lcutils.artifacts import atomic_folder, check_space, remove, write_json
+from lcutils.artifacts import atomic_folder, remove, write_json
 from lcutils.errors import UserError
 from lcutils.features.batches import blocks_on_device
 from lcutils.features.evaluation import evaluate_model
@@ -26,13 +26,22 @@ from lcutils.features.models import FeatureModel
 from lcutils.gptneo.checkpoint import write_checkpoint
 from lcutils.gptneo.determinism import deterministic
 from lcutils.gptneo.model import PRECISIONS, GPTNeo
-from lcutils.gptneo.trunk import worth_compiling
+from lcutils.gptneo.trunk import start_compiler, worth_compiling
 from lcutils.manifests import claim_folder, read_note, write_manifest
 from lcutils.progress import Progress
 from lcutils.ranks import barrier, number, process_group
-from lcutils.runs import Architecture, Recipe, count_parameters
+from lcutils.runs import Architecture, Recipe
 from lcutils.training.optimizer import ClippedAdamW, FlatParameters
-from lcutils.training.resume import LOG, OURS, check_state, is_kept, load_state, restore_log, run_identity, save_state
+from lcutils.training.resume import (
+    LOG,
+    OURS,
+    check_unfinished,
+    is_finished,
+    load_state,
+    restore_log,
+    run_identity,
+    save_state,
+)
 from lcutils.training.step import TrainingStep, epoch_order
 
 if TYPE_CHECKING:
@@ -99,23 +108,12 @@ def train(
             identity = run_identity(architecture, recipe, train_blocks, on) | {"job": job}
             others = job is not None and read_note(folder).get("job") != job
             claim_folder(folder, identity, discard=others, ours=OURS)
-            _check_unfinished(folder, architecture, recipe, len(train_blocks))
+            check_unfinished(folder, architecture, recipe, len(train_blocks))
         barrier()
-        if not _finished(folder, recipe):
+        if not is_finished(folder, recipe):
             trainer = _Trainer(architecture, recipe, train_blocks, validation_blocks, folder, on, rank, world)
             trainer.run(log, seconds_between_saves)
         return Trained(folder, architecture, recipe.checkpoints).checkpoints
-
-
-def _check_unfinished(folder: Path, architecture: Architecture, recipe: Recipe, blocks: int) -> None:
-    """Remove what is damaged of earlier work, and raise a `UserError` if there is no room for the rest."""
-    steps_per_epoch = -(-blocks // recipe.batch_size)
-    checkpoints = {(k + 1) * steps_per_epoch: folder / f"checkpoint-{k}" for k in recipe.checkpoints}
-    check_state(folder, checkpoints)
-    missing = [checkpoint for checkpoint in checkpoints.values() if not is_kept(checkpoint)]
-    if missing:
-        saves = 2 * 12  # bytes per parameter of a state and its predecessor: weights and both moments in fp32
-        check_space(folder, (saves + 4 * len(missing)) * count_parameters(architecture))
 
 
 class _Trainer:
@@ -142,19 +140,27 @@ class _Trainer:
         passed = 3 * (self.last_epoch + 1) * train_blocks.size  # tokens; a pass back takes as long as two
         # Without compilation, attention's gradients are sums in any order.
         compiles = recipe.deterministic or worth_compiling(architecture.depth, passed)
-        self.model = GPTNeo(architecture, recipe.init_seed)
+        compile_step = device.type == "cuda" and compiles
+        # Drawing 200 M weights takes the CPU a second, in which this thread starts the GPU and loads the compiler. The
+        # weights come from a generator of their own, so that nothing else can change them.
+        with ThreadPoolExecutor(1) as pool:
+            drawn = pool.submit(GPTNeo, architecture, recipe.init_seed)
+            tokens = blocks_on_device(train_blocks, device)
+            if compile_step:
+                start_compiler()
+            self.model = drawn.result()
         self.parameters = FlatParameters(self.model, device, PRECISIONS[recipe.autocast])
         self.step = TrainingStep(
             self.parameters,
             ClippedAdamW(self.parameters, recipe.betas, recipe.eps, recipe.weight_decay, recipe.clip_norm),
-            blocks_on_device(train_blocks, device),
+            tokens,
             batch_size=recipe.batch_size,
             learning_rate=recipe.learning_rate,
             total_steps=self.total_steps,
             history=self.log_every,
             rank=rank,
             world=world,
-            compile_step=device.type == "cuda" and compiles,
+            compile_step=compile_step,
             capture=compiles or self.total_steps >= CAPTURE_FROM,
         )
         self.done = 0  # steps
@@ -276,12 +282,6 @@ class _Trainer:
             }
             write_json(aside / "evaluation.json", record)
             write_manifest(aside, read_note(self.folder), {}, time.monotonic() - self.seconds, {})
-
-
-def _finished(folder: Path, recipe: Recipe) -> bool:
-    """True if all kept checkpoints are written and evaluated, and whole."""
-    written = not (folder / "resume").exists() and (folder / LOG).is_file()
-    return written and all(is_kept(folder / f"checkpoint-{k}") for k in recipe.checkpoints)
 
 
 @dataclass(frozen=True)

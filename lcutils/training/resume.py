@@ -20,9 +20,9 @@ import numpy as np
 import torch
 from safetensors import safe_open
 
-from lcutils.artifacts import atomic_path, find_sealed, remove, write_sealed
+from lcutils.artifacts import atomic_path, check_space, find_sealed, remove, write_sealed
 from lcutils.manifests import MANIFEST, damaged_files, note_digest
-from lcutils.runs import Architecture, Recipe
+from lcutils.runs import Architecture, Recipe, count_parameters
 from lcutils.tensors import save_tensors
 from lcutils.training.optimizer import FlatParameters
 
@@ -46,6 +46,23 @@ def run_identity(
 def is_kept(folder: Path) -> bool:
     """True if a checkpoint was written and evaluated, and all its files are as they were written."""
     return (folder / MANIFEST).is_file() and not damaged_files(folder)
+
+
+def is_finished(run: Path, recipe: Recipe) -> bool:
+    """True if all kept checkpoints of a run are written and evaluated, and whole."""
+    written = not (run / "resume").exists() and (run / LOG).is_file()
+    return written and all(is_kept(run / f"checkpoint-{k}") for k in recipe.checkpoints)
+
+
+def check_unfinished(run: Path, architecture: Architecture, recipe: Recipe, blocks: int) -> None:
+    """Remove what is damaged of earlier work, and raise a `UserError` if there is no room for the rest."""
+    steps_per_epoch = -(-blocks // recipe.batch_size)
+    checkpoints = {(k + 1) * steps_per_epoch: run / f"checkpoint-{k}" for k in recipe.checkpoints}
+    check_state(run, checkpoints)
+    missing = [checkpoint for checkpoint in checkpoints.values() if not is_kept(checkpoint)]
+    if missing:
+        saves = 2 * 12  # bytes per parameter of a state and its predecessor: weights and both moments in fp32
+        check_space(run, (saves + 4 * len(missing)) * count_parameters(architecture))
 
 
 def save_state(run: Path, parameters: FlatParameters, facts: dict[str, Any]) -> float:
