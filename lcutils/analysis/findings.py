@@ -1,0 +1,202 @@
+"""What develops with what: every question of `questions` asked of every measurement of a results table.
+
+A correlation is of points that are comparable by the question, its error by architectures (`clustered`). A verdict is
+given only where the interval leaves 0 out and p, after Holm's correction within a question, is below 0.05.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lcutils.analysis.clustered import (
+    FEWEST_UNITS,
+    NO_UNITS,
+    Clustered,
+    Codes,
+    Line,
+    Mask,
+    clustered,
+    comparable,
+    within_line,
+)
+from lcutils.analysis.conditional import size_and_recipe
+from lcutils.analysis.definitions import MEASUREMENTS, Missing, measurements_in
+from lcutils.analysis.directions import CLEAR, near_pole, towards
+from lcutils.analysis.few import family_column, with_families
+from lcutils.analysis.inference import FEWEST_ROWS, Vector, holm, independent_columns, partial_correlation
+from lcutils.analysis.published import SQUARED_NORM
+from lcutils.analysis.questions import GIVEN, LOSS, NC1_BELOW, QUESTIONS, SEEDS, Question
+from lcutils.analysis.relations import TABLE_1, correlations, finite_rows, seed_rows
+
+TOWARDS, AWAY, NONE, UNKNOWN = "towards collapse", "away from collapse", "no direction shown", "cannot be told"
+LOWER, HIGHER = "lower loss", "higher loss"  # the verdicts on the loss itself
+SCALED = "nc1_cdnv_scaled"  # of published tables, which hold no scale-free NC1
+# What is no measurement of the catalogue: (property, label), both better where lower.
+OTHERS = {LOSS: ("", "validation loss"), SCALED: ("NC1", "CDNV times mean squared norm")}
+COLUMNS = [
+    "question", "measurement", "property", "label", "group", "scale", "n", "architectures", "r", "low", "high", "p",
+    "p_holm", "sign", "verdict", "change", "change_low", "change_high", "note",
+]  # fmt: skip
+
+
+def findings(results: pd.DataFrame, *, trials: int = 10_000, resamples: int = 2_000, seed: int = 0) -> pd.DataFrame:
+    """Answer every question for every measurement of a results table, ours or a published one.
+
+    Args:
+        results: one row per point, columns of results.csv; of its measurements all but spectra are asked about.
+        trials, resamples, seed: of the permutation test and the bootstrap over seeds; all else is without chance.
+
+    Returns:
+        One row per question and measurement: `question` (a name in `QUESTIONS`), `measurement, property, label`;
+        `group` ("paper": a row of its Table 1, "other", or "loss": the loss itself, asked of the factors); `scale`
+        ("log" where the measurement is drawn on a log axis and all its values are positive); `n` points and
+        `architectures` that take part; `r` with the factor or the loss, `low, high` (95 %), `p` (two-sided), `p_holm`
+        (over the group within the question); `sign` (1: a positive r is towards collapse as the factor grows or the
+        loss falls; -1: a negative one; 0: not known); `verdict`; `change` of the measurement for one `step` of the
+        question, with `change_low, change_high` (relative where the scale is log); `note`.
+    """
+    results = with_families(results.reset_index(drop=True))
+    if {SQUARED_NORM, "nc1_cdnv"} <= set(results.columns):
+        results = results.assign(**{SCALED: results["nc1_cdnv"] * results[SQUARED_NORM]})
+    rows = []
+    for name, question in QUESTIONS.items():
+        keys = [key for key in measurements_in(results) if MEASUREMENTS[key].group in ("paper", "corrected")]
+        keys += [SCALED] if SCALED in results else []
+        if name == NC1_BELOW:
+            keys = [key for key in keys if property_of(key) == "NC1"]
+        if question.factor != LOSS and LOSS in results:
+            keys = [LOSS, *keys]
+        if name == SEEDS:
+            answers = _over_seeds(results, keys, trials, resamples, seed)
+        else:
+            answers = {key: _answer(name, question, results, key) for key in keys}
+        rows += [_row(name, key, answers[key]) for key in keys]
+    table = pd.DataFrame(rows).reindex(columns=COLUMNS)
+    table["p_holm"] = table.groupby(["question", "group"])["p"].transform(holm)
+    table["verdict"] = [_verdict(row) for row in table.to_dict("records")]
+    return table
+
+
+def property_of(key: str) -> str:
+    """The property that a row of the findings is of; "" of the loss."""
+    return OTHERS[key][0] if key in OTHERS else MEASUREMENTS[key].property
+
+
+def _row(name: str, key: str, answer: Mapping[str, Any]) -> dict[str, Any]:
+    label = OTHERS[key][1] if key in OTHERS else MEASUREMENTS[key].label
+    group = "loss" if key == LOSS else "paper" if key in TABLE_1.values() else "other"
+    return {
+        "question": name,
+        "measurement": key,
+        "property": property_of(key),
+        "label": label,
+        "group": group,
+        **answer,
+    }
+
+
+def _verdict(row: Mapping[Any, Any]) -> str:
+    if not row["sign"] or np.isnan(row["p"]):
+        return UNKNOWN
+    if not (row["p_holm"] < CLEAR and row["low"] * row["high"] > 0):  # false too where there is no interval
+        return NONE
+    better = row["sign"] * row["r"] > 0
+    if row["measurement"] == LOSS:
+        return LOWER if better else HIGHER
+    return TOWARDS if better else AWAY
+
+
+def _sign(key: str, values: Vector, question: Question) -> int:
+    """Sign of r that says "towards collapse" as the factor grows; as the loss falls, where that is the factor."""
+    way = "down" if key in OTHERS else towards(key, values)
+    sign = {"down": -1, "up": 1, "none": 0}[way]
+    return -sign if question.factor == LOSS else sign
+
+
+def _facts(key: str, values: Vector, question: Question) -> dict[str, Any]:
+    """What is said of a measurement's values whatever the statistic: `scale`, `sign` and `note`."""
+    logged = (key == SCALED or (key != LOSS and MEASUREMENTS[key].log)) and bool((values > 0).all())
+    note = "" if key in OTHERS else near_pole(key, values)
+    return {"scale": "log" if logged else "", "sign": _sign(key, values, question), "note": note}
+
+
+def _no_answer(n: int, why: str) -> dict[str, Any]:
+    return {"n": n, "architectures": 0, "sign": 0, "scale": "", "note": why}
+
+
+def _answer(name: str, question: Question, results: pd.DataFrame, key: str) -> dict[str, Any]:
+    """The columns of one row, but for names, p_holm and verdict."""
+    if absent := [column for column in question.needs if column not in results]:
+        return _no_answer(0, f"the table lacks {', '.join(absent)}")
+    used = question.asked(results[finite_rows(results, [key, *question.needs])])
+    controls = size_and_recipe(used)
+    if name == GIVEN:
+        used = used[finite_rows(controls, [str(control) for control in controls])]
+    family, x = family_column(results), question.values(used).to_numpy(dtype=np.float64)
+    strata = _codes(used, [*family, *question.same])
+    paired = comparable(x, strata)
+    used, x, strata = used[paired], x[paired], strata[paired]
+    if len(used) < FEWEST_ROWS:
+        return _no_answer(len(used), "no three points that differ in nothing else")
+    values = used[key].to_numpy(dtype=np.float64)
+    facts = _facts(key, values, question)
+    y, held = np.log(values) if facts["scale"] else values, controls.loc[used.index].to_numpy(dtype=np.float64)
+
+    def line(mask: Mask) -> Line:
+        if name == GIVEN:
+            return _given(x[mask], y[mask], held[mask])
+        return within_line(x[mask], y[mask], strata[mask])
+
+    found = clustered(line, _codes(used, [*family, "depth", "width"]))
+    if np.isnan(found.r):
+        return _no_answer(len(used), "no variation, or too few points, among those that can be compared")
+    return facts | {"n": len(used), "architectures": found.units} | _numbers(found, facts)
+
+
+def _codes(rows: pd.DataFrame, columns: list[str]) -> Codes:
+    """A number for each row, the same where `columns` agree; 0 for all without columns."""
+    codes: Codes = (rows.groupby(columns).ngroup() if columns else rows["depth"] * 0).to_numpy().astype(np.intp)
+    return codes
+
+
+def _given(x: Vector, y: Vector, controls: Vector) -> Line:
+    """Correlation of `x` and `y` without what `controls` explain; nan where there are too few points for that."""
+    partial = partial_correlation(x, y, controls[:, independent_columns(controls)])
+    return Line(np.nan if isinstance(partial, str) else partial.r, np.nan)
+
+
+def _numbers(found: Clustered, facts: Mapping[str, Any]) -> dict[str, Any]:
+    slopes = np.array([found.slope, found.slope_low, found.slope_high])
+    change = np.expm1(slopes) if facts["scale"] else slopes
+    said = {"r": found.r, "low": found.low, "high": found.high, "p": found.p}
+    said |= dict(zip(("change", "change_low", "change_high"), change.tolist(), strict=True))
+    few = NO_UNITS if found.units < FEWEST_UNITS else ""
+    return said | {"note": "; ".join(filter(None, (facts["note"], few)))}
+
+
+def _over_seeds(
+    results: pd.DataFrame, keys: list[str], trials: int, resamples: int, seed: int
+) -> dict[str, dict[str, Any]]:
+    """The answers over the seeds of one model: r, p and interval as `correlations` has them, of values as they are."""
+    seeds = seed_rows(results)
+    related = (
+        seeds
+        if isinstance(seeds, Missing)
+        else correlations(seeds, LOSS, trials=trials, resamples=resamples, seed=seed)
+    )
+    if isinstance(seeds, Missing) or isinstance(related, Missing):
+        return {key: _no_answer(0, str(related)) for key in keys}
+    answers = {key: _no_answer(0, "not a measurement of the catalogue") for key in keys}
+    for row in related.to_dict("records"):
+        key = row["measurement"]
+        if np.isnan(row["r"]):
+            answers[key] = _no_answer(row["n"], row["note"])
+            continue
+        values = seeds.loc[finite_rows(seeds, [key, LOSS]), key].to_numpy(dtype=np.float64)
+        said = {"r": row["r"], "low": row["r_low"], "high": row["r_high"], "p": row["p"], "n": row["n"]}
+        answers[key] = _facts(key, values, QUESTIONS[SEEDS]) | {"scale": "", "architectures": 1} | said
+    return answers
