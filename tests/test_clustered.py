@@ -82,7 +82,7 @@ def test_few_units_and_perfect_lines_have_no_interval():
 
 @pytest.mark.parametrize("size", [8, 20])
 def test_what_is_not_there_is_found_once_in_twenty_times(size):
-    """Units of unequal size share a peculiarity in x and in y; a test over single rows finds it in most."""
+    """Units of unequal size share a peculiarity in x and in y; of single rows, half of the tests find something."""
     random, trials = np.random.default_rng(1), 400
     by_unit, by_row = 0, 0
     for _ in range(trials):
