@@ -27,10 +27,19 @@ from lcutils.analysis.conditional import size_and_recipe
 from lcutils.analysis.definitions import MEASUREMENTS, Missing, measurements_in
 from lcutils.analysis.directions import CLEAR, near_pole, towards
 from lcutils.analysis.few import family_column, with_families
-from lcutils.analysis.inference import FEWEST_ROWS, Vector, holm, independent_columns, partial_correlation
+from lcutils.analysis.inference import (
+    FEWEST_ROWS,
+    Vector,
+    bootstrap_interval,
+    holm,
+    independent_columns,
+    is_constant,
+    partial_correlation,
+    permutation_test,
+)
 from lcutils.analysis.published import SQUARED_NORM
 from lcutils.analysis.questions import GIVEN, LOSS, NC1_BELOW, QUESTIONS, SEEDS, Question
-from lcutils.analysis.relations import TABLE_1, correlations, finite_rows, seed_rows
+from lcutils.analysis.relations import TABLE_1, finite_rows, seed_rows
 
 TOWARDS, AWAY, NONE, UNKNOWN = "towards collapse", "away from collapse", "no direction shown", "cannot be told"
 LOWER, HIGHER = "lower loss", "higher loss"  # the verdicts on the loss itself
@@ -57,7 +66,7 @@ def findings(results: pd.DataFrame, *, trials: int = 10_000, resamples: int = 2_
         `architectures` that take part; `r` with the factor or the loss, `low, high` (95 %), `p` (two-sided), `p_holm`
         (over the group within the question); `sign` (1: a positive r is towards collapse as the factor grows or the
         loss falls; -1: a negative one; 0: not known); `verdict`; `change` of the measurement for one `step` of the
-        question, with `change_low, change_high` (relative where the scale is log); `note`.
+        question, with `change_low, change_high` (a factor where the scale is log, else a difference); `note`.
     """
     results = with_families(results.reset_index(drop=True))
     if {SQUARED_NORM, "nc1_cdnv"} <= set(results.columns):
@@ -171,7 +180,7 @@ def _given(x: Vector, y: Vector, controls: Vector) -> Line:
 
 def _numbers(found: Clustered, facts: Mapping[str, Any]) -> dict[str, Any]:
     slopes = np.array([found.slope, found.slope_low, found.slope_high])
-    change = np.expm1(slopes) if facts["scale"] else slopes
+    change = np.exp(slopes) if facts["scale"] else slopes
     said = {"r": found.r, "low": found.low, "high": found.high, "p": found.p}
     said |= dict(zip(("change", "change_low", "change_high"), change.tolist(), strict=True))
     few = NO_UNITS if found.units < FEWEST_UNITS else ""
@@ -181,22 +190,19 @@ def _numbers(found: Clustered, facts: Mapping[str, Any]) -> dict[str, Any]:
 def _over_seeds(
     results: pd.DataFrame, keys: list[str], trials: int, resamples: int, seed: int
 ) -> dict[str, dict[str, Any]]:
-    """The answers over the seeds of one model: r, p and interval as `correlations` has them, of values as they are."""
-    seeds = seed_rows(results)
-    related = (
-        seeds
-        if isinstance(seeds, Missing)
-        else correlations(seeds, LOSS, trials=trials, resamples=resamples, seed=seed)
-    )
-    if isinstance(seeds, Missing) or isinstance(related, Missing):
-        return {key: _no_answer(0, str(related)) for key in keys}
-    answers = {key: _no_answer(0, "not a measurement of the catalogue") for key in keys}
-    for row in related.to_dict("records"):
-        key = row["measurement"]
-        if np.isnan(row["r"]):
-            answers[key] = _no_answer(row["n"], row["note"])
+    """The answers over the seeds of one model: r and permutation p of Table 1, BCa bootstrap interval."""
+    seeds, answers = seed_rows(results), {}
+    for key in keys:
+        if isinstance(seeds, Missing):
+            answers[key] = _no_answer(0, str(seeds))
             continue
-        values = seeds.loc[finite_rows(seeds, [key, LOSS]), key].to_numpy(dtype=np.float64)
-        said = {"r": row["r"], "low": row["r_low"], "high": row["r_high"], "p": row["p"], "n": row["n"]}
-        answers[key] = _facts(key, values, QUESTIONS[SEEDS]) | {"scale": "", "architectures": 1} | said
+        used = seeds[finite_rows(seeds, [key, LOSS])]
+        x, y = (used[column].to_numpy(dtype=np.float64) for column in (key, LOSS))
+        if len(x) < FEWEST_ROWS or is_constant(x) or is_constant(y):
+            answers[key] = _no_answer(len(x), "no variation, or too few seeds")
+            continue
+        low, high = bootstrap_interval(x, y, resamples, seed)
+        r, p = float(np.corrcoef(x, y)[0, 1]), permutation_test(x, y, trials, seed).p
+        said = {"scale": "", "n": len(x), "architectures": 1, "r": r, "low": low, "high": high, "p": p}
+        answers[key] = _facts(key, x, QUESTIONS[SEEDS]) | said
     return answers

@@ -155,7 +155,8 @@ RELATIONS = {
         (),
         "nat of validation loss",
         f"Is NC1 still collapse on a scale-free measurement, below {BOUND} nats?",
-        "Larger features alone lower the paper's CDNV and its log, and none of the others.",
+        "Larger features alone lower the paper's CDNV and its log, and none of the others; `nc1_cdnv_scaled`, CDNV "
+        "times the mean squared norm of the class means, stands for them in the published tables.",
         below=BOUND,
     ),
 }
