@@ -39,17 +39,17 @@ def compare_tables(
     tables: dict[str, pd.DataFrame] = {}
     for name in names:
         path = _table_path(name, outputs)
-        label = path.parent.name if path.name == "results.csv" else path.stem
+        label = one_line(path.parent.name if path.name == "results.csv" else path.stem)
         if label in tables:
             raise UserError(f"{one_line(name)}: a second table called {label}; give each table once, or rename a file")
         tables[label] = open_results(path)
-    page = resolve_path(into).read_text(encoding="utf-8") if into else ""
+    page = _read(into) if into else ""
     long = findings_of(tables)
     if csv:
         _write(csv, csv_text(long))
     if into:
         command = shlex.join(["lcutils", "compare", *names, *(["--csv", csv] if csv else []), "--into", into])
-        _write(into, put_section(page, findings_section(long, tables, command), into))
+        _write(into, put_section(page, findings_section(long, tables, command), one_line(into)))
     _show(long)
     return long
 
@@ -63,6 +63,16 @@ def _table_path(name: str, outputs: str) -> Path:
     raise UserError(f"{one_line(name)}: no such table, folder or study with results; give a results.csv, or its folder")
 
 
+def _read(place: str) -> str:
+    """A page that has a place for findings; else a `UserError`, before any work."""
+    try:
+        page = resolve_path(place).read_text(encoding="utf-8")
+    except (OSError, UnicodeError):
+        raise UserError(f"{one_line(place)}: cannot be read; give a Markdown page") from None
+    put_section(page, "", one_line(place))
+    return page
+
+
 def _write(place: str, text: str) -> None:
     with atomic_path(resolve_path(place)) as aside:
         aside.write_text(text, encoding="utf-8")
@@ -70,7 +80,7 @@ def _write(place: str, text: str) -> None:
 
 def _show(long: pd.DataFrame) -> None:
     """Print a table for each question, of the paper's measurements."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)  # a name may hold brackets
     if not console.is_terminal:
         console.width = WIDEST
     rows, names = shown_rows(long), list(dict.fromkeys(long[TABLE]))
@@ -82,5 +92,5 @@ def _show(long: pd.DataFrame) -> None:
         for key, group in asked.groupby("measurement", sort=False):
             said = {row[TABLE]: full_cell(row) for row in group.to_dict("records")}
             agreed = [group[AGREEMENT].iloc[0]] * (len(names) > 1)
-            shown.add_row(row_name(str(key)), *(said.get(table, "") for table in names), *agreed)
+            shown.add_row(row_name(str(key)).strip("`"), *(said.get(table, "") for table in names), *agreed)
         console.print(shown)

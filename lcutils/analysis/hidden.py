@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pandas as pd
 
-from lcutils import paper
 from lcutils.analysis.directions import near_pole
 from lcutils.analysis.rows import SETTING
 from lcutils.collapse.catalogue import MEASUREMENTS
@@ -49,9 +48,8 @@ def table_facts(results: pd.DataFrame) -> list[str]:
     said = []
     if {"model", "width", "depth"} <= set(results.columns):
         points = f"{len(results)} points of {results['model'].nunique()} runs"
-        for column, sizes in (("width", paper.WIDTHS), ("depth", sorted({d for d, _ in paper.BATCH_SIZES}))):
-            counts = results.groupby(column).size()
-            counted = ", ".join(f"{size}: {counts.get(size, 0)}" for size in sorted({*sizes, *counts.index}))
+        for column in ("width", "depth"):
+            counted = ", ".join(f"{size}: {number}" for size, number in results.groupby(column).size().items())
             points += f"; by {column} {counted}"
         said.append(f"{points}.")
     if "n_classes" in results:
@@ -63,13 +61,14 @@ def table_facts(results: pd.DataFrame) -> list[str]:
     if {*SETTING, "model", "seed", "checkpoint", "val_loss"} <= set(results.columns):
         known = results[results["val_loss"].notna()]
         ends = known[known["checkpoint"] == known["epochs"] - 1]
+        losses = f"Validation loss {known['val_loss'].min():.3f} to {known['val_loss'].max():.3f} nats"
         later = _rises(known, ["model"], "checkpoint")
+        if len(later):
+            losses += f"; it rose between first and last checkpoint in {(later > 0).sum()} of {len(later)} trainings"
         longer = _rises(ends, ["depth", "width", "weight_decay", "seed"], "epochs")
-        said.append(
-            f"Validation loss {known['val_loss'].min():.3f} to {known['val_loss'].max():.3f} nats; it rose between the "
-            f"first and last checkpoint in {(later > 0).sum()} of {len(later)} trainings, and the longest training "
-            f"of a model ended above its shortest in {(longer > 0).sum()} of {len(longer)}."
-        )
+        if len(longer):
+            losses += f"; a model's longest training ended above its shortest in {(longer > 0).sum()} of {len(longer)}"
+        said.append(f"{losses}.")
     return said
 
 
