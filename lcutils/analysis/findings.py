@@ -7,6 +7,7 @@ given only where the interval leaves 0 out and p, after Holm's correction within
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -73,21 +74,27 @@ def findings(results: pd.DataFrame, *, trials: int = 10_000, resamples: int = 2_
         results = results.assign(**{SCALED: results["nc1_cdnv"] * results[SQUARED_NORM]})
     rows = []
     for name, question in QUESTIONS.items():
-        keys = [key for key in measurements_in(results) if MEASUREMENTS[key].group in ("paper", "corrected")]
-        keys += [SCALED] if SCALED in results else []
-        if name == NC1_BELOW:
-            keys = [key for key in keys if property_of(key) == "NC1"]
-        if question.factor != LOSS and LOSS in results:
-            keys = [LOSS, *keys]
+        keys = _keys(name, question, results)
         if name == SEEDS:
             answers = _over_seeds(results, keys, trials, resamples, seed)
+        elif isinstance(asked := _asked(name, question, results), str):
+            answers = {key: _no_answer(0, asked) for key in keys}
         else:
-            answers = {key: _answer(name, question, results, key) for key in keys}
+            answers = {key: asked.answer(key) for key in keys}
         rows += [_row(name, key, answers[key]) for key in keys]
     table = pd.DataFrame(rows).reindex(columns=COLUMNS)
     table["p_holm"] = table.groupby(["question", "group"])["p"].transform(holm)
     table["verdict"] = [_verdict(row) for row in table.to_dict("records")]
     return table
+
+
+def _keys(name: str, question: Question, results: pd.DataFrame) -> list[str]:
+    """What a question is asked of: measurements without spectra, and the loss where it is not the factor."""
+    keys = [key for key in measurements_in(results) if MEASUREMENTS[key].group in ("paper", "corrected")]
+    keys += [SCALED] if SCALED in results else []
+    if name == NC1_BELOW:
+        return [key for key in keys if property_of(key) == "NC1"]
+    return [LOSS, *keys] if question.factor != LOSS and LOSS in results else keys
 
 
 def property_of(key: str) -> str:
@@ -137,33 +144,62 @@ def _no_answer(n: int, why: str) -> dict[str, Any]:
     return {"n": n, "architectures": 0, "sign": 0, "scale": "", "note": why}
 
 
-def _answer(name: str, question: Question, results: pd.DataFrame, key: str) -> dict[str, Any]:
-    """The columns of one row, but for names, p_holm and verdict."""
+@dataclass(frozen=True)
+class _Asked:
+    """The points that a question is about, n rows.
+
+    Attributes:
+        question: the question.
+        rows: of the results table.
+        x: the factor or the loss, (n,).
+        strata: points of one stratum can be compared, (n,).
+        units: the architecture of each point, (n,).
+        controls: size and recipe, (n, k), where the question holds them; else None.
+    """
+
+    question: Question
+    rows: pd.DataFrame
+    x: Vector
+    strata: Codes
+    units: Codes
+    controls: Vector | None
+
+    def answer(self, key: str) -> dict[str, Any]:
+        """The columns of one row, but for names, p_holm and verdict."""
+        known = pd.to_numeric(self.rows[key], errors="coerce").to_numpy(dtype=np.float64)
+        used = np.isfinite(known)
+        used[used] = comparable(self.x[used], self.strata[used])
+        x, values, strata, units = self.x[used], known[used], self.strata[used], self.units[used]
+        if len(x) < FEWEST_ROWS:
+            return _no_answer(len(x), "no three points that differ in nothing else")
+        facts = _facts(key, values, self.question)
+        y = np.log(values) if facts["scale"] else values
+        held = self.controls[used] if self.controls is not None else None
+
+        def line(mask: Mask) -> Line:
+            if held is not None:
+                return _given(x[mask], y[mask], held[mask])
+            return within_line(x[mask], y[mask], strata[mask])
+
+        found = clustered(line, units)
+        if np.isnan(found.r):
+            return _no_answer(len(x), "no variation, or too few points, among those that can be compared")
+        return facts | {"n": len(x), "architectures": found.units} | _numbers(found, facts)
+
+
+def _asked(name: str, question: Question, results: pd.DataFrame) -> _Asked | str:
+    """The points that a question is about, or why it cannot be asked."""
     if absent := [column for column in question.needs if column not in results]:
-        return _no_answer(0, f"the table lacks {', '.join(absent)}")
-    used = question.asked(results[finite_rows(results, [key, *question.needs])])
-    controls = size_and_recipe(used)
+        return f"the table lacks {', '.join(absent)}"
+    rows, family = question.asked(results[finite_rows(results, question.needs)]), family_column(results)
+    held = None
     if name == GIVEN:
-        used = used[finite_rows(controls, [str(control) for control in controls])]
-    family, x = family_column(results), question.values(used).to_numpy(dtype=np.float64)
-    strata = _codes(used, [*family, *question.same])
-    paired = comparable(x, strata)
-    used, x, strata = used[paired], x[paired], strata[paired]
-    if len(used) < FEWEST_ROWS:
-        return _no_answer(len(used), "no three points that differ in nothing else")
-    values = used[key].to_numpy(dtype=np.float64)
-    facts = _facts(key, values, question)
-    y, held = np.log(values) if facts["scale"] else values, controls.loc[used.index].to_numpy(dtype=np.float64)
-
-    def line(mask: Mask) -> Line:
-        if name == GIVEN:
-            return _given(x[mask], y[mask], held[mask])
-        return within_line(x[mask], y[mask], strata[mask])
-
-    found = clustered(line, _codes(used, [*family, "depth", "width"]))
-    if np.isnan(found.r):
-        return _no_answer(len(used), "no variation, or too few points, among those that can be compared")
-    return facts | {"n": len(used), "architectures": found.units} | _numbers(found, facts)
+        controls = size_and_recipe(rows)
+        known = finite_rows(controls, [str(control) for control in controls])
+        rows, held = rows[known], controls[known].to_numpy(dtype=np.float64)
+    x = question.values(rows).to_numpy(dtype=np.float64)
+    strata = _codes(rows, [*family, *question.same] if question.same else [])
+    return _Asked(question, rows, x, strata, _codes(rows, [*family, "depth", "width"]), held)
 
 
 def _codes(rows: pd.DataFrame, columns: list[str]) -> Codes:
