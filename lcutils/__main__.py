@@ -1,4 +1,4 @@
-"""Command line: `lcutils plan|sweep|list|export|import STUDY`, `measure MODEL --text TEXT`; `torchrun … train`."""
+"""Command line: `lcutils plan|sweep|list|export|import STUDY`, `measure`, `compare`; `torchrun … train|extract`."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ def build_parser() -> argparse.ArgumentParser:
     taken = commands.add_parser("import", help="put exported points where they count as finished, and need no weights")
     train = commands.add_parser("train", help="train one run; under torchrun its processes share each batch")
     extract = commands.add_parser("extract", help="extract a model's class statistics; under torchrun in shares")
+    compare = commands.add_parser("compare", help="what develops with what in results tables, side by side")
     measure = commands.add_parser("measure", help="measure language models on a text, and write a table and a page")
     for command in (plan, sweep, points, export, taken, train, extract):
         command.add_argument("study", help="a name in parameters/, or the path of a YAML file")
@@ -51,6 +52,12 @@ def build_parser() -> argparse.ArgumentParser:
     measure.add_argument("--layers", action="store_true", help="measure all layers inside the models too")
     measure.add_argument("--trust-remote-code", action="store_true", help="run code that comes with the models")
     measure.add_argument("--name", help="of the study and its folder (default: the model's)")
+    compare.add_argument(
+        "tables", nargs="+", metavar="TABLE", help="a results.csv, a published table or a folder of these, or a study"
+    )
+    compare.add_argument("--csv", metavar="FILE", help="write all findings there")
+    compare.add_argument("--into", metavar="FILE", help="a Markdown page with a place for them, marked by comments")
+    compare.add_argument("--outputs", default="outputs", help="folder below which the studies' folders lie")
     return parser
 
 
@@ -83,6 +90,12 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if options.command == "measure":
             return _measure(options)
+        if options.command == "compare":
+            with said_if_slow("starting"):
+                from lcutils.comparing import compare_tables
+
+            compare_tables(options.tables, options.outputs, options.csv, options.into)
+            return 0
         from lcutils.pipeline.overrides import open_study
 
         work = open_study(options.study, options.outputs, options.overrides or options.set)

@@ -30,6 +30,17 @@ from lcutils.analysis.rows import SETTING
 CONTROLS = [*SETTING, "steps"]  # besides log parameters
 
 
+def size_and_recipe(results: pd.DataFrame) -> pd.DataFrame:
+    """What `results` say of each model's size and training, a column per control; those without a value left out."""
+    controls = pd.DataFrame(index=results.index)
+    if "n_params" in results:
+        controls["log parameters"] = np.log(pd.to_numeric(results["n_params"], errors="coerce"))
+    for column in CONTROLS:
+        if column in results:
+            controls[column.replace("_", " ")] = pd.to_numeric(results[column], errors="coerce")
+    return controls.dropna(axis=1, how="all")
+
+
 def partial_correlations(results: pd.DataFrame, target: str = "val_loss") -> pd.DataFrame | Missing:
     """Correlation of each measurement with `target`, given the size and the training of the model.
 
@@ -46,13 +57,7 @@ def partial_correlations(results: pd.DataFrame, target: str = "val_loss") -> pd.
     if reason := no_relation(results, target):
         return Missing(reason)
     results = results.reset_index(drop=True)  # labels below are unique even if tables were joined
-    controls = pd.DataFrame(index=results.index)
-    if "n_params" in results:
-        controls["log parameters"] = np.log(pd.to_numeric(results["n_params"], errors="coerce"))
-    for column in CONTROLS:
-        if column in results:
-            controls[column.replace("_", " ")] = pd.to_numeric(results[column], errors="coerce")
-    controls = controls.dropna(axis=1, how="all")
+    controls = size_and_recipe(results)
     if controls.empty:
         return Missing("Nothing to control for: the table gives neither size nor training of its models.")
     names = [str(name) for name in controls]

@@ -23,12 +23,14 @@ from lcutils.errors import UserError
 from lcutils.runs import RunName
 from lcutils.text import read_csv
 
+SQUARED_NORM = "mean_squared_norm"  # of centred class means: no measurement, but CDNV times it is free of scale
 # Our column -> its formula in the columns of a published table.
 _SHARED = {"n_params": "n_params", "val_loss": "val_loss", "val_accuracy": "val_acc", "perplexity": "perplex"}
 FORMATS = {
     "May 2024": _SHARED
     | {
         "nc1_cdnv": "cdnv_mean",
+        SQUARED_NORM: "norms_mean",
         # norms_* are of SQUARED norms, whose logs are double: their CoV is the same, a std is halved.
         "nc2_log_norm_cov": "norms_log_std / norms_log_mean",
         "nc2_log_norm_std": "norms_log_std / 2",
@@ -45,6 +47,7 @@ FORMATS = {
     "October 2024": _SHARED
     | {
         "nc1_cdnv": "cdnv",
+        SQUARED_NORM: "norms_var + norms_mean ** 2",
         "nc2_norm_cov": "sqrt(norms_var) / norms_mean",
         "nc2_log_norm_cov": "sqrt(norms_log_var) / norms_log_mean",
         "nc2_log_norm_std": "sqrt(norms_log_var)",
