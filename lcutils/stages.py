@@ -88,7 +88,8 @@ def _lacks_upstream(work: Workspace, job: Job) -> bool:
     """True if what comes before a job is to be made first: of a notebook's changed values, nobody else has made it."""
     if work.changed_from is None or (first := job.blocked_by) is None:
         return False
-    print(f"{work.display(first.folder)} {first.out_of_date or 'does not exist yet'}; it is made first.")
+    if any(first is upstream for upstream in job.upstream):  # else the stage before this one says it
+        print(f"{work.display(first.folder)} {first.out_of_date or 'does not exist yet'}; it is made first.")
     return True
 
 
