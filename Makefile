@@ -51,7 +51,7 @@ docs: $(READY)
 
 # Fill the notebooks with the outputs of the present code (after `make demo`).
 notebooks: $(READY)
-	$(VENV)/bin/jupyter nbconvert --to notebook --execute --ExecutePreprocessor.record_timing=False --inplace notebooks/0*.ipynb
+	$(VENV)/bin/jupyter nbconvert --to notebook --execute --ExecutePreprocessor.record_timing=False --inplace notebooks/*.ipynb
 
 .venv/.ready: requirements.txt pyproject.toml
 	$(PYTHON) -c "import sys; sys.exit('error: Python 3.11 or newer is needed; name one: make PYTHON=python3.12 demo' if sys.version_info < (3, 11) else 0)"

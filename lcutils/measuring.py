@@ -24,9 +24,10 @@ from lcutils.errors import UserError, first_line
 from lcutils.features.blocks import check_layers
 from lcutils.features.preflight import ModelFacts, check_model
 from lcutils.parameters import Study, is_there, load_study, put_overrides, resolve_path, validated_study
+from lcutils.pipeline.changed import file_of_its_own
 from lcutils.pipeline.jobs import check_corpora
 from lcutils.pipeline.outcome import forget_failures, note_failure
-from lcutils.pipeline.overrides import expect_no_widgets, injected_parameters, open_study
+from lcutils.pipeline.overrides import by_a_person, expect_no_widgets, injected_parameters, open_study
 from lcutils.pipeline.paths import Workspace
 from lcutils.plain import text_of
 from lcutils.runs import UNITS
@@ -86,7 +87,8 @@ def measure_models(
         outputs: folder below which the study's folder lies.
         name: of the study; by default that of the model, or "models".
         overrides: values by the keys of a study, such as `layout=documents`.
-        namespace: a notebook's `globals()`, so that what papermill adds to its parameters counts too.
+        namespace: a notebook's `globals()`, so that what papermill adds to its parameters counts too. In a notebook
+            that a person works in, changed values get a folder of their own.
 
     Raises:
         UserError: no model can be measured, or a mistake in what was asked for.
@@ -113,6 +115,8 @@ def measure_models(
     if auto := enough_text.is_auto(tokens):
         enough_text.begin(study, path)
     unfit, depths = _preflight(study)
+    if namespace is not None and by_a_person(namespace):
+        path = file_of_its_own(validated_study(study, path), path)
     _take_over(study, path)
     checked = validated_study(study, path)
     unfit |= _without_layers(checked, depths)
@@ -122,7 +126,7 @@ def measure_models(
     while True:
         with atomic_path(path) as aside:
             aside.write_text(yaml.safe_dump(study, sort_keys=False, allow_unicode=True), encoding="utf-8")
-        work = open_study(path, outputs)
+        work = open_study(path, path.parent.parent)
         failures = _measure(work, unfit)
         if len(failures) == len(work.study.points):
             raise UserError(f"{next(iter(failures.values()))}; no model was measured")

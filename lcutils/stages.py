@@ -5,6 +5,8 @@ Each does nothing if its artifact is complete and up to date, and returns what a
 
 from __future__ import annotations
 
+import json
+import shlex
 import shutil
 import sys
 import time
@@ -73,6 +75,15 @@ def prepare_data(work: Workspace, model: str | None = None) -> Data:
     return open_data(job.folder)
 
 
+def _lacks_upstream(work: Workspace, job: Job) -> bool:
+    """True if what comes before a job is to be made first: of a notebook's changed values, nobody else has made it."""
+    if work.changed_from is None or (first := job.blocked_by) is None:
+        return False
+    if any(first is upstream for upstream in job.upstream):  # else the stage before this one says it
+        print(f"{work.display(first.folder)} {first.out_of_date or 'does not exist yet'}; it is made first.")
+    return True
+
+
 def load_tokenizer(work: Workspace, model: str | None = None) -> PreTrainedTokenizerFast:
     """The tokenizer that a model's blocks were made with."""
     return load_tokenizer_of(str(work.data_of(model) / "tokenizer"))
@@ -86,7 +97,10 @@ def train_run(work: Workspace, model: str) -> Trained:
 
     Under torchrun all processes share each batch, and the first one writes.
     """
-    job, run = train_job(work, model), work.study.trained_run(model)
+    run = work.study.trained_run(model)
+    if _lacks_upstream(work, train_job(work, model)):
+        prepare_data(work)
+    job = train_job(work, model)
     missing, began = needs_work(work, job), time.monotonic()
     data = open_data(work.data)
     architecture = run.architecture(data.summary["vocab_size"])
@@ -135,7 +149,10 @@ def extract_point(work: Workspace, model: str, checkpoint: int) -> Extracted:
 
     Under torchrun each process extracts its share of the text, and the first one writes.
     """
-    job, run = extract_job(work, model, checkpoint), work.study.run(model)
+    run = work.study.run(model)
+    if _lacks_upstream(work, extract_job(work, model, checkpoint)):
+        (prepare_data if isinstance(run, PretrainedRun) else train_run)(work, model)
+    job = extract_job(work, model, checkpoint)
     if needs_work(work, job):
         check_weights(work, run, checkpoint)
         data, facts = open_data(work.data_of(model)), dict[str, Any]()
@@ -165,6 +182,8 @@ def measure_point(work: Workspace, model: str, checkpoint: int) -> Measured:
     """Stage 4: all measurements of one checkpoint, under `measurements/<run>@<k>/`. Reads only what stage 3 left."""
     from lcutils.analysis.rows import Measured
 
+    if _lacks_upstream(work, measure_job(work, model, checkpoint)):
+        extract_point(work, model, checkpoint)
     job, study = measure_job(work, model, checkpoint), work.study
     if needs_work(work, job):
         facts: dict[str, Any] = {MADE_FROM: made_from(job)}
@@ -266,7 +285,8 @@ def analyze_study(work: Workspace, published: str | list[str] | None = None) -> 
     """Stage 5: gather all rows into `results.csv`; make figures, tables and the report, under `analysis/`.
 
     Args:
-        work: the study; points that are not measured yet are left out, and a line on standard error says so.
+        work: the study; points that are not measured yet are left out, and a line on standard error says so. Where
+            a notebook's changed values have no points yet, the study is analysed without them, and a line says so.
         published: published tables to set beside ours; without rows of ours, only they are analysed.
 
     Raises:
@@ -291,6 +311,13 @@ def analyze_study(work: Workspace, published: str | list[str] | None = None) -> 
     theirs = load_published_tables([work.published_table(path) for path in given])
     job = analyze_job(work, given)
     folders = {f"{model}@{k}": work.measurements(model, k) for model, k in _measured_points(work, job)}
+    if work.changed_from is not None and not folders:
+        print(
+            f"Nothing is measured with these overrides yet, so here is {work.display(work.changed_from.folder)} as it "
+            "was.\nNotebooks 02 to 04 with the same overrides measure one model. For all of them:\n"
+            f"{_sweep_command(work)}"
+        )
+        return analyze_study(work.changed_from, published)
     if folders:
         results = results_table([load_row(folder) for folder in folders.values()])
         sensitivity = pd.concat([load_sensitivity(folder) for folder in folders.values()], ignore_index=True)
@@ -323,6 +350,16 @@ def analyze_study(work: Workspace, published: str | list[str] | None = None) -> 
         )
     paths = {place: job.folder / path.relative_to(folder) for place, path in report.paths.items()}
     return Analysis(results, tokens, sensitivity, theirs, report.figures, report.tables, paths)
+
+
+def _sweep_command(work: Workspace) -> str:
+    """What measures all points with the overrides, in the same folder, from a terminal at the repository's root."""
+    words = {
+        "STUDY": work.display(Path(work.study.source)),
+        "OUTPUTS": work.display(work.folder.parent),
+        "SET": json.dumps(dict(work.overrides)),
+    }
+    return f"make sweep {' '.join(f'{name}={shlex.quote(value)}' for name, value in words.items())}"
 
 
 def _measured_points(work: Workspace, job: Job) -> list[tuple[str, int]]:

@@ -13,10 +13,11 @@ from lcutils.parameters import ROOT
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 STAGES = ["00_measurements", "01_data", "02_train", "03_extract", "04_measure", "05_analyze", "06_your_model"]
+STAGES += ["playground"]
 CHECKED = "nbval-check-output"  # tag of the cells whose outputs nbval compares
 
 
-def test_there_is_one_for_the_measurements_one_a_stage_and_one_for_other_models():
+def test_there_is_one_for_the_measurements_one_a_stage_one_for_other_models_and_one_to_play():
     assert [path.stem for path in NOTEBOOKS] == STAGES
 
 

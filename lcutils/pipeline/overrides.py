@@ -48,7 +48,7 @@ def open_study(
     if namespace is not None:  # a notebook: if a sweep runs it, it ends with the sweep
         join_sweep(work.folder)
         if by_a_person(namespace):
-            return folder_of_its_own(work)
+            return folder_of_its_own(work, load_study(study)) if pairs else work
     return work
 
 

@@ -41,11 +41,13 @@ class Workspace:
         study: the validated study.
         folder: `<outputs>/<study>`.
         overrides: values that replaced the YAML's, by dotted key.
+        changed_from: where a notebook's changed values got a folder of their own, the study without them.
     """
 
     study: Study
     folder: Path
     overrides: Mapping[str, Any]
+    changed_from: Workspace | None = None
 
     @property
     def data(self) -> Path:

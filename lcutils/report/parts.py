@@ -171,10 +171,13 @@ def table_html(
 
 
 class _Table(Styler):
-    """A table whose plain form, which notebooks keep too, holds no address that changes with every run."""
+    """A table as notebooks keep it: with no address that changes with every run, and a line of a file for each row."""
 
     def __repr__(self) -> str:
         return f"table of {len(self.index)} rows"
+
+    def _repr_html_(self) -> str:
+        return re.sub(r"(?<=>)\s*\n\s*(?=<t[dh]\b|</tr>)", "", self.to_html())
 
 
 def shown_table(table: pd.DataFrame | Missing, columns: list[str] | None = None, *, most: int = 20) -> Any:
