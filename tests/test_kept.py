@@ -24,7 +24,7 @@ from lcutils.gptneo.checkpoint import write_checkpoint
 from lcutils.gptneo.model import GPTNeo
 from lcutils.manifests import read_manifest
 from lcutils.pipeline import kept
-from lcutils.pipeline.changed import _take_along
+from lcutils.pipeline.changed import take_along
 from lcutils.pipeline.checks import check_kept, check_pretrained
 from lcutils.pipeline.jobs import all_jobs, check_corpora, check_overrides, measure_job, spared
 from lcutils.pipeline.kept import ARCHIVE, export_points, import_points
@@ -276,7 +276,7 @@ def test_kept_rows_go_along_into_a_changed_folder(away):
     work = opened(away)
     import_points(work, away / "export")
     own = replace(work, folder=away / "own" / "tiny")
-    _take_along(work, own)
+    take_along(work, own)
     assert describe_states(own).splitlines()[0] == "study tiny: 2 runs, 4 points: 4 kept"
 
 
