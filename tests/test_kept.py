@@ -110,7 +110,7 @@ def change_manifests(folder: Path, change: Callable[[dict[str, Any]], None]) -> 
 def test_after_an_import_only_the_analysis_is_made(swept, away, lcutils_here):
     outcome = lcutils_here("import", away / "tiny.yaml", away / "export", "--outputs", away)
     assert outcome.returncode == 0, outcome.stderr
-    assert outcome.stdout.splitlines()[0] == f"4 points are kept in {away}/tiny"
+    assert outcome.stdout.splitlines()[0] == f"4 of 4 points are kept in {away}/tiny"
     assert outcome.stdout.splitlines()[1] == "0 of 4 points are left to make: lcutils sweep tiny"
     outcome = lcutils_command("sweep", away / "tiny.yaml", "--outputs", away)
     assert outcome.returncode == 0, outcome.stderr[-3000:]
@@ -163,7 +163,7 @@ def test_a_text_that_lies_elsewhere_is_the_same_text(swept, away, lcutils_here):
     assert spared(there) == {name for name in all_jobs(work) if not name.startswith("measure")}
     with elsewhere.open("a") as file:
         file.write("<|endoftext|>Another story.")
-    with pytest.raises(UserError, match=rf"{SMALL}@0 \(3 kept points more\): was made from another text \(sha256"):
+    with pytest.raises(UserError, match=rf"{SMALL}@0 and 3 more kept points: was made from another text \(sha256"):
         check_kept(opened(away, f"source={elsewhere}"))
     assert "out of date: was made from another text" in describe_states(opened(away, f"source={elsewhere}"))
     shutil.copy(elsewhere, away / "text.txt")
@@ -214,9 +214,9 @@ def test_the_plan_and_the_list_show_what_is_kept(away):
     assert describe_states(work).splitlines()[0] == "study tiny: 2 runs, 4 points: 4 kept"
     assert f"{SMALL}@0  kept       val_loss " in describe_states(work)
     assert check_corpora(work) == {}
-    assert "done: 4 of 4 points, 4 of them kept from elsewhere; 0 runs are left to train\n" in describe_plan(work)
+    assert "done: 4 of 4 points, 4 of them kept from elsewhere; left to train: 0 runs\n" in describe_plan(work)
     shutil.rmtree(away / f"tiny/measurements/{LARGE}@0")
-    assert "done: 3 of 4 points, 3 of them kept from elsewhere; 1 runs are left to train\n" in describe_plan(work)
+    assert "done: 3 of 4 points, 3 of them kept from elsewhere; left to train: 1 runs\n" in describe_plan(work)
     with pytest.raises(UserError, match="no such file"):
         check_corpora(work)
 
@@ -236,7 +236,7 @@ def test_other_values_are_refused_or_made_again(away, capsys):
     assert measure_job(opened(away), SMALL, 1).kept  # which others there are is no difference
     yaml.write_text(yaml.read_text().replace("learning_rate: 3.0e-3", "learning_rate: 1.0e-3"))
     check_kept(opened(away))
-    said = f"2 kept points are made again: {SMALL}@1 was made with learning_rate = 0.003, the study says 0.001\n"
+    said = f"kept points that are made again: 2; {SMALL}@1 was made with learning_rate = 0.003, the study says 0.001\n"
     assert capsys.readouterr().err == said
     assert not spared(opened(away))
     for model in (SMALL, LARGE):
@@ -289,7 +289,7 @@ def test_a_finished_point_stays_as_it_is(swept, away):
     made = (row / MANIFEST).stat().st_mtime_ns
     shutil.rmtree(away / f"tiny/measurements/{LARGE}@0")
     said = import_points(work, away / "export" / ARCHIVE).splitlines()
-    assert said[0] == f"1 points are kept in {away}/tiny; 3 were finished there and stay as they are"
+    assert said[0] == f"1 of 4 points are kept in {away}/tiny; the others were finished there and stay as they are"
     assert (row / MANIFEST).stat().st_mtime_ns == made
     assert measure_job(work, LARGE, 0).kept
     assert not measure_job(work, SMALL, 0).kept
@@ -302,7 +302,7 @@ def test_points_that_are_nowhere_else_are_not_written_over(swept, away):
         export_points(work, archive.parent)
     import_points(work, archive)
     shutil.rmtree(away / f"tiny/measurements/{SMALL}@1")
-    with pytest.raises(UserError, match=rf"holds 1 points that are not finished in .*\({SMALL}@1\); import it first"):
+    with pytest.raises(UserError, match=rf"holds {SMALL}@1, not finished in .*; import it first"):
         export_points(work, archive.parent)
     assert archive.read_bytes() == (swept / "export" / ARCHIVE).read_bytes()
 
@@ -350,7 +350,7 @@ def test_a_killed_import_leaves_whole_points_or_none(away, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(kept.shutil, "copytree", killed)
+        patch.setattr(kept.shutil, "copyfile", killed)
         with pytest.raises(KeyboardInterrupt):
             import_points(work, away / "export")
     left = [path.name for path in (away / "tiny/measurements").iterdir()]
@@ -364,7 +364,7 @@ def test_rows_that_carry_nothing_are_kept_and_said_to(away, lcutils_here):
     """Rows from before manifests held what they are made from."""
     change_manifests(away, lambda manifest: manifest.pop("made_from"))
     outcome = lcutils_here("import", away / "tiny.yaml", away / "export", "--outputs", away)
-    assert "of 4 of them it is not known which text, training and extraction they come from" in outcome.stdout
+    assert "where 4 of them come from is not known" in outcome.stdout
     assert describe_states(opened(away)).splitlines()[0] == "study tiny: 2 runs, 4 points: 4 kept"
     with pytest.raises(UserError, match="riesz_s"):
         check_overrides(opened(away, "riesz_s=2"))
