@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import lzma
 import shutil
@@ -33,7 +34,7 @@ from lcutils.pipeline.paths import Workspace
 from lcutils.pipeline.plan import describe_plan
 from lcutils.pipeline.states import describe_states
 from lcutils.runs import Architecture
-from lcutils.stages import extract_point, measure_point, prepare_data, train_run
+from lcutils.stages import analyze_study, extract_point, measure_point, prepare_data, train_run
 
 SMALL, LARGE = "01x0016_02d", "01x0032_02d"
 POINTS = [f"{model}@{k}" for model in (SMALL, LARGE) for k in (0, 1)]
@@ -42,17 +43,20 @@ STUDY = TINY.replace("epochs: 1, decay: d, checkpoints: 0", "epochs: 2, decay: d
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a study of two runs with two points each, on a text in a file; swept, and exported."""
+    """The folder of a study of two runs with two points each, on a text in a file; all is made, and exported."""
     folder = tmp_path_factory.mktemp("swept")
     text = folder / "text.txt"
-    text.write_text("<|endoftext|>".join(story for story, _ in zip(stories.stories(7), range(80), strict=False)))
+    text.write_text("<|endoftext|>".join(itertools.islice(stories.stories(7), 80)))
     (folder / "tiny.yaml").write_text(STUDY.replace("source: built-in", f"source: {text}"))
-    outcome = lcutils_command("sweep", folder / "tiny.yaml", "--outputs", folder)
-    assert outcome.returncode == 0, outcome.stderr[-3000:]
-    outcome = lcutils_command("export", folder / "tiny.yaml", folder / "export", "--outputs", folder)
-    assert outcome.returncode == 0, outcome.stderr
-    said = f"/export/{ARCHIVE}: 4 of 4 points, tables of tokens of {LARGE}@0, 0.0 MB\n"
-    assert outcome.stdout.endswith(said), outcome.stdout
+    work = opened(folder)
+    prepare_data(work)
+    for model in (SMALL, LARGE):
+        train_run(work, model)
+    for point in work.study.points:
+        extract_point(work, *point), measure_point(work, *point)
+    analyze_study(work)
+    said = export_points(work, folder / "export")
+    assert said.endswith(f"/export/{ARCHIVE}: 4 of 4 points, tables of tokens of {LARGE}@0, 0.0 MB")
     return folder
 
 
@@ -103,13 +107,11 @@ def change_manifests(folder: Path, change: Callable[[dict[str, Any]], None]) -> 
     rewrite(folder, files)
 
 
-def test_after_an_import_only_the_analysis_is_made(swept, away):
-    outcome = lcutils_command("import", away / "tiny.yaml", away / "export", "--outputs", away)
+def test_after_an_import_only_the_analysis_is_made(swept, away, lcutils_here):
+    outcome = lcutils_here("import", away / "tiny.yaml", away / "export", "--outputs", away)
     assert outcome.returncode == 0, outcome.stderr
-    assert outcome.stdout.splitlines()[0] == f"4 points are kept in {away}/tiny"
+    assert outcome.stdout.splitlines()[0] == f"4 of 4 points are kept in {away}/tiny"
     assert outcome.stdout.splitlines()[1] == "0 of 4 points are left to make: lcutils sweep tiny"
-    dry = lcutils_command("sweep", away / "tiny.yaml", "--outputs", away, "--dry-run")
-    assert dry.stdout.splitlines()[-1] == "to do: analyze 1"
     outcome = lcutils_command("sweep", away / "tiny.yaml", "--outputs", away)
     assert outcome.returncode == 0, outcome.stderr[-3000:]
     assert [path.stem for path in (away / "tiny/notebooks").iterdir()] == ["05_analyze"]
@@ -118,22 +120,23 @@ def test_after_an_import_only_the_analysis_is_made(swept, away):
     times, before = (pd.read_csv(folder / "tiny/analysis/tables/times.csv") for folder in (away, swept))
     assert times["model"].tolist() == before["model"].tolist()
     assert times.notna().all().all()
-    outcome = lcutils_command("sweep", away / "tiny.yaml", "--outputs", away)
+    outcome = lcutils_here("sweep", away / "tiny.yaml", "--outputs", away)
     assert outcome.stdout.startswith("Nothing to be done")
 
     archive = away / "export" / ARCHIVE
     made = archive.stat().st_mtime_ns, archive.read_bytes()
-    export_points(opened(away), archive.parent)
+    outcome = lcutils_here("export", away / "tiny.yaml", away / "export", "--outputs", away)
+    assert outcome.returncode == 0, outcome.stderr
     assert (archive.stat().st_mtime_ns, archive.read_bytes()) == made
     export_points(opened(away), away / "other")
     assert (away / "other" / ARCHIVE).read_bytes() == (swept / "export" / ARCHIVE).read_bytes()
 
 
-def test_only_the_runs_of_missing_points_are_made_again(swept, away):
+def test_only_the_runs_of_missing_points_are_made_again(swept, away, lcutils_here):
     import_points(opened(away), away / "export")
     lost = f"{LARGE}@1"
     shutil.rmtree(away / "tiny/measurements" / lost)
-    outcome = lcutils_command("sweep", away / "tiny.yaml", "--outputs", away)
+    outcome = lcutils_here("sweep", away / "tiny.yaml", "--outputs", away)
     assert outcome.returncode == 2
     assert "no such file or folder" in outcome.stderr
     shutil.copy(swept / "text.txt", away)
@@ -149,7 +152,7 @@ def test_only_the_runs_of_missing_points_are_made_again(swept, away):
     assert states == [[point, "measured" if point == lost else "kept"] for point in POINTS]
 
 
-def test_a_text_that_lies_elsewhere_is_the_same_text(swept, away):
+def test_a_text_that_lies_elsewhere_is_the_same_text(swept, away, lcutils_here):
     work = opened(away)
     import_points(work, away / "export")
     elsewhere = away / "elsewhere" / "text.txt"
@@ -160,11 +163,11 @@ def test_a_text_that_lies_elsewhere_is_the_same_text(swept, away):
     assert spared(there) == {name for name in all_jobs(work) if not name.startswith("measure")}
     with elsewhere.open("a") as file:
         file.write("<|endoftext|>Another story.")
-    with pytest.raises(UserError, match=rf"{SMALL}@0 \(3 kept points more\): was made from another text \(sha256"):
+    with pytest.raises(UserError, match=rf"{SMALL}@0 and 3 more kept points: was made from another text \(sha256"):
         check_kept(opened(away, f"source={elsewhere}"))
     assert "out of date: was made from another text" in describe_states(opened(away, f"source={elsewhere}"))
     shutil.copy(elsewhere, away / "text.txt")
-    outcome = lcutils_command("sweep", away / "tiny.yaml", "--outputs", away)
+    outcome = lcutils_here("sweep", away / "tiny.yaml", "--outputs", away)
     assert outcome.returncode == 2
     assert len(outcome.stderr.splitlines()) == 1
     assert "another text" in outcome.stderr
@@ -211,9 +214,9 @@ def test_the_plan_and_the_list_show_what_is_kept(away):
     assert describe_states(work).splitlines()[0] == "study tiny: 2 runs, 4 points: 4 kept"
     assert f"{SMALL}@0  kept       val_loss " in describe_states(work)
     assert check_corpora(work) == {}
-    assert "done: 4 of 4 points, 4 of them kept from elsewhere; 0 runs are left to train\n" in describe_plan(work)
+    assert "done: 4 of 4 points, 4 of them kept from elsewhere; left to train: 0 runs\n" in describe_plan(work)
     shutil.rmtree(away / f"tiny/measurements/{LARGE}@0")
-    assert "done: 3 of 4 points, 3 of them kept from elsewhere; 1 runs are left to train\n" in describe_plan(work)
+    assert "done: 3 of 4 points, 3 of them kept from elsewhere; left to train: 1 runs\n" in describe_plan(work)
     with pytest.raises(UserError, match="no such file"):
         check_corpora(work)
 
@@ -233,7 +236,7 @@ def test_other_values_are_refused_or_made_again(away, capsys):
     assert measure_job(opened(away), SMALL, 1).kept  # which others there are is no difference
     yaml.write_text(yaml.read_text().replace("learning_rate: 3.0e-3", "learning_rate: 1.0e-3"))
     check_kept(opened(away))
-    said = f"2 kept points are made again: {SMALL}@1 was made with learning_rate = 0.003, the study says 0.001\n"
+    said = f"kept points that are made again: 2; {SMALL}@1 was made with learning_rate = 0.003, the study says 0.001\n"
     assert capsys.readouterr().err == said
     assert not spared(opened(away))
     for model in (SMALL, LARGE):
@@ -286,7 +289,7 @@ def test_a_finished_point_stays_as_it_is(swept, away):
     made = (row / MANIFEST).stat().st_mtime_ns
     shutil.rmtree(away / f"tiny/measurements/{LARGE}@0")
     said = import_points(work, away / "export" / ARCHIVE).splitlines()
-    assert said[0] == f"1 points are kept in {away}/tiny; 3 were finished there and stay as they are"
+    assert said[0] == f"1 of 4 points are kept in {away}/tiny; the others were finished there and stay as they are"
     assert (row / MANIFEST).stat().st_mtime_ns == made
     assert measure_job(work, LARGE, 0).kept
     assert not measure_job(work, SMALL, 0).kept
@@ -299,7 +302,7 @@ def test_points_that_are_nowhere_else_are_not_written_over(swept, away):
         export_points(work, archive.parent)
     import_points(work, archive)
     shutil.rmtree(away / f"tiny/measurements/{SMALL}@1")
-    with pytest.raises(UserError, match=rf"holds 1 points that are not finished in .*\({SMALL}@1\); import it first"):
+    with pytest.raises(UserError, match=rf"holds {SMALL}@1, not finished in .*; import it first"):
         export_points(work, archive.parent)
     assert archive.read_bytes() == (swept / "export" / ARCHIVE).read_bytes()
 
@@ -347,7 +350,7 @@ def test_a_killed_import_leaves_whole_points_or_none(away, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(kept.shutil, "copytree", killed)
+        patch.setattr(kept.shutil, "copyfile", killed)
         with pytest.raises(KeyboardInterrupt):
             import_points(work, away / "export")
     left = [path.name for path in (away / "tiny/measurements").iterdir()]
@@ -361,7 +364,7 @@ def test_rows_that_carry_nothing_are_kept_and_said_to(away, lcutils_here):
     """Rows from before manifests held what they are made from."""
     change_manifests(away, lambda manifest: manifest.pop("made_from"))
     outcome = lcutils_here("import", away / "tiny.yaml", away / "export", "--outputs", away)
-    assert "of 4 of them it is not known which text, training and extraction they come from" in outcome.stdout
+    assert "where 4 of them come from is not known" in outcome.stdout
     assert describe_states(opened(away)).splitlines()[0] == "study tiny: 2 runs, 4 points: 4 kept"
     with pytest.raises(UserError, match="riesz_s"):
         check_overrides(opened(away, "riesz_s=2"))

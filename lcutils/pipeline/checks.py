@@ -27,11 +27,11 @@ def check_kept(work: Workspace, model: str | None = None) -> None:
     others = [(job, why) for job in differ if (why := another_input(job))]
     if others:
         job, why = others[0]
-        more = f" ({len(others) - 1} kept points more)" if len(others) > 1 else ""
-        raise UserError(f"{work.display(job.folder)}{more}: {why}; name that one, or another outputs folder")
+        more = f" and {len(others) - 1} more kept points" if len(others) > 1 else ""
+        raise UserError(f"{work.display(job.folder)}{more}: {why}; name that one there, or another outputs folder")
     if differ:
         print(
-            f"{len(differ)} kept points are made again: {one_line(differ[0].folder.name)} {differ[0].differs}",
+            f"kept points that are made again: {len(differ)}; {one_line(differ[0].folder.name)} {differ[0].differs}",
             file=sys.stderr,
         )
 

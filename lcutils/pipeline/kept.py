@@ -104,9 +104,10 @@ def _expect_no_loss(work: Workspace, archive: Path, rows: Mapping[str, Job]) -> 
     with _unpacked(archive) as folder:
         lost = sorted({path.name for path in (folder / "measurements").iterdir()} - rows.keys())
     if lost:
+        more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
         raise UserError(
-            f"{work.display(archive)}: holds {len(lost)} points that are not finished in {work.display(work.folder)} "
-            f"({one_line(lost[0])}); import it first, or delete it"
+            f"{work.display(archive)}: holds {one_line(lost[0])}{more}, not finished in {work.display(work.folder)}; "
+            "import it first, or delete it"
         )
 
 
@@ -151,7 +152,8 @@ def import_points(work: Workspace, source: str | Path) -> str:
         new = [point for point in points if not here[point].current]
         for point in new:
             with alone(here[point]), atomic_folder(here[point].folder) as aside:
-                shutil.copytree(points[point], aside, dirs_exist_ok=True)
+                for path in points[point].glob("[!.]*"):
+                    shutil.copyfile(path, aside / path.name)
         unknown = sum(not (read_manifest(points[point]) or {}).get(MADE_FROM) for point in new)
     return _describe_import(work, len(new), len(points), unknown)
 
@@ -182,12 +184,12 @@ def _check(work: Workspace, archive: Path, point: str, row: Job) -> None:
 
 
 def _describe_import(work: Workspace, new: int, all_points: int, unknown: int) -> str:
-    lines = [f"{new} points are kept in {work.display(work.folder)}"]
-    lines[0] += f"; {all_points - new} were finished there and stay as they are" if new < all_points else ""
+    lines = [f"{new} of {all_points} points are kept in {work.display(work.folder)}"]
+    lines[0] += "; the others were finished there and stay as they are" if new < all_points else ""
     if unknown:
         lines += [
-            f"of {unknown} of them it is not known which text, training and extraction they come from: their "
-            "manifests do not say. Their own parameters are the study's."
+            f"where {unknown} of them come from is not known: their manifests name neither text nor training nor "
+            "extraction; the parameters that they do name are the study's"
         ]
     left = sum(not row.current for row in _jobs_by_folder(work).values())
     lines += [f"{left} of {len(work.study.points)} points are left to make: lcutils sweep {work.study.name}"]
@@ -216,4 +218,6 @@ def _unpack(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> None
         return
     if not member.isreg() or not MEMBER.fullmatch(member.name):
         raise tarfile.TarError(f"{member.name} is no file of a row")
-    tar.extract(member, folder, filter="data")
+    path, content = folder / member.name, tar.extractfile(member)
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(content.read() if content else b"")

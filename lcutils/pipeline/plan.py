@@ -80,7 +80,7 @@ def _done(work: Workspace) -> list[str]:
     kept = sum(job.kept for job in done)
     left = sum(job.stage == "train" and not job.current and name not in unneeded for name, job in jobs.items())
     here = f", {kept} of them kept from elsewhere" if kept else ""
-    return [f"done: {len(done)} of {len(work.study.points)} points{here}; {left} runs are left to train"]
+    return [f"done: {len(done)} of {len(work.study.points)} points{here}; left to train: {left} runs"]
 
 
 def planned_seconds(work: Workspace, jobs: Iterable[str]) -> float | None:
