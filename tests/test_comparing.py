@@ -5,11 +5,11 @@ import pytest
 from analysis_samples import made_results
 
 from lcutils.__main__ import main
-from lcutils.analysis.findings import AWAY, NONE, TOWARDS, UNKNOWN, findings
+from lcutils.analysis.findings import AWAY, HIGHER, NONE, TOWARDS, UNKNOWN, findings
 from lcutils.analysis.hidden import poles, table_facts
 from lcutils.analysis.questions import QUESTIONS
 from lcutils.analysis.side_by_side import AGREE, DIFFER, NEITHER, agreement
-from lcutils.report.findings import BEGIN, END, full_cell, numbers, put_section
+from lcutils.report.findings import BEGIN, END, full_cell, numbers, put_section, sign_table
 from lcutils.text import csv_text, read_csv
 
 KEYS = ["nc1_cdnv", "nc1_quotient", "nc3_cosine_mean", "nc4_agreement"]
@@ -157,6 +157,17 @@ def test_facts_count_trainings_that_end_worse():
     assert "10 classes, 10.0 % of them with one sample." in said
     assert "1.000 to 2.500 nats; it rose between first and last checkpoint in 2 of 2 trainings" in said
     assert "a model's longest training ended above its shortest in 1 of 1." in said
+
+
+def test_each_table_has_its_place_among_the_signs():
+    rows = [("a", "loss", "nc1_cdnv", TOWARDS), ("b", "loss", "nc1_cdnv", AWAY), ("b", "loss", "nc4_agreement", NONE)]
+    rows += [("a", "width", "val_loss", HIGHER), ("b", "width", "val_loss", UNKNOWN)]
+    long = pd.DataFrame(rows, columns=["table", "question", "measurement", "verdict"]).assign(holm_group="paper")
+    signs = sign_table(long)
+    assert signs.columns.tolist() == ["question", "NC1", "NC4", "validation loss"]
+    assert signs.to_numpy().tolist() == [["width", "", "", "○ ?"], ["loss", "● ○", "· –", ""]]
+    alone = sign_table(long[long["table"] == "a"].drop(columns="table"))
+    assert alone.to_numpy().tolist() == [["width", "", "○"], ["loss", "●", ""]]
 
 
 def test_only_marked_pages_take_a_section():

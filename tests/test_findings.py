@@ -89,7 +89,7 @@ def test_steps_are_not_taken_for_depth(found):
 
 def test_a_verdict_needs_interval_and_holm(found):
     """Holm is over a question's rows of the paper's table, and over its others; no verdict without both."""
-    for _, group in found.groupby(["question", "group"]):
+    for _, group in found.groupby(["question", "holm_group"]):
         np.testing.assert_array_equal(group["p_holm"], holm(group["p"].to_numpy()))
     clear = (found["p_holm"] < 0.05) & (found["low"] * found["high"] > 0) & (found["sign"] != 0)
     assert found["verdict"].isin([TOWARDS, AWAY, LOWER, HIGHER]).equals(clear)

@@ -110,7 +110,7 @@ def test_every_interval_that_people_wrote_is_a_finding(committed, written):
 def verdicts(committed, table, question, verdict):
     """The paper's measurements of a verdict, by their key's first part."""
     chosen = committed[
-        (committed[TABLE] == table) & (committed["question"] == question) & (committed["group"] == "paper")
+        (committed[TABLE] == table) & (committed["question"] == question) & (committed["holm_group"] == "paper")
     ]
     return {key.partition("_")[0] for key in chosen.loc[chosen["verdict"] == verdict, "measurement"]}
 
@@ -129,12 +129,12 @@ def test_what_people_wrote_of_directions(committed):
     assert both["weight decay"] == {"nc3"}
     assert verdicts(committed, OURS, "width", "away from collapse") == {"nc3"}
     assert not verdicts(committed, OURS, "width", "towards collapse")
-    width = committed.query(f"table == '{THEIRS}' and question == 'width' and group == 'paper'").set_index(
+    width = committed.query(f"table == '{THEIRS}' and question == 'width' and holm_group == 'paper'").set_index(
         "measurement"
     )
     assert (width["verdict"].drop("nc2_cosine_cov") == "towards collapse").all()
     assert width.loc["nc2_cosine_cov", "verdict"] == "away from collapse"
-    decay = committed.query("question == 'weight decay' and group == 'paper' and verdict == 'towards collapse'")
+    decay = committed.query("question == 'weight decay' and holm_group == 'paper' and verdict == 'towards collapse'")
     assert decay.groupby(TABLE).size().to_dict() == {OURS: 1, THEIRS: 6}
 
 

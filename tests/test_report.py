@@ -20,9 +20,10 @@ from markupsafe import escape
 
 from lcutils import analysis
 from lcutils.analysis.definitions import towards_words
+from lcutils.analysis.findings import findings
 from lcutils.analysis.origin import origin_words
 from lcutils.charts import FIGURE_1
-from lcutils.report import best_first, body, compute, write_analysis
+from lcutils.report import NO_FINDINGS, best_first, body, compute, write_analysis
 from lcutils.report.captions import TABLES
 from lcutils.report.mathml import mathml
 from lcutils.report.parts import number_words, shown_table, table_html
@@ -468,3 +469,26 @@ def test_a_space_at_the_end_of_a_cell_is_seen():
     for html in (table_html(table), shown_table(table).to_html()):
         assert [html.count(f">{cell}<") for cell in ("␣Ben", "Ben", "a b␣")] == [1, 1, 1]
     assert shown_table(table).to_html() == shown_table(table.copy()).to_html()  # no random ids
+
+
+def test_what_develops_with_what_stands_in_signs_and_in_numbers(report, text):
+    """The paper's measurements alone, with the numbers that all findings of the table have for them."""
+    found, signs = report.tables["findings"], report.tables["develops"].set_index("question")
+    whole = findings(FEW, trials=99)
+    kept = whole[whole["measurement"].isin(found["measurement"]) & whole["question"].isin(found["question"])]
+    pd.testing.assert_frame_equal(found, kept.reset_index(drop=True))
+    assert set(found["measurement"]) == {"unc3_cosine_cov", "nc1_cdnv", "nc4_agreement", "val_loss"}
+    assert signs.columns.tolist() == ["NC1", "UNC3", "NC4", "validation loss"]
+    assert signs.loc["loss", "NC1"] == "●"
+    assert 'id="table-of-develops"' in text
+    assert (
+        text.index('id="table-of-develops"')
+        < text.index('id="table-of-table_1"')
+        < text.index('id="table-of-findings"')
+    )
+
+
+def test_a_table_whose_points_cannot_be_compared_says_so():
+    bare = FEW[["model", "val_loss", "nc1_cdnv"]]
+    tables = compute(bare, {}, {}, None, None).tables
+    assert str(tables["develops"]) == str(tables["findings"]) == NO_FINDINGS

@@ -48,8 +48,8 @@ SCALED = "nc1_cdnv_scaled"  # of published tables, which hold no scale-free NC1
 # What is no measurement of the catalogue: (property, label), both better where lower.
 OTHERS = {LOSS: ("", "validation loss"), SCALED: ("NC1", "CDNV times mean squared norm")}
 COLUMNS = [
-    "question", "measurement", "property", "label", "group", "scale", "n", "architectures", "r", "low", "high", "p",
-    "p_holm", "sign", "verdict", "change", "change_low", "change_high", "note",
+    "question", "measurement", "property", "label", "holm_group", "scale", "n", "architectures", "r", "low", "high",
+    "p", "p_holm", "sign", "verdict", "change", "change_low", "change_high", "note",
 ]  # fmt: skip
 
 
@@ -62,10 +62,10 @@ def findings(results: pd.DataFrame, *, trials: int = 10_000, resamples: int = 2_
 
     Returns:
         One row per question and measurement: `question` (a name in `QUESTIONS`), `measurement, property, label`;
-        `group` ("paper": a row of its Table 1, "other", or "loss": the loss itself, asked of the factors); `scale`
+        `holm_group` ("paper": a row of its Table 1, "other", or "loss": the loss itself, asked of the factors); `scale`
         ("log" where the measurement is drawn on a log axis and all its values are positive); `n` points and
         `architectures` that take part; `r` with the factor or the loss, `low, high` (95 %), `p` (two-sided), `p_holm`
-        (over the group within the question); `sign` (1: a positive r is towards collapse as the factor grows or the
+        (over that group within the question); `sign` (1: a positive r is towards collapse as the factor grows or the
         loss falls; -1: a negative one; 0: not known); `verdict`; `change` of the measurement for one `step` of the
         question, with `change_low, change_high` (a factor where the scale is log, else a difference); `note`.
     """
@@ -83,9 +83,16 @@ def findings(results: pd.DataFrame, *, trials: int = 10_000, resamples: int = 2_
             answers = {key: asked.answer(key) for key in keys}
         rows += [_row(name, key, answers[key]) for key in keys]
     table = pd.DataFrame(rows).reindex(columns=COLUMNS)
-    table["p_holm"] = table.groupby(["question", "group"])["p"].transform(holm)
+    table["p_holm"] = table.groupby(["question", "holm_group"])["p"].transform(holm)
     table["verdict"] = [_verdict(row) for row in table.to_dict("records")]
     return table
+
+
+def findings_of_paper(results: pd.DataFrame, trials: int = 10_000) -> pd.DataFrame:
+    """The findings of the paper's measurements and of the loss alone: all there is of these groups in `findings`."""
+    others = [key for key in measurements_in(results) if key not in TABLE_1.values()]
+    found = findings(results.drop(columns=[*others, SQUARED_NORM], errors="ignore"), trials=trials)
+    return found[found["question"] != NC1_BELOW].reset_index(drop=True)
 
 
 def _keys(name: str, question: Question, results: pd.DataFrame) -> list[str]:
@@ -110,7 +117,7 @@ def _row(name: str, key: str, answer: Mapping[str, Any]) -> dict[str, Any]:
         "measurement": key,
         "property": property_of(key),
         "label": label,
-        "group": group,
+        "holm_group": group,
         **answer,
     }
 

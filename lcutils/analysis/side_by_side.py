@@ -78,4 +78,4 @@ def agreement(verdicts: Mapping[str, str], tables: int) -> str:
 
 def shown_rows(long: pd.DataFrame) -> pd.DataFrame:
     """The rows of a first look: the paper's measurements and the loss; of the question on NC1, all its forms."""
-    return long[long["group"].isin(["paper", "loss"]) | (long["question"] == NC1_BELOW)]
+    return long[long["holm_group"].isin(["paper", "loss"]) | (long["question"] == NC1_BELOW)]

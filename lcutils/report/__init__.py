@@ -12,6 +12,7 @@ from altair.utils.schemapi import debug_mode
 
 from lcutils import analysis, charts
 from lcutils.analysis import Missing, few_models, measurements_in
+from lcutils.analysis.findings import findings_of_paper
 from lcutils.analysis.origin import all_published
 from lcutils.analysis.tables import FIRST_NAMES
 from lcutils.artifacts import atomic_path
@@ -22,10 +23,12 @@ from lcutils.charts.tokens import NO_TOKENS
 from lcutils.drawing import draw_all
 from lcutils.report.body import BY_WIDTH, Report, Table, report_page
 from lcutils.report.few import RELATIONS, few_relations, few_tables, last_bands, statistics_text
+from lcutils.report.findings import sign_table
 from lcutils.report.origin import NONE_OF_OURS, headed, whose_figure, with_origin
 from lcutils.report.parts import figures_page
 from lcutils.text import csv_text
 
+NO_FINDINGS = "What develops with what cannot be told: no two points can be compared by what is known of them."
 NO_TIMES = "Nothing here was computed by this study."
 
 
@@ -145,6 +148,8 @@ def compute(
         "measurements": analysis.definitions_table(analysis.known_to(results)),
         "times": Missing(NO_TIMES) if times is None else times,
     }
+    if not few:
+        tables |= _findings(results, trials)
     if (corrected := analysis.beside_corrected(results)) is not None:
         tables["corrected"] = corrected
     replicates, convergence = parts
@@ -208,6 +213,14 @@ def _relations(results: pd.DataFrame, sensitivity: pd.DataFrame | None, trials: 
         if sensitivity is None
         else analysis.sensitivity_correlations(sensitivity, results),
     }
+
+
+def _findings(results: pd.DataFrame, trials: int) -> dict[str, Table]:
+    """Return what develops with what: in signs, and in numbers."""
+    found = findings_of_paper(results, trials)
+    if found["r"].isna().all():
+        return dict.fromkeys(("develops", "findings"), Missing(NO_FINDINGS))
+    return {"develops": sign_table(found), "findings": found}
 
 
 def best_first(names: Iterable[str], results: pd.DataFrame) -> list[str]:

@@ -111,6 +111,19 @@ TABLES["corrected"] = Shown(
     "of them, and where they are more than a few in a hundred, trust the quotient instead.",
     ("label", "plain", "corrected", "change", "singletons", "negative", "model", "checkpoint"),
 )
+TABLES["develops"] = Shown(
+    "What develops with what: ● towards collapse as the factor grows or the loss falls (of the loss: lower), ○ away "
+    "from it (higher), – no direction shown, ? cannot be told. It may say less than the sentences above: points of one "
+    "architecture are no independent draws, and here whole architectures are left out in turn. The table of findings "
+    "has the numbers.",
+)
+TABLES["findings"] = Shown(
+    "What develops with what, among points that differ in nothing else: r with the factor (log₂) or the loss, its 95 % "
+    "interval from leaving architectures out in turn (over seeds a bootstrap), p after Holm's correction within a "
+    "question. A verdict needs both. “Batches as they are”: larger models have smaller batches and so more steps, if "
+    "the recipe is the paper's.",
+    ("question", "property", "label", "n", "architectures", "r", "low", "high", "p_holm", "verdict", "note"),
+)
 TABLES["errors"] = Shown(
     "What of each measurement is error. Medians over models of the value and of its standard error from eight parts of "
     "the text (jackknife; the value ± 2.36 se covers 95 %), and of the value without collapse (null) where it is "

@@ -58,18 +58,25 @@ def facts_line(name: str, results: pd.DataFrame) -> str:
 
 
 def overview(long: pd.DataFrame) -> str:
-    """One table of signs: a row per measurement of the paper, a column per question, one sign per table."""
-    rows, names = long[long["group"].isin(["paper", "loss"])], list(dict.fromkeys(long[TABLE]))
-    questions = [name for name in QUESTIONS if name != NC1_BELOW]
-    keys = [key for key in (*TABLE_1.values(), LOSS) if (rows["measurement"] == key).any()]
-    verdicts = {(row[TABLE], row["question"], row["measurement"]): row["verdict"] for row in rows.to_dict("records")}
-
-    def signs(question: str, key: str) -> str:
-        return " ".join(SIGNS.get(verdicts.get((name, question, key), ""), "") for name in names)
-
-    body = [[row_name(key), *(signs(question, key) for question in questions)] for key in keys]
+    """One table of signs: a row per question, a column per measurement of the paper, one sign per table."""
+    signs, names = sign_table(long), list(dict.fromkeys(long[TABLE]))
     order = f"In each cell, in this order: {', '.join(names)}.\n\n" if len(names) > 1 else ""
-    return order + markdown_table(["", *questions], body)
+    return order + markdown_table(["", *signs.columns[1:]], signs.to_numpy().tolist())
+
+
+def sign_table(long: pd.DataFrame) -> pd.DataFrame:
+    """Columns `question`, then a sign for each measurement of the paper, and for the loss; a row per question.
+
+    Findings of several tables have their signs side by side, in the order of the tables; a dot stands for a table that
+    does not hold the measurement.
+    """
+    rows = long[long["holm_group"].isin(["paper", "loss"]) & (long["question"] != NC1_BELOW)]
+    place = rows[TABLE] if TABLE in rows else pd.Series("", index=rows.index)
+    signs = rows["verdict"].map(SIGNS).groupby([rows["question"], rows["measurement"], place]).first()
+    cells = signs.unstack().reindex(columns=place.unique()).fillna("·").agg(" ".join, axis=1)
+    wide = cells.unstack().reindex([name for name in QUESTIONS if name in set(rows["question"])])
+    wide = wide[[key for key in (*TABLE_1.values(), LOSS) if key in wide]].fillna("")
+    return wide.rename(columns=row_name).rename_axis(columns=None).reset_index()
 
 
 def question_words(long: pd.DataFrame, name: str) -> str:
