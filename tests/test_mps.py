@@ -20,7 +20,7 @@ from conftest import TINY
 from lcutils.parameters import ROOT
 from lcutils.pipeline import mps
 from lcutils.pipeline.locks import SWEEP, one_sweep
-from lcutils.pipeline.mps import sharing_gpus
+from lcutils.pipeline.mps import CLIENT, sharing_gpus
 from lcutils.pipeline.mps_daemon import PIPES, PROGRAM
 from lcutils.pipeline.overrides import open_study
 from lcutils.pipeline.paths import Workspace
@@ -175,6 +175,27 @@ def test_a_daemon_that_cannot_be_had_is_one_line(fake, tmp_path, monkeypatch, ca
         assert not fake.daemons()
     assert capsys.readouterr().err == f"NVIDIA's MPS is not used: {words}. Jobs take turns on a GPU.\n"
     assert all(not Path(pipes).exists() for pipes, *_ in fake.calls("-d"))
+
+
+@pytest.mark.parametrize(("init", "contexts", "said"), [(0, [0, 0], 0), (805, [0, 0], 805), (0, [0, 46], 46)])
+def test_the_first_client_does_what_jobs_do(monkeypatch, init, contexts, said):
+    """It makes a context on each GPU, by CUDA's driver; the status says what CUDA answers."""
+    made: list[int] = []
+
+    def count(number: object) -> int:
+        number._obj.value = len(contexts)  # type: ignore[attr-defined]
+        return 0
+
+    def retain(context: object, device: int) -> int:
+        made.append(device)
+        return contexts[device]
+
+    driver = SimpleNamespace(cuInit=lambda flags: init, cuDeviceGetCount=count, cuDevicePrimaryCtxRetain=retain)
+    monkeypatch.setattr("ctypes.CDLL", lambda name: driver)
+    with pytest.raises(SystemExit) as error:
+        exec(CLIENT, {})
+    assert error.value.code == (f"CUDA answers {said} to a client" if said else 0)
+    assert made == ([] if init else [0, 1])
 
 
 @pytest.mark.parametrize("named", [False, True])
