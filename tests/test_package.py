@@ -57,6 +57,7 @@ MAY_IMPORT = {
     "stages": EVERYTHING | {"training", "nulls", "extracting"},
     "enough_text": {"analysis", "corpus", "parameters", "pipeline"},
     "measuring": EVERYTHING | {"stages", "enough_text"},
+    "playground": {"analysis", "charts", "parameters", "pipeline", "report"},
     "__main__": {"stages", "measuring", "pipeline"},
     "monitor": {"features", "collapse"},
     "callback": {"monitor"},
