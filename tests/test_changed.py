@@ -13,9 +13,17 @@ from lcutils.errors import UserError
 from lcutils.measuring import Outcome, measure_models
 from lcutils.parameters import ROOT
 from lcutils.pipeline.changed import name_of
+from lcutils.pipeline.locks import TOKEN
 from lcutils.stages import analyze_study, extract_point, measure_point, open_study, prepare_data, train_run
 
 MODEL = "01x0016_01d"
+
+
+@pytest.fixture(autouse=True)
+def outside(monkeypatch):
+    """Whatever these tests are started from, they begin outside of Jupyter and of a sweep."""
+    for name in ("JPY_SESSION_NAME", TOKEN):
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture
@@ -135,7 +143,7 @@ def test_without_a_person_it_is_refused(tiny, measured, monkeypatch, case):
     if case != "no server":
         monkeypatch.setenv("JPY_SESSION_NAME", "notebooks/04_measure.ipynb")
     if case == "sweep":
-        monkeypatch.setenv("LCUTILS_SWEEP", "token")
+        monkeypatch.setenv(TOKEN, "token")
         monkeypatch.setattr("lcutils.pipeline.overrides.join_sweep", lambda folder: None)
     work = open_study(tiny, tiny.parent, {"riesz_s": 3.0}, namespace)
     with pytest.raises(UserError, match="was made with riesz_s"):
