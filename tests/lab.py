@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -48,7 +49,9 @@ def jupyter_lab(folder: Path, notebooks: list[str]) -> Iterator[str]:
         name: str(folder / ".jupyter") for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "JUPYTER_DATA_DIR")
     }
     private |= {name: str(folder / ".lab") for name in ("JUPYTERLAB_SETTINGS_DIR", "JUPYTERLAB_WORKSPACES_DIR")}
-    private |= {"JUPYTER_CONFIG_PATH": "parameters/jupyter"}
+    settings = re.search(r"JUPYTER_CONFIG_PATH=(\S+)", (ROOT / "Makefile").read_text())
+    assert settings, "make lab names no settings"
+    private |= {"JUPYTER_CONFIG_PATH": settings[1]}
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}", "--ip=127.0.0.1"]
     command += [f"--ServerApp.root_dir={folder}", "--IdentityProvider.token=", "--LabApp.expose_app_in_browser=True"]
     command += [f"--MappingKernelManager.kernel_info_timeout={PATIENCE}"]

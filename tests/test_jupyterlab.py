@@ -130,13 +130,17 @@ def _checked(cells: list[dict[str, Any]]) -> list[str]:
 
 
 def _results() -> dict[str, Any]:
-    """What the manifests of the results with unchanged values say; the analysis is made again by each 05 and 06."""
+    """What the manifests of the results with unchanged values say.
+
+    The analysis is made again by each 05 and 06; its report says of which commit and on which day.
+    """
     found: dict[str, Any] = {}
     for study in ("demo", "your_model", "playground/start"):
         for path in (ROOT / "outputs" / study).rglob("manifest.json"):
             manifest = read_manifest(path.parent) or {}
             if path.parent.name == "analysis":
-                manifest = {key: manifest.get(key) for key in ("parameters", "inputs", "content")}
+                files = {name: facts for name, facts in manifest["files"].items() if name != "report.html"}
+                manifest = {"parameters": manifest["parameters"], "inputs": manifest["inputs"], "files": files}
             found[str(path)] = manifest
     return found
 

@@ -59,6 +59,7 @@ MAY_IMPORT = {
     "measuring": EVERYTHING | {"stages", "enough_text"},
     "comparing": {"analysis", "parameters", "report"},
     "__main__": {"stages", "measuring", "comparing", "pipeline"},
+    "playground": {"analysis", "charts", "parameters", "pipeline", "report"},
     "monitor": {"features", "collapse"},
     "callback": {"monitor"},
     "lessons": {"analysis", "charts", "collapse"},
