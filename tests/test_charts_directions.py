@@ -10,9 +10,11 @@ import vl_convert
 from analysis_samples import made_results
 from scipy import stats
 from test_charts import words_of
+from test_null_stages import made_nulls
 
 from lcutils import analysis, charts
 from lcutils.analysis.directions import POLE_WORDS
+from lcutils.analysis.layers import FINAL
 from lcutils.analysis.marked import influential
 from lcutils.charts.paper import RINGS
 from lcutils.charts.scatter import _critical_t
@@ -47,6 +49,17 @@ def test_axes_say_which_way_collapse_lies():
     assert arrows(charts.overlaid(RESULTS, RESULTS)) == (6, 2)
     assert min(arrows(strips(RESULTS.head(5)))) > 0
     assert arrows(charts.losses(RESULTS)) == (0, 0)
+
+
+def test_panels_beside_chance_and_through_layers_say_it_too():
+    nulls = made_nulls(RESULTS)
+    assert min(arrows(charts.beside_nulls(RESULTS, nulls))) > 0
+    layers = pd.DataFrame(
+        {"model": "04x0256_03d", "checkpoint": 2, "layer": ["0", "1", FINAL], "relative_depth": [0.0, 0.5, 1.0]}
+    )
+    layers = layers.assign(nc4_agreement=[0.1, 0.2, 0.3], nc1_cdnv=[0.3, 0.2, 0.1])
+    assert arrows(charts.by_layer(layers, RESULTS, "nc4_agreement")) == (0, 1)
+    assert arrows(charts.by_layer(layers, RESULTS, "nc1_cdnv")) == (1, 0)
 
 
 @pytest.mark.parametrize(("factor", "words"), [(1, "with collapse"), (-1, "against collapse")])

@@ -15,8 +15,6 @@ from lcutils.analysis.few import training_axis, with_families
 from lcutils.charts import scatter, theme
 from lcutils.charts.theme import Figure
 
-# SI prefixes say G where people say billion.
-COUNT_WORDS = "replace(format(datum.value, '~s'), 'G', 'B')"
 TRAJECTORY_KEYS = [
     "val_loss",
     "nc1_cdnv",
@@ -67,6 +65,7 @@ def trajectories(results: pd.DataFrame) -> Figure:
         caption,
         theme.together(charts, controls=controls),
         rows=theme.slim(wide, [*scatter.identity(wide), "tokens_seen", *keys]),
+        signs="One line per model, one point per checkpoint.",
     )
 
 
@@ -85,7 +84,7 @@ def _along(rows: pd.DataFrame, key: str, along: str, test: str, few: bool) -> An
         .transform_calculate(place=f"toNumber(datum.{along})")  # else "100" comes before "20"
         .encode(x=x, y=y, opacity=scatter.FAINT_UNLESS_PICKED)
     )
-    colour = scatter.size_colour(rows)
+    colour = scatter.size_colour(rows, lines=True)
     if few and rows["model"].nunique() <= MOST_NAMED:
         legend = alt.Legend(orient="bottom", columns=2, labelLimit=scatter.LEGEND_LIMIT, symbolType="circle")
         colour = scatter.model_colour(rows, legend if rows["model"].nunique() > 1 else None)
@@ -124,5 +123,5 @@ def _training_axis(rows: pd.DataFrame, along: str) -> dict[str, Any]:
                 scale = {"type": "symlog", "constant": float(least)}
                 ticks["values"].insert(0, 0)
     words = {"log": " (log scale)", "symlog": " (log scale from the second checkpoint on)"}.get(scale["type"], "")
-    axis = alt.Axis(labelExpr=COUNT_WORDS, **ticks)
+    axis = alt.Axis(labelExpr=theme.COUNT_WORDS, **ticks)
     return {"title": title + words, "scale": alt.Scale(nice=False, padding=12, **scale), "axis": axis}

@@ -20,7 +20,19 @@ from lcutils.analysis.inference import FEWEST_ROWS
 from lcutils.analysis.marked import influential
 from lcutils.analysis.rows import OUTCOMES
 from lcutils.charts.names import name_layers
-from lcutils.charts.theme import INK, OKABE_ITO, OUTLINE, PANEL, ROWS, VIRIDIS, padded, panel_title, slim, value_axis
+from lcutils.charts.theme import (
+    INK,
+    OKABE_ITO,
+    OUTLINE,
+    PANEL,
+    ROWS,
+    VIRIDIS,
+    log_ticks,
+    padded,
+    panel_title,
+    slim,
+    value_axis,
+)
 
 IDENTITY = ["model", "checkpoint", "depth", "width", "epochs", "weight_decay", "seed", "n_params", "steps"]
 OF_PRETRAINED = ["family", "revision", "tokens_seen"]  # more of a point's identity, where a table has families
@@ -35,6 +47,7 @@ SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down"
 MODEL_COLOURS = (*OKABE_ITO[:6], OKABE_ITO[7])  # without the yellow, which is lost on white
 RING = "carries_{}"  # column of the rows that carry the fit of a measurement
 RINGED: dict[str, Any] = {"size": 190, "filled": False, "color": INK, "strokeWidth": 1.2}
+LIMITS = "Orange dashes: a limit of theory."
 LIMIT = OKABE_ITO[5]  # colour of the limits of theory
 EDGE: dict[str, Any] = {"stroke": OUTLINE, "strokeWidth": 0.6}  # of a point
 SELECTED = alt.selection_point(name="picked", fields=["model"], clear="dblclick")
@@ -142,17 +155,22 @@ def size_scale(rows: pd.DataFrame) -> alt.Scale:
     return alt.Scale(type="log", scheme=VIRIDIS, domain=[float(sizes.min()), float(sizes.max())])
 
 
-def size_colour(rows: pd.DataFrame, few: Few | None = None) -> Any:
+def size_colour(rows: pd.DataFrame, few: Few | None = None, lines: bool = False) -> Any:
     """Return the colour channel: parameters on a log viridis scale; one plain colour where all rows have one size.
 
-    Points of few models have the colour of their model, as in every figure of them.
+    Points of few models have the colour of their model, as in every figure of them. With `lines` among the marks the
+    legend is a few dots, because Vega-Lite draws no gradient for a stroke and a fill together.
     """
     if few and few.names:
         return model_colour(rows)
     if "n_params" not in rows.columns or rows["n_params"].dropna().nunique() < 2:
         return alt.value("#21918c")
-    legend = alt.Legend(title="parameters", format=".2~s", type="gradient", gradientLength=PANEL - 40)
-    return alt.Color("n_params:Q", scale=size_scale(rows), legend=legend)
+    scale, words = size_scale(rows), {"title": "parameters", "format": ".2~s", "titlePadding": 8}
+    if lines:
+        legend = alt.Legend(values=log_ticks(*scale.domain), symbolOpacity=1, **words)
+    else:
+        legend = alt.Legend(type="gradient", gradientLength=PANEL - 40, **words)
+    return alt.Color("n_params:Q", scale=scale, legend=legend)
 
 
 def model_colour(rows: pd.DataFrame, legend: alt.Legend | None = None) -> alt.Color:
@@ -238,7 +256,7 @@ def signs_of(panels: list[Any], ringed: bool) -> str:
         for words, has in (
             ("Dashed grey line: least squares.", fits),
             ("Ring: a point that the line leans on.", ringed),
-            ("Orange dashes: a limit of theory.", limits),
+            (LIMITS, limits),
         )
         if has
     )
@@ -263,8 +281,11 @@ def say_hidden(panel: Any, test: str) -> Any:
 
 
 def can_be_shown(column: str, log: bool) -> str:
-    """Return the Vega expression that is true for a row whose `column` an axis can show."""
-    return f"isValid(datum.{column})" + (f" && datum.{column} > 0" if log else "")
+    """Return the Vega expression that is true for a row whose `column` an axis can show.
+
+    A missing number is an empty text in `ROWS`, which Vega takes for valid, and a regression for 0.
+    """
+    return f"isValid(datum.{column}) && datum.{column} !== ''" + (f" && datum.{column} > 0" if log else "")
 
 
 def shown_rows(test: str, key: str, log: bool, target: str = "val_loss") -> Any:
