@@ -72,6 +72,24 @@ def test_ours_are_those_of_the_committed_rows(committed, results):
     same(findings(results), committed[committed[TABLE] == OURS])
 
 
+def test_the_readme_says_no_more_than_they_do(committed):
+    """Its three sentences, claim by claim."""
+    said = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    verdicts = committed.set_index([TABLE, "question", "measurement"])["verdict"]
+    paper = committed[committed["holm_group"] == "paper"]
+    longer = paper[(paper["question"] == "epochs") & (paper["verdict"] == "towards collapse")]
+    both = set.intersection(*(set(longer[longer[TABLE] == table]["property"]) for table in (OURS, THEIRS)))
+    assert both == {"NC1", "GNC2", "NC3", "UNC3", "NC4"}
+    assert "longer training goes towards collapse by NC1, GNC2, NC3, UNC3 and NC4, as in the authors' table" in said
+    wider = paper[(paper[TABLE] == OURS) & (paper["question"] == "width")]
+    assert len(wider)
+    assert "towards collapse" not in set(wider["verdict"])
+    assert verdicts[OURS, "width", "val_loss"] == "higher loss"
+    assert "Wider models do not go there, which on so little text are worse, not better" in said
+    assert verdicts[OURS, NC1_BELOW, "nc1_quotient"] == "away from collapse"
+    assert "below 4.5 nats better models spread *more* within classes" in said
+
+
 def test_the_published_are_those_of_the_published_tables(committed):
     if not PUBLISHED.is_dir():
         pytest.skip("the published tables are not beside the checkout")

@@ -38,6 +38,9 @@ ELSEWHERE = {
     "make sweep STUDY=paper PROFILE=slurm": "test_slurm.py runs a small study on a one-node cluster",
     "torchrun --nproc-per-node 2 -m lcutils train paper 12x1024_10L": "test_stages.py: two processes, a tiny model",
     "torchrun --nproc-per-node 2 -m lcutils extract mine my-model": "test_stages.py: two processes, a tiny model",
+    "lcutils export paper path/to/kept": "test_kept.py: a tiny study",
+    "lcutils import paper path/to/kept": "test_kept.py: a tiny study, in another folder",
+    "lcutils compare outputs/tinystories-sample path/to/lc-2024_05_18.csv": "test_comparing.py",
     "make sweep STUDY=paper DRY=1": "test_the_paper_dry_run, below",
 }
 TINY_FORMS = (
