@@ -97,7 +97,7 @@ def _table_words(table: object, part: pd.DataFrame, name: str) -> str:
     if not known:
         return f"*{table}*: {part['note'].iloc[0]}."
     counts = sorted({row["n"] for row in known})
-    of = f"n = {' to '.join(map(str, {counts[0]: 0, counts[-1]: 0}))}"
+    of = f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]} to {counts[-1]}"
     of += " seeds" if name == SEEDS else f", {max(row['architectures'] for row in known)} architectures"
     listed = []
     for verdict in SIGNS:
@@ -122,7 +122,7 @@ def hidden_part(long: pd.DataFrame, tables: Mapping[str, pd.DataFrame]) -> str:
             if len(has) > 1:
                 body.append([f"*{words}*", *[""] * len(_HIDDEN)])
                 body += [[f"`{key}`", *(cell(rows[question, key]) for question in _HIDDEN)] for key in has]
-        parts += [f"In **{name}**:", markdown_table(["", *_HIDDEN], body)]
+        parts += [f"In **{name}**:", markdown_table(["", *_HIDDEN], body)] if body else []
         parts += [" ".join(poles(results))] if poles(results) else []
     return "\n\n".join(parts)
 
