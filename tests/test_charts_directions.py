@@ -70,6 +70,16 @@ def test_the_t_of_the_panels_is_students(df):
     assert eval(expression, {"np": np}) == pytest.approx(stats.t.ppf(0.975, df), rel=0.02)
 
 
+def test_a_missing_number_is_no_zero_of_the_line():
+    rows = RESULTS.copy()
+    rows.loc[rows.index[:10], "nc4_agreement"] = np.nan
+    known = rows.dropna(subset=["nc4_agreement"])
+    r = np.corrcoef(known["nc4_agreement"], known["val_loss"])[0, 1]
+    said = words_of(charts.figure_1(rows).svg)
+    assert f"R² = {r**2:.3f}, n = {len(known)}" in said
+    assert any(words.startswith(f"r = {r:.3f}".replace("-", "−")) for words in said)
+
+
 def test_points_that_carry_a_line_have_rings_and_r_without_them():
     rows = carried()
     x, y = rows["nc4_agreement"].to_numpy(), rows["val_loss"].to_numpy()

@@ -15,8 +15,6 @@ from lcutils.analysis.few import training_axis, with_families
 from lcutils.charts import scatter, theme
 from lcutils.charts.theme import Figure
 
-# SI prefixes say G where people say billion.
-COUNT_WORDS = "replace(format(datum.value, '~s'), 'G', 'B')"
 TRAJECTORY_KEYS = [
     "val_loss",
     "nc1_cdnv",
@@ -89,7 +87,9 @@ def _along(rows: pd.DataFrame, key: str, along: str, test: str, few: bool) -> An
     if few and rows["model"].nunique() <= MOST_NAMED:
         legend = alt.Legend(orient="bottom", columns=2, labelLimit=scatter.LEGEND_LIMIT, symbolType="circle")
         colour = scatter.model_colour(rows, legend if rows["model"].nunique() > 1 else None)
-    lines = base.mark_line(strokeWidth=1.3).encode(color=colour, detail="model:N", order="place:Q")
+    lines = base.mark_line(strokeWidth=1.3).encode(
+        stroke=scatter.line_colour(colour), detail="model:N", order="place:Q"
+    )
     points = (
         base.mark_circle(size=45, stroke=theme.OUTLINE, strokeWidth=0.6)
         .encode(color=colour, tooltip=scatter.tooltip(rows, key))
@@ -124,5 +124,5 @@ def _training_axis(rows: pd.DataFrame, along: str) -> dict[str, Any]:
                 scale = {"type": "symlog", "constant": float(least)}
                 ticks["values"].insert(0, 0)
     words = {"log": " (log scale)", "symlog": " (log scale from the second checkpoint on)"}.get(scale["type"], "")
-    axis = alt.Axis(labelExpr=COUNT_WORDS, **ticks)
+    axis = alt.Axis(labelExpr=theme.COUNT_WORDS, **ticks)
     return {"title": title + words, "scale": alt.Scale(nice=False, padding=12, **scale), "axis": axis}

@@ -18,8 +18,14 @@ from lcutils.charts.paper import FIGURE_1, FIGURE_3
 from lcutils.charts.theme import Figure
 
 PROPERTY_SCALE = alt.Scale(
-    domain=["NC1", "NC2", "GNC2", "NC3", "UNC3", "NC4", "NC5"], range=[*theme.OKABE_ITO[:6], theme.OKABE_ITO[7]]
+    domain=["NC1", "NC2", "GNC2", "NC3", "UNC3", "NC4", "NC5", "Spectrum"],
+    range=[*theme.OKABE_ITO[:6], theme.OKABE_ITO[7], "#8f6fd1"],
 )
+SIGNS = (
+    "Dot: R², filled where p is below 0.05 after Holm's correction; bar: its 95 % interval; tilted square: R² of the "
+    "logarithm. Numbers: r, with collapse or against it."
+)
+ALONE, GIVEN = 260, 100  # pixels, of the wide column and of those beside it
 OURS, PUBLISHED = "this study", "published"
 NO_PUBLISHED = "No published table was given to set beside ours."
 SOURCES = alt.Scale(domain=[OURS, PUBLISHED], range=[theme.OKABE_ITO[5], theme.OKABE_ITO[0]])
@@ -124,7 +130,8 @@ def beside_published(results: pd.DataFrame, published: pd.DataFrame | None) -> F
     if not charts:
         return Figure(name, title, missing="One point is no figure: the table sets it beside the published one.")
     caption = "A point on the dashed diagonal is reproduced exactly. Click a model to see it in every panel."
-    return Figure(name, title, caption, theme.together(charts, 3, spacing=26), rows=data)
+    signs = "Dashed: ours is what was published."
+    return Figure(name, title, caption, theme.together(charts, 3, spacing=26), rows=data, signs=signs)
 
 
 def correlations_chart(
@@ -167,7 +174,7 @@ def correlations_chart(
         else "",
         *notes,
     )
-    return Figure(name, title, caption, alt.hconcat(*charts, spacing=24))
+    return Figure(name, title, caption, alt.hconcat(*charts, spacing=24), signs=SIGNS)
 
 
 def _by_measurement(table: pd.DataFrame, numbers: list[str], order: list[str], labels: bool) -> Any:
@@ -183,7 +190,11 @@ def _by_measurement(table: pd.DataFrame, numbers: list[str], order: list[str], l
 
 def _intervals(alone: pd.DataFrame, order: list[str]) -> Any:
     base = _by_measurement(alone, ["r", "r2", "r2_low", "r2_high", "r2_log", "p", "p_holm"], order, True)
-    shared: dict[str, Any] = {"title": "R² with validation loss", "scale": alt.Scale(domain=[0, 1])}
+    shared: dict[str, Any] = {
+        "title": "R² with validation loss",
+        "scale": alt.Scale(domain=[0, 1]),
+        "axis": alt.Axis(tickCount=5),
+    }
     bars = base.mark_rule(strokeWidth=2, opacity=0.6).encode(x=alt.X("r2_low:Q", **shared), x2="r2_high:Q")
     dots = base.mark_point(size=64, filled=True, strokeWidth=1.6, opacity=1).encode(
         x=alt.X("r2:Q", **shared),
@@ -195,8 +206,8 @@ def _intervals(alone: pd.DataFrame, order: list[str]) -> Any:
         .mark_point(shape="diamond", size=46, strokeWidth=1.3, filled=False)
         .encode(x=alt.X("r2_log:Q", **shared))
     )
-    layers = [bars, dots, logs, _signs(alone, "r", order, 330)]
-    return alt.layer(*layers).properties(width=330, height=alt.Step(19), title="alone")
+    layers = [bars, dots, logs, _signs(alone, "r", order, ALONE)]
+    return alt.layer(*layers).properties(width=ALONE, height=alt.Step(19), title="alone")
 
 
 def _signs(rows: pd.DataFrame, r: str, order: list[str], width: int) -> Any:
@@ -216,5 +227,5 @@ def _dots(rows: pd.DataFrame, r: str, words: str, order: list[str]) -> list[Any]
         return []
     x = alt.X(f"{value}:Q", title=words, scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(tickCount=3))
     dots = _by_measurement(rows, [r, value, "p", "p_holm"], order, False).mark_circle(size=64, opacity=1).encode(x=x)
-    chart = alt.layer(dots, _signs(rows, r, order, 150))
-    return [chart.properties(width=150, height=alt.Step(19), title=words.removeprefix("R² "))]
+    chart = alt.layer(dots, _signs(rows, r, order, GIVEN))
+    return [chart.properties(width=GIVEN, height=alt.Step(19), title=words.removeprefix("R² "))]

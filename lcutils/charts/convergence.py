@@ -11,11 +11,11 @@ import pandas as pd
 from lcutils.analysis import Missing, settling
 from lcutils.analysis.convergence import SETTLED
 from lcutils.charts import scatter, theme
-from lcutils.charts.along import COUNT_WORDS
 from lcutils.charts.theme import Figure
 
 MOST_NAMED = 8  # points that a legend names
 PERCENT = "percent of its final size"
+SIGNS = f"Dashed: ±{100 * SETTLED:.0f} % of what all of the text gives; between them the scale is linear."
 TICKS = [-100, -10, -1, 0, 1, 10, 100]
 
 
@@ -46,7 +46,8 @@ def convergence(table: pd.DataFrame, results: pd.DataFrame) -> Figure:
         "them. A line that comes in along the middle has settled."
     )
     columns = [*names, "point", "share", "samples", "n_params", *keys]
-    return Figure(name, title, caption, theme.together(charts), rows=theme.slim(rows, columns))
+    data = theme.slim(rows, columns)
+    return Figure(name, title, caption, theme.together(charts), rows=data, signs=SIGNS)
 
 
 def _panel(rows: pd.DataFrame, key: str) -> Any:
@@ -64,7 +65,7 @@ def _panel(rows: pd.DataFrame, key: str) -> Any:
         "samples:Q",
         title="labelled tokens (log scale)",
         scale=alt.Scale(type="log", nice=False, padding=12),
-        axis=alt.Axis(tickCount=4, labelExpr=COUNT_WORDS, labelOverlap="greedy"),
+        axis=alt.Axis(tickCount=4, labelExpr=theme.COUNT_WORDS, labelOverlap="greedy"),
     )
     colour: Any = alt.value(theme.OKABE_ITO[0])
     if rows["point"].nunique() <= MOST_NAMED:
@@ -77,15 +78,17 @@ def _panel(rows: pd.DataFrame, key: str) -> Any:
             else None,
         )
     elif "n_params" in rows and rows["n_params"].notna().any():
-        colour = alt.Color("n_params:Q", title="parameters", scale=scatter.size_scale(rows))
+        colour = scatter.size_colour(rows)
     tooltip = [
         alt.Tooltip("point:N", title="model"),
         alt.Tooltip("share:Q", title="share of the text"),
         alt.Tooltip("samples:Q", title="labelled tokens", format=","),
         alt.Tooltip(f"{key}:Q", title="difference, %", format=".3g"),
     ]
-    base = alt.Chart(theme.ROWS).transform_filter(f"isValid(datum.{key}) && datum.{key} !== ''").encode(x=x, y=y)
-    lines = base.mark_line(strokeWidth=1.3, opacity=0.8).encode(color=colour, detail="point:N", order="share:Q")
+    base = alt.Chart(theme.ROWS).transform_filter(scatter.can_be_shown(key, False)).encode(x=x, y=y)
+    lines = base.mark_line(strokeWidth=1.3, opacity=0.8).encode(
+        stroke=scatter.line_colour(colour), detail="point:N", order="share:Q"
+    )
     points = base.mark_circle(size=30, **scatter.EDGE).encode(color=colour, tooltip=tooltip)
     bounds = (
         alt.Chart(alt.InlineData([{"y": 100 * SETTLED}, {"y": -100 * SETTLED}]))

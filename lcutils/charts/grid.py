@@ -80,12 +80,19 @@ def by_width(results: pd.DataFrame, key: str, riesz_s: float | None = None) -> F
         title="width D (log scale)",
         scale=alt.Scale(type="log", base=2, nice=False, padding=12),
         axis=alt.Axis(
-            values=sorted(rows["width"].unique().tolist()), format="d", labelAngle=-45, labelOverlap=False, grid=False
+            values=sorted(rows["width"].unique().tolist()),
+            format="d",
+            labelAngle=-90,
+            labelFontSize=10,
+            labelOverlap="greedy",
+            grid=False,
         ),
     )
     y = theme.value_axis(axis, domain, log, letters=26, arrow=scatter.arrow(key, rows[key]))
     depths = sorted(data["depth"].unique().tolist())
-    colour = alt.Color("depth:O", title="depth L", scale=alt.Scale(domain=depths, scheme=theme.VIRIDIS))
+    colour = alt.Color(
+        "depth:O", title="depth L", scale=alt.Scale(domain=depths, scheme=theme.ordinal_viridis(len(depths)))
+    )
     base, shape = alt.Chart(), scatter.families_shape(rows)
     lines = base.mark_line(strokeWidth=1.5).encode(x=x, y=alt.Y(f"mean({key}):Q", **y), color=colour)
     marks = (
@@ -114,6 +121,7 @@ def by_width(results: pd.DataFrame, key: str, riesz_s: float | None = None) -> F
         .properties(width=140, height=140)
         .facet(column=alt.Column("schedule_order:O", title=None, header=header), row=alt.Row("decay:N", title=None))
     )
+    cells = data[["schedule_order", "decay"]].drop_duplicates()
     theory = f"Orange dashes: limit of theory ({', '.join(kind.split('_')[1] for kind in near)})." if near else ""
     definition = MEASUREMENTS[key].definition if key in MEASUREMENTS else ""
     caption = theme.sentence(
@@ -122,8 +130,12 @@ def by_width(results: pd.DataFrame, key: str, riesz_s: float | None = None) -> F
         "Lines join the means over seeds, one line per depth; columns are schedules, rows weight decays.",
         "Each family has lines and a shape of its own." if shape else "",
         theory,
+        "Empty panels: no such models."
+        if len(cells) < cells["schedule_order"].nunique() * cells["decay"].nunique()
+        else "",
     )
-    return Figure(name, title, caption, chart)
+    signs = theme.sentence("Line: mean over seeds.", scatter.LIMITS if near else "")
+    return Figure(name, title, caption, chart, signs=signs)
 
 
 def losses(results: pd.DataFrame) -> Figure:
@@ -180,10 +192,13 @@ def _heat(table: pd.DataFrame, value: str, words: str, order: list[str], divergi
         reach = float(min(1.0, max(table[value].abs().max(), 1e-3)))
         # The change may be a thousandfold: colours end at ± reach, the number in the cell does not.
         scale = alt.Scale(domain=[-reach, reach], scheme="blueorange", clamp=True)
-        format_, dark = "+.1%", f"abs(datum.{value}) > {0.6 * reach}"
+        format_, legend, dark = "+.1%", "+.0%" if reach > 0.1 else "+.1%", f"abs(datum.{value}) > {0.6 * reach}"
+        # A cell has room for eight signs, and of a manyfold change nobody reads the tenths of a percent.
+        of_cell = f"abs(datum.{value}) < 1 ? '+.1%' : '+,.0%'"
     else:
         scale = alt.Scale(domain=[0, 1], scheme=theme.VIRIDIS)
-        format_, dark = ".3f", f"datum.{value} < 0.55"
+        format_, legend, dark = ".3f", ".1f", f"datum.{value} < 0.55"
+        of_cell = "'.3f'"
     data = theme.slim(table, ["label", "min_count", value, "count", "n"])
     base = alt.Chart(data).encode(
         x=alt.X("min_count:O", title="minimum class count", axis=alt.Axis(labelAngle=0)),
@@ -196,13 +211,16 @@ def _heat(table: pd.DataFrame, value: str, words: str, order: list[str], divergi
         ),
     )
     cells = base.mark_rect(stroke=theme.OUTLINE, strokeWidth=0.3).encode(
-        color=alt.Color(
-            f"{value}:Q", title=words, scale=scale, legend=alt.Legend(format=format_ if diverging else ".1f")
-        ),
+        color=alt.Color(f"{value}:Q", scale=scale, legend=alt.Legend(title=None, format=legend)),
         tooltip=["label:N", "min_count:O", alt.Tooltip(f"{value}:Q", title=words, format=format_)],
     )
-    text = base.mark_text(fontSize=10).encode(
-        text=alt.Text(f"{value}:Q", format=format_),
-        color=alt.when(dark).then(alt.value("#ffffff")).otherwise(alt.value("#111111")),
+    short = f"isValid(datum.{value}) ? format(datum.{value}, {of_cell}) : ''"
+    text = (
+        base.transform_calculate(short=short)
+        .mark_text(fontSize=10)
+        .encode(
+            text="short:N",
+            color=alt.when(dark).then(alt.value("#ffffff")).otherwise(alt.value("#111111")),
+        )
     )
     return alt.layer(cells, text).properties(width=alt.Step(58), height=alt.Step(19), title=words)

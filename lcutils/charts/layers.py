@@ -22,6 +22,7 @@ LAYER_COLUMNS = ["layer", "place"]
 INNER = f"datum.layer != '{FINAL}'"
 FINAL_PLACE = 1.15  # on the axis of relative depth, of what the head multiplies
 COLUMN = "schedule_order"
+DIAMONDS = "Diamond: what the head multiplies."
 
 
 def by_layer(layers: pd.DataFrame, results: pd.DataFrame, key: str) -> Figure:
@@ -41,7 +42,8 @@ def by_layer(layers: pd.DataFrame, results: pd.DataFrame, key: str) -> Figure:
     of_head = entry.property in ("NC3", "UNC3", "NC4")
     data = theme.slim(rows, [*scatter.identity(rows), *LAYER_COLUMNS, COLUMN, "schedule", "point", key])
     few = few_models(results)
-    y = alt.Y(f"{key}:Q", **_layer_axis(entry.axis, rows[key], entry.log))
+    domain, arrow = theme.padded(rows[key], entry.log), scatter.arrow(key, rows[key])
+    y = alt.Y(f"{key}:Q", **theme.value_axis(entry.axis, domain, entry.log, letters=32, arrow=arrow))
     chart = _columns([_lines(rows, y, few), *_marks(rows, y, few, key)], data)
     caption = theme.sentence(
         entry.definition,
@@ -52,7 +54,7 @@ def by_layer(layers: pd.DataFrame, results: pd.DataFrame, key: str) -> Figure:
         else "",
         notice,
     )
-    return Figure(name, title, caption, chart, rows=data)
+    return Figure(name, title, caption, chart, rows=data, signs=DIAMONDS)
 
 
 def law(layers: pd.DataFrame, results: pd.DataFrame) -> Figure:
@@ -71,7 +73,8 @@ def law(layers: pd.DataFrame, results: pd.DataFrame) -> Figure:
     rows = rows.assign(line=np.where(blocks > 0, line, np.nan), **of_fit)
     shown = [*scatter.identity(rows), *LAYER_COLUMNS, COLUMN, "schedule", "point", key, "line", *of_fit]
     few, data = few_models(results), theme.slim(rows, shown)
-    axis = _layer_axis(RESIDUALS[key].axis, pd.concat([rows[key], rows["line"]]), True)
+    domain = theme.padded(pd.concat([rows[key], rows["line"]]), True)
+    axis = theme.value_axis(RESIDUALS[key].axis, domain, True, letters=32)
     lines = _lines(rows, alt.Y("line:Q", **axis), few).transform_filter("isValid(datum.line)")
     chart = _columns([lines, *_marks(rows, alt.Y(f"{key}:Q", **axis), few, key, *of_fit)], data)
     r2 = fits["r2"]
@@ -84,7 +87,7 @@ def law(layers: pd.DataFrame, results: pd.DataFrame) -> Figure:
         f"logarithm over the blocks' numbers, without the embeddings (relative depth 0); {spread}.",
         notice,
     )
-    return Figure(name, title, caption, chart, rows=data)
+    return Figure(name, title, caption, chart, rows=data, signs=f"Lines: least squares through the blocks. {DIAMONDS}")
 
 
 def _placed(layers: pd.DataFrame, results: pd.DataFrame) -> tuple[pd.DataFrame, str]:
@@ -127,7 +130,7 @@ def _by_revision(rows: pd.DataFrame) -> pd.DataFrame:
 def _lines(rows: pd.DataFrame, y: alt.Y, few: bool) -> Any:
     """Return the line of each point through its inner layers."""
     base = alt.Chart().transform_filter(INNER).mark_line(strokeWidth=1.3, clip=True)
-    encoding = {"color": _colour(rows, few), "opacity": scatter.FAINT_UNLESS_PICKED}
+    encoding = {"stroke": scatter.line_colour(_colour(rows, few)), "opacity": scatter.FAINT_UNLESS_PICKED}
     return base.encode(x=_depth_axis(), y=y, detail="point:N", **encoding)
 
 
@@ -155,21 +158,6 @@ def _depth_axis() -> alt.X:
     axis = alt.Axis(values=[0, 0.25, 0.5, 0.75, 1, FINAL_PLACE], labelExpr=words, labelOverlap=False)
     scale = alt.Scale(domain=[0, FINAL_PLACE], nice=False, padding=10)
     return alt.X("place:Q", title="relative depth", axis=axis, scale=scale)
-
-
-def _layer_axis(words: str, values: pd.Series, log: bool) -> dict[str, Any]:
-    """Return the title, scale and axis of y; of a log axis that is too short for its own ticks, linear ones."""
-    axis = theme.value_axis(words, theme.padded(values, log), log, letters=32)
-    low, high = axis["scale"].domain
-    if log and high < 2 * low:
-        step = 10 ** np.floor(np.log10(high - low))
-        ticks = next(
-            t
-            for k in (1, 0.5, 0.2, 0.1)
-            if len(t := np.arange(np.ceil(low / step / k), high / step / k) * step * k) > 2
-        )
-        axis["axis"] = alt.Axis(values=[float(f"{tick:.6g}") for tick in ticks], labelOverlap="greedy")
-    return axis
 
 
 def _columns(marks: list[Any], data: pd.DataFrame) -> Any:

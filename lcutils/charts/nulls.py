@@ -12,6 +12,7 @@ from lcutils.charts import scatter
 from lcutils.charts.theme import OUTLINE, Figure, padded, sentence, slim, together, value_axis
 
 LOSS = "val_loss"
+SIGNS = "Grey bar: what chance alone gives, mean and two standard deviations."
 
 
 def beside_nulls(results: pd.DataFrame, nulls: pd.DataFrame) -> Figure:
@@ -46,7 +47,8 @@ def beside_nulls(results: pd.DataFrame, nulls: pd.DataFrame) -> Figure:
         f"Not drawn, because an axis cannot show it: {', '.join(lacking)}." if lacking else "",
     )
     drawn = [f"{key}{end}" for key in keys for end in ("", "_null", "_low", "_high")]
-    return Figure(name, title, caption, together(charts), rows=slim(rows, [*scatter.identity(rows), LOSS, *drawn]))
+    data = slim(rows, [*scatter.identity(rows), LOSS, *drawn])
+    return Figure(name, title, caption, together(charts), rows=data, signs=SIGNS)
 
 
 def _panel(rows: pd.DataFrame, key: str) -> Any | None:
@@ -59,7 +61,8 @@ def _panel(rows: pd.DataFrame, key: str) -> Any | None:
         return None
     ends = pd.concat([drawn[name] for name in (key, f"{key}_low", f"{key}_high")])
     x = alt.X(f"{LOSS}:Q", **value_axis(scatter.LOSSES[LOSS], padded(drawn[LOSS], False), False))
-    scale = value_axis(known.axis, padded(ends, known.log), known.log, letters=34)
+    arrow = scatter.arrow(key, drawn[key])
+    scale = value_axis(known.axis, padded(ends, known.log), known.log, letters=34, arrow=arrow)
     base = scatter.shown_rows(scatter.can_be_shown(f"{key}_low", known.log), key, known.log)
     band = base.mark_rule(strokeWidth=6, color=OUTLINE, opacity=0.45)
     middle = base.mark_tick(orient="horizontal", width=9, thickness=1.5, color=OUTLINE, opacity=1)

@@ -11,6 +11,7 @@ from lcutils.analysis.inference import FEWEST_ROWS
 from lcutils.analysis.marked import INFLUENCE_WORDS
 from lcutils.analysis.relations import TABLE_1
 from lcutils.charts.scatter import (
+    LIMITS,
     LOSS,
     Few,
     filters,
@@ -105,6 +106,7 @@ def panels_figure(
         drawn = max(len(usable(rows, key, "val_loss")) for key in keys)
         points = "one point" if drawn == 1 else f"{drawn} points"
         reading = [HOW_TO, f"With {points}, no R² is given: it needs {FEWEST_ROWS}." if drawn < FEWEST_ROWS else ""]
+    reading.insert(0, THEORY if LIMITS in signs else "")
     poles = [key for key in keys if made[key] is not None and near_pole(key, rows[key])]
     reading += [RINGS if len(rings.columns) else "", POLE_WORDS if poles else ""]
     return Figure(name, title, sentence(caption, *reading, lack, numbered), chart, rows=data, signs=signs)
@@ -116,8 +118,10 @@ def figure_1(results: pd.DataFrame) -> Figure:
     colours = "model" if few and few.names else "the number of parameters"
     caption = (
         f"NC1, GNC2, UNC3 and NC4 against validation loss, coloured by {colours}. The paper's NC1 (4th power of the "
-        f"distance) also falls when features merely grow; the one beside it (square) does not. {THEORY}"
+        "distance) also falls when features merely grow"
     )
+    both = all(key in measurements_in(results) for key in FIGURE_1[:2])
+    caption += "; the one beside it (square) does not." if both else "."
     title = "Figure 1. Neural collapse against validation loss"
     return panels_figure(results, FIGURE_1, "figure_1", title, caption, few=few)
 
@@ -126,8 +130,7 @@ def figure_2(results: pd.DataFrame) -> Figure:
     """Return Figure 2: equinormness, equiangularity and hyperspherical uniformity against validation loss."""
     caption = (
         "Equal norms (CoV of the norms and of their logs: they are different measurements), equal angles (CoV and "
-        "standard deviation of the cosines) and uniform spread (GNC2) of the class means against validation loss. "
-        f"{THEORY}"
+        "standard deviation of the cosines) and uniform spread (GNC2) of the class means against validation loss."
     )
     title = "Figure 2. Geometry of the class means against validation loss"
     return panels_figure(results, FIGURE_2, "figure_2", title, caption, few=Few.of(results))
@@ -135,9 +138,7 @@ def figure_2(results: pd.DataFrame) -> Figure:
 
 def figure_3(results: pd.DataFrame) -> Figure:
     """Return Figure 3: self-duality (NC3) and its uniform form (UNC3) against validation loss."""
-    caption = (
-        f"Alignment of classifier rows with class means (NC3) and its evenness (UNC3) against validation loss. {THEORY}"
-    )
+    caption = "Alignment of classifier rows with class means (NC3) and its evenness (UNC3) against validation loss."
     title = "Figure 3. Duality of classifier and class means"
     return panels_figure(results, FIGURE_3, "figure_3", title, caption, few=Few.of(results))
 
@@ -148,7 +149,7 @@ def against_loss(results: pd.DataFrame, riesz_s: float | None = None) -> Figure:
     keys = measurements_in(results)
     if not keys:
         return Figure("against_loss", title, missing="The table has no measurement with a number in it.")
-    return panels_figure(results, keys, "against_loss", title, THEORY, riesz_s, Few.of(results))
+    return panels_figure(results, keys, "against_loss", title, "", riesz_s, Few.of(results))
 
 
 def seeds_scatter(results: pd.DataFrame) -> Figure:

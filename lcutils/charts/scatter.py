@@ -35,6 +35,7 @@ SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down"
 MODEL_COLOURS = (*OKABE_ITO[:6], OKABE_ITO[7])  # without the yellow, which is lost on white
 RING = "carries_{}"  # column of the rows that carry the fit of a measurement
 RINGED: dict[str, Any] = {"size": 190, "filled": False, "color": INK, "strokeWidth": 1.2}
+LIMITS = "Orange dashes: a limit of theory."
 LIMIT = OKABE_ITO[5]  # colour of the limits of theory
 EDGE: dict[str, Any] = {"stroke": OUTLINE, "strokeWidth": 0.6}  # of a point
 SELECTED = alt.selection_point(name="picked", fields=["model"], clear="dblclick")
@@ -151,8 +152,18 @@ def size_colour(rows: pd.DataFrame, few: Few | None = None) -> Any:
         return model_colour(rows)
     if "n_params" not in rows.columns or rows["n_params"].dropna().nunique() < 2:
         return alt.value("#21918c")
-    legend = alt.Legend(title="parameters", format=".2~s", type="gradient", gradientLength=PANEL - 40)
+    legend = alt.Legend(title="parameters", format=".2~s", type="gradient", gradientLength=PANEL - 40, titlePadding=8)
     return alt.Color("n_params:Q", scale=size_scale(rows), legend=legend)
+
+
+def line_colour(colour: Any) -> Any:
+    """Return a colour channel of points for lines: without a legend, which would turn that of the points into a list.
+
+    Vega-Lite draws one legend for the fill of points and the stroke of lines as symbols, never as a gradient.
+    """
+    return (
+        alt.Stroke(colour["shorthand"], scale=colour["scale"], legend=None) if isinstance(colour, alt.Color) else colour
+    )
 
 
 def model_colour(rows: pd.DataFrame, legend: alt.Legend | None = None) -> alt.Color:
@@ -238,7 +249,7 @@ def signs_of(panels: list[Any], ringed: bool) -> str:
         for words, has in (
             ("Dashed grey line: least squares.", fits),
             ("Ring: a point that the line leans on.", ringed),
-            ("Orange dashes: a limit of theory.", limits),
+            (LIMITS, limits),
         )
         if has
     )
@@ -263,8 +274,11 @@ def say_hidden(panel: Any, test: str) -> Any:
 
 
 def can_be_shown(column: str, log: bool) -> str:
-    """Return the Vega expression that is true for a row whose `column` an axis can show."""
-    return f"isValid(datum.{column})" + (f" && datum.{column} > 0" if log else "")
+    """Return the Vega expression that is true for a row whose `column` an axis can show.
+
+    A missing number is an empty text in `ROWS`, which Vega takes for valid, and a regression for 0.
+    """
+    return f"isValid(datum.{column}) && datum.{column} !== ''" + (f" && datum.{column} > 0" if log else "")
 
 
 def shown_rows(test: str, key: str, log: bool, target: str = "val_loss") -> Any:

@@ -37,6 +37,7 @@ JUPYTER_SCHEMA = "https://vega.github.io/schema/vega-lite/v5.json"
 OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999")
 # Viridis without its ends: the darkest is lost on dark ground, the palest on white.
 VIRIDIS = alt.SchemeParams(name="viridis", extent=[0.22, 0.93])
+COUNT_WORDS = "replace(format(datum.value, '~s'), 'G', 'B')"  # SI prefixes say G where people say billion
 OUTLINE = "#8a8a8a"  # thin edge of every point: keeps the dark end visible on dark, the pale end on white
 # Words inside a chart follow its ground: dark on light, light on dark (`background` is a signal of every Vega view).
 INK = alt.expr("background == 'transparent' ? 'currentColor' : luminance(background) < 0.4 ? '#e8eaed' : '#1f2328'")
@@ -236,22 +237,35 @@ def value_axis(words: str, domain: list[float], log: bool, letters: int = 42, ar
     """
     ticks: dict[str, Any] = {"tickCount": 5}
     if log:
-        low, high = (math.log10(end) for end in domain)
-        decades = range(math.floor(low), math.ceil(high) + 1)
-        # Whole decades if there are three or more; else 1, 2 and 5 of each.
-        steps = (
-            (1,)
-            if high - low >= 2.5
-            else (1, 2, 5)
-            if high - low >= 0.5
-            else (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9)
-        )
-        ticks = {"values": [v for d in decades for m in steps if low <= math.log10(v := m * 10.0**d) <= high]}
+        ticks = {"values": _log_ticks(*domain), "labelExpr": f"datum.value < 1e5 ? datum.label : {COUNT_WORDS}"}
     return {
         "title": textwrap.wrap(words + (", log scale" if log else ""), letters) + ([arrow] if arrow else []),
-        "axis": alt.Axis(labelOverlap="greedy", **ticks),
+        "axis": alt.Axis(labelOverlap="greedy", labelSeparation=4, **ticks),
         "scale": alt.Scale(type="log" if log else "linear", domain=domain, nice=False),
     }
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    """Return the ticks of a log axis: the coarsest that are three or more, whole decades or round numbers between."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for steps in ((1,), (1, 2, 5), (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9)):
+        ticks = [float(f"{step}e{decade}") for decade in decades for step in steps]
+        if len(ticks := [tick for tick in ticks if low <= tick <= high]) > 2:
+            return ticks
+    # So short an axis is almost linear: the coarsest steps of 5, 2 or 1 times a power of ten.
+    for step in (
+        digit * 10.0**power for power in range(math.ceil(math.log10(high - low)), -20, -1) for digit in (5, 2, 1)
+    ):
+        if len(ticks := [step * i for i in range(math.ceil(low / step), math.floor(high / step) + 1)]) > 2:
+            break
+    return [float(f"{tick:.12g}") for tick in ticks]
+
+
+def ordinal_viridis(number: int) -> alt.SchemeParams:
+    """Return viridis for `number` ranks, from end to end of VIRIDIS: Vega leaves out a scheme's own ends."""
+    low, high = VIRIDIS.extent
+    step = (high - low) / max(number - 1, 1)
+    return alt.SchemeParams(name="viridis", extent=[low - step, high + step])
 
 
 def panel_title(words: str, letters: int = 36) -> alt.Title:
