@@ -83,13 +83,11 @@ def _along(rows: pd.DataFrame, key: str, along: str, test: str, few: bool) -> An
         .transform_calculate(place=f"toNumber(datum.{along})")  # else "100" comes before "20"
         .encode(x=x, y=y, opacity=scatter.FAINT_UNLESS_PICKED)
     )
-    colour = scatter.size_colour(rows)
+    colour = scatter.size_colour(rows, lines=True)
     if few and rows["model"].nunique() <= MOST_NAMED:
         legend = alt.Legend(orient="bottom", columns=2, labelLimit=scatter.LEGEND_LIMIT, symbolType="circle")
         colour = scatter.model_colour(rows, legend if rows["model"].nunique() > 1 else None)
-    lines = base.mark_line(strokeWidth=1.3).encode(
-        stroke=scatter.line_colour(colour), detail="model:N", order="place:Q"
-    )
+    lines = base.mark_line(strokeWidth=1.3).encode(color=colour, detail="model:N", order="place:Q")
     points = (
         base.mark_circle(size=45, stroke=theme.OUTLINE, strokeWidth=0.6)
         .encode(color=colour, tooltip=scatter.tooltip(rows, key))

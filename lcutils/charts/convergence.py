@@ -78,7 +78,7 @@ def _panel(rows: pd.DataFrame, key: str) -> Any:
             else None,
         )
     elif "n_params" in rows and rows["n_params"].notna().any():
-        colour = scatter.size_colour(rows)
+        colour = scatter.size_colour(rows, lines=True)
     tooltip = [
         alt.Tooltip("point:N", title="model"),
         alt.Tooltip("share:Q", title="share of the text"),
@@ -86,9 +86,7 @@ def _panel(rows: pd.DataFrame, key: str) -> Any:
         alt.Tooltip(f"{key}:Q", title="difference, %", format=".3g"),
     ]
     base = alt.Chart(theme.ROWS).transform_filter(scatter.can_be_shown(key, False)).encode(x=x, y=y)
-    lines = base.mark_line(strokeWidth=1.3, opacity=0.8).encode(
-        stroke=scatter.line_colour(colour), detail="point:N", order="share:Q"
-    )
+    lines = base.mark_line(strokeWidth=1.3, opacity=0.8).encode(color=colour, detail="point:N", order="share:Q")
     points = base.mark_circle(size=30, **scatter.EDGE).encode(color=colour, tooltip=tooltip)
     bounds = (
         alt.Chart(alt.InlineData([{"y": 100 * SETTLED}, {"y": -100 * SETTLED}]))

@@ -130,7 +130,7 @@ def _by_revision(rows: pd.DataFrame) -> pd.DataFrame:
 def _lines(rows: pd.DataFrame, y: alt.Y, few: bool) -> Any:
     """Return the line of each point through its inner layers."""
     base = alt.Chart().transform_filter(INNER).mark_line(strokeWidth=1.3, clip=True)
-    encoding = {"stroke": scatter.line_colour(_colour(rows, few)), "opacity": scatter.FAINT_UNLESS_PICKED}
+    encoding = {"color": _colour(rows, few), "opacity": scatter.FAINT_UNLESS_PICKED}
     return base.encode(x=_depth_axis(), y=y, detail="point:N", **encoding)
 
 
@@ -148,7 +148,7 @@ def _marks(rows: pd.DataFrame, y: alt.Y, few: bool, *values: str) -> list[Any]:
 def _colour(rows: pd.DataFrame, few: bool) -> Any:
     """Return the colour channel: that of its model for few of them, else their parameters."""
     if not few:
-        return scatter.size_colour(rows)
+        return scatter.size_colour(rows, lines=True)
     legend = alt.Legend(orient="bottom", columns=2, labelLimit=scatter.LEGEND_LIMIT, symbolType="circle")
     return scatter.model_colour(rows, legend if rows["model"].nunique() > 1 else None)
 

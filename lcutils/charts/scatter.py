@@ -20,7 +20,19 @@ from lcutils.analysis.inference import FEWEST_ROWS
 from lcutils.analysis.marked import influential
 from lcutils.analysis.rows import OUTCOMES
 from lcutils.charts.names import name_layers
-from lcutils.charts.theme import INK, OKABE_ITO, OUTLINE, PANEL, ROWS, VIRIDIS, padded, panel_title, slim, value_axis
+from lcutils.charts.theme import (
+    INK,
+    OKABE_ITO,
+    OUTLINE,
+    PANEL,
+    ROWS,
+    VIRIDIS,
+    log_ticks,
+    padded,
+    panel_title,
+    slim,
+    value_axis,
+)
 
 IDENTITY = ["model", "checkpoint", "depth", "width", "epochs", "weight_decay", "seed", "n_params", "steps"]
 OF_PRETRAINED = ["family", "revision", "tokens_seen"]  # more of a point's identity, where a table has families
@@ -143,27 +155,22 @@ def size_scale(rows: pd.DataFrame) -> alt.Scale:
     return alt.Scale(type="log", scheme=VIRIDIS, domain=[float(sizes.min()), float(sizes.max())])
 
 
-def size_colour(rows: pd.DataFrame, few: Few | None = None) -> Any:
+def size_colour(rows: pd.DataFrame, few: Few | None = None, lines: bool = False) -> Any:
     """Return the colour channel: parameters on a log viridis scale; one plain colour where all rows have one size.
 
-    Points of few models have the colour of their model, as in every figure of them.
+    Points of few models have the colour of their model, as in every figure of them. With `lines` among the marks the
+    legend is a few dots, because Vega-Lite draws no gradient for a stroke and a fill together.
     """
     if few and few.names:
         return model_colour(rows)
     if "n_params" not in rows.columns or rows["n_params"].dropna().nunique() < 2:
         return alt.value("#21918c")
-    legend = alt.Legend(title="parameters", format=".2~s", type="gradient", gradientLength=PANEL - 40, titlePadding=8)
-    return alt.Color("n_params:Q", scale=size_scale(rows), legend=legend)
-
-
-def line_colour(colour: Any) -> Any:
-    """Return a colour channel of points for lines: without a legend, which would turn that of the points into a list.
-
-    Vega-Lite draws one legend for the fill of points and the stroke of lines as symbols, never as a gradient.
-    """
-    return (
-        alt.Stroke(colour["shorthand"], scale=colour["scale"], legend=None) if isinstance(colour, alt.Color) else colour
-    )
+    scale, words = size_scale(rows), {"title": "parameters", "format": ".2~s", "titlePadding": 8}
+    if lines:
+        legend = alt.Legend(values=log_ticks(*scale.domain), symbolOpacity=1, **words)
+    else:
+        legend = alt.Legend(type="gradient", gradientLength=PANEL - 40, **words)
+    return alt.Color("n_params:Q", scale=scale, legend=legend)
 
 
 def model_colour(rows: pd.DataFrame, legend: alt.Legend | None = None) -> alt.Color:

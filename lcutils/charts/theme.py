@@ -237,7 +237,7 @@ def value_axis(words: str, domain: list[float], log: bool, letters: int = 42, ar
     """
     ticks: dict[str, Any] = {"tickCount": 5}
     if log:
-        ticks = {"values": _log_ticks(*domain), "labelExpr": f"datum.value < 1e5 ? datum.label : {COUNT_WORDS}"}
+        ticks = {"values": log_ticks(*domain), "labelExpr": f"datum.value < 1e5 ? datum.label : {COUNT_WORDS}"}
     return {
         "title": textwrap.wrap(words + (", log scale" if log else ""), letters) + ([arrow] if arrow else []),
         "axis": alt.Axis(labelOverlap="greedy", labelSeparation=4, **ticks),
@@ -245,7 +245,7 @@ def value_axis(words: str, domain: list[float], log: bool, letters: int = 42, ar
     }
 
 
-def _log_ticks(low: float, high: float) -> list[float]:
+def log_ticks(low: float, high: float) -> list[float]:
     """Return the ticks of a log axis: the coarsest that are three or more, whole decades or round numbers between."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for steps in ((1,), (1, 2, 5), (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9)):
