@@ -10,9 +10,11 @@ import vl_convert
 from analysis_samples import made_results
 from scipy import stats
 from test_charts import words_of
+from test_null_stages import made_nulls
 
 from lcutils import analysis, charts
 from lcutils.analysis.directions import POLE_WORDS
+from lcutils.analysis.layers import FINAL
 from lcutils.analysis.marked import influential
 from lcutils.charts.paper import RINGS
 from lcutils.charts.scatter import _critical_t
@@ -49,6 +51,17 @@ def test_axes_say_which_way_collapse_lies():
     assert arrows(charts.losses(RESULTS)) == (0, 0)
 
 
+def test_panels_beside_chance_and_through_layers_say_it_too():
+    nulls = made_nulls(RESULTS)
+    assert min(arrows(charts.beside_nulls(RESULTS, nulls))) > 0
+    layers = pd.DataFrame(
+        {"model": "04x0256_03d", "checkpoint": 2, "layer": ["0", "1", FINAL], "relative_depth": [0.0, 0.5, 1.0]}
+    )
+    layers = layers.assign(nc4_agreement=[0.1, 0.2, 0.3], nc1_cdnv=[0.3, 0.2, 0.1])
+    assert arrows(charts.by_layer(layers, RESULTS, "nc4_agreement")) == (0, 1)
+    assert arrows(charts.by_layer(layers, RESULTS, "nc1_cdnv")) == (1, 0)
+
+
 @pytest.mark.parametrize(("factor", "words"), [(1, "with collapse"), (-1, "against collapse")])
 def test_panels_say_whether_better_models_are_more_collapsed(factor, words):
     rows = RESULTS.assign(nc4_agreement=-factor * RESULTS["val_loss"] / 10 + np.linspace(0.4, 0.5, len(RESULTS)))
@@ -68,16 +81,6 @@ def test_a_relation_that_chance_could_make_is_unclear():
 def test_the_t_of_the_panels_is_students(df):
     expression = _critical_t(str(df)).replace("pow", "np.power")
     assert eval(expression, {"np": np}) == pytest.approx(stats.t.ppf(0.975, df), rel=0.02)
-
-
-def test_a_missing_number_is_no_zero_of_the_line():
-    rows = RESULTS.copy()
-    rows.loc[rows.index[:10], "nc4_agreement"] = np.nan
-    known = rows.dropna(subset=["nc4_agreement"])
-    r = np.corrcoef(known["nc4_agreement"], known["val_loss"])[0, 1]
-    said = words_of(charts.figure_1(rows).svg)
-    assert f"R² = {r**2:.3f}, n = {len(known)}" in said
-    assert any(words.startswith(f"r = {r:.3f}".replace("-", "−")) for words in said)
 
 
 def test_points_that_carry_a_line_have_rings_and_r_without_them():

@@ -25,6 +25,7 @@ LOG_SPAN = 30  # from the smallest to the largest value: more gets a log axis at
 FIRST_X = ("nc1_cdnv", "width")
 READ_AS_POWER = "pow(10, datum.value)"
 POWER_WORDS = f"format({READ_AS_POWER}, {READ_AS_POWER} < 10000 ? '.2~r' : '.2~s')"
+SHORT_WORDS = "abs(datum.value) < 1e5 ? datum.label : format(datum.value, '.3~s')"
 
 
 def free_scatter(
@@ -149,15 +150,16 @@ def _scatter(rows: pd.DataFrame, test: str, words: list[str], logs: list[str], t
     base = whole.transform_filter(test)
 
     def axis(channel: str) -> dict[str, Any]:
-        label = f"log_{channel} ? {POWER_WORDS} : datum.label"
-        ticks = alt.Axis(tickCount=6, labelExpr=label, labelOverlap="greedy")
+        label = f"log_{channel} ? {POWER_WORDS} : {SHORT_WORDS}"
+        whole = alt.expr(f"log_{channel} && span(domain('{channel}')) >= 2 ? 1 : 0")  # else half decades: 0.0032
+        ticks = alt.Axis(tickCount=6, tickMinStep=whole, labelExpr=label, labelOverlap="greedy", labelSeparation=4)
         return {"title": None, "axis": ticks, "scale": alt.Scale(zero=False, nice=False, padding=14)}
 
     def seen(expression: str, kind: str) -> alt.Legend:
         # A legend of what is not chosen stays, invisible.
         shown: dict[str, Any] = {f"{part}Opacity": alt.expr(f"{expression} ? 1 : 0") for part in ("label", kind)}
         if kind == "gradient":
-            shown["labelExpr"] = f"{log_shade} ? {POWER_WORDS} : datum.label"
+            shown["labelExpr"] = f"{log_shade} ? {POWER_WORDS} : {SHORT_WORDS}"
         return alt.Legend(title=None, **shown)
 
     sizes = alt.Size("weight:Q", scale=alt.Scale(range=[25, 260], zero=False), legend=seen(f"!({same_size})", "symbol"))

@@ -248,7 +248,7 @@ def value_axis(words: str, domain: list[float], log: bool, letters: int = 42, ar
 def log_ticks(low: float, high: float) -> list[float]:
     """Return the ticks of a log axis: the coarsest that are three or more, whole decades or round numbers between."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    for steps in ((1,), (1, 2, 5), (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9)):
+    for steps in ((1,), (1, 2, 5), (1, 2, 3, 5, 7), (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9)):
         ticks = [float(f"{step}e{decade}") for decade in decades for step in steps]
         if len(ticks := [tick for tick in ticks if low <= tick <= high]) > 2:
             return ticks
