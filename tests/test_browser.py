@@ -258,6 +258,17 @@ OUTSIDE = """() => [...document.querySelectorAll("svg.marks")].flatMap(svg => {
             || box.top < frame.top - 1 || box.bottom > frame.bottom + 1); })
         .map(node => `${svg.closest(".drawing").dataset.name}: ${node.textContent}`); })"""
 
+# Of each axis, the labels that are seen and lie over one another.
+CROWDED = """() => [...document.querySelectorAll("svg.marks .role-axis-label")].flatMap(axis => {
+    const seen = [...axis.querySelectorAll("text")].filter(node => +node.getAttribute("opacity") !== 0
+        && node.getBoundingClientRect().width).map(node => [node, node.getBoundingClientRect()]);
+    return seen.filter(([_, a], i) => seen.slice(i + 1).some(([_, b]) => a.left < b.right - 1 && b.left < a.right - 1
+            && a.top < b.bottom - 2 && b.top < a.bottom - 2))
+        .map(([node]) => `${axis.closest(".drawing").dataset.name}: ${node.textContent}`); })"""
+# Figures that are wider than their place, and so are cut by its edge.
+CUT = """() => [...document.querySelectorAll(".drawing")].filter(node => node.scrollWidth > node.clientWidth + 1)
+    .map(node => `${node.dataset.name}: ${node.scrollWidth} > ${node.clientWidth}`)"""
+
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory) -> Path:
@@ -288,6 +299,8 @@ def test_nothing_is_wider_than_the_window_and_no_text_is_clipped(browser, reques
             assert page.evaluate("document.documentElement.scrollWidth") <= width
             assert page.evaluate(CLIPPED) == []
             assert page.evaluate(OUTSIDE) == []
+            assert page.evaluate(CROWDED) == []
+            assert width < 1000 or page.evaluate(CUT) == []  # on a phone a figure scrolls in its place
         assert errors == []
 
 

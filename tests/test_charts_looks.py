@@ -67,9 +67,8 @@ def test_captions_name_only_what_is_drawn():
 
 def test_a_hole_in_the_grid_is_named():
     rows = RESULTS[RESULTS["weight_decay"] == 0.0005]
-    assert rows["epochs"].nunique() > 1
     assert "Empty panels" not in charts.losses(rows).caption
-    other = rows[rows["epochs"] == rows["epochs"].max()].assign(weight_decay=0.1)
+    other = rows.assign(weight_decay=0.1, epochs=10)
     assert "Empty panels: no such models." in charts.losses(pd.concat([rows, other])).caption
 
 

@@ -64,3 +64,4 @@ def test_agreement_is_a_share_of_tokens_not_of_classes():
 def test_classes_with_one_sample_are_not_drawn_as_collapsed():
     drawn = rows(spread_by_count(np.array([1, 2]), np.array([0.0, 3.0]), ["a", "b"]))
     assert drawn["text"].tolist() == ["b"]
+    assert "one sample" in spread_by_count(np.array([1, 1]), np.array([0.0, 0.0]), ["a", "b"]).missing

@@ -13,7 +13,9 @@ from markupsafe import escape
 
 from lcutils import analysis
 from lcutils.analysis import MEASUREMENTS, Missing
+from lcutils.analysis.definitions import towards_words
 from lcutils.analysis.few import GRID, last_checkpoints, point_names, short_names, training_axis
+from lcutils.charts import FIGURE_1
 from lcutils.report import compute, write_analysis
 from lcutils.report.few import SECTIONS
 
@@ -244,6 +246,19 @@ def test_a_section_without_content_is_not_there(one):
         assert re.search("<(figure|table|li|dl|article)", section.partition("</h2>")[2])
     assert page.count('class="notice"') == 1  # the warning
     assert "Not in this report, because it takes 8 models or more: correlations" in words_of(page)
+
+
+def test_the_page_says_how_to_read_the_measurements(one):
+    page = one[1]
+    places = [page.index(f'id="{name}"') for name in ("results", "how-to-read", "strips")]
+    assert places == sorted(places)
+    reading = page[places[1] : places[2]]
+    keys = re.findall('href="#definition-(.*?)"', reading)
+    assert keys == FIGURE_1
+    assert reading.count("<math ") == len(keys) > 0
+    for key in keys:
+        assert towards_words(key) in reading
+        assert escape(analysis.MEASUREMENTS[key].limit) in reading
 
 
 def test_no_figure_has_one_dot(one):

@@ -65,6 +65,7 @@ def trajectories(results: pd.DataFrame) -> Figure:
         caption,
         theme.together(charts, controls=controls),
         rows=theme.slim(wide, [*scatter.identity(wide), "tokens_seen", *keys]),
+        signs="One line per model, one point per checkpoint.",
     )
 
 

@@ -54,7 +54,7 @@ def _plane(points: pd.DataFrame, classes: pd.DataFrame) -> Any:
     colours = [MODEL_COLOURS[i % len(MODEL_COLOURS)] for i in range(len(kinds))]
     colour = alt.Color("class:N", legend=None, scale=alt.Scale(domain=kinds, range=colours))
     axes = {
-        channel: kind(f"{channel}:Q", title=None, axis=alt.Axis(tickCount=5),
+        channel: kind(f"{channel}:Q", title=None, axis=alt.Axis(tickCount=5, labelOverlap="greedy", labelSeparation=4),
                       scale=alt.Scale(domain=[-reach, reach], nice=False))
         for channel, kind in (("x", alt.X), ("y", alt.Y))
     }  # fmt: skip

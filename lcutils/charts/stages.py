@@ -8,7 +8,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from lcutils.charts.theme import OKABE_ITO, Figure, sample_rows, sentence, slim
+from lcutils.charts.theme import OKABE_ITO, Figure, padded, sample_rows, sentence, slim, value_axis
 from lcutils.charts.tokens import SHOWN, VISIBLE
 from lcutils.text import drawable
 
@@ -26,12 +26,13 @@ def token_frequencies(counts: np.ndarray) -> Figure:
         sizes = np.sort(row[row > 0])[::-1]  # (K,)
         ranks = np.unique(np.geomspace(1, len(sizes), POINTS).astype(int))
         parts.append(pd.DataFrame({"split": split, "rank": ranks, "count": sizes[ranks - 1]}))
+    table = pd.concat(parts)
     chart = (
-        alt.Chart(pd.concat(parts))
+        alt.Chart(table)
         .mark_line(strokeWidth=2)
         .encode(
-            x=alt.X("rank:Q", title="rank of the token, log scale", scale=alt.Scale(type="log")),
-            y=alt.Y("count:Q", title="times it is the next token, log scale", scale=alt.Scale(type="log")),
+            x=alt.X("rank:Q", **value_axis("rank of the token", padded(table["rank"], True), True)),
+            y=alt.Y("count:Q", **value_axis("times it is the next token", padded(table["count"], True), True)),
             color=alt.Color("split:N", title=None, scale=alt.Scale(domain=splits, range=list(OKABE_ITO[:2]))),
             strokeDash=alt.StrokeDash("split:N", legend=None),
             tooltip=["split:N", alt.Tooltip("rank:Q", format=","), alt.Tooltip("count:Q", format=",")],
@@ -52,15 +53,15 @@ def classes_by_count(counts: np.ndarray, min_count: int) -> Figure:
         alt.Chart(table)
         .mark_line(strokeWidth=2, color=OKABE_ITO[0])
         .encode(
-            x=alt.X("n:Q", title="training samples n, log scale", scale=alt.Scale(type="log")),
-            y=alt.Y("classes:Q", title="classes with at least n samples", axis=alt.Axis(format="~s")),
+            x=alt.X("n:Q", **value_axis("training samples n", padded(table["n"], True), True)),
+            y=alt.Y("classes:Q", title="classes with at least n samples", axis=alt.Axis(format=",")),
             tooltip=[alt.Tooltip("n:Q", format=","), alt.Tooltip("classes:Q", format=",")],
         )
     )
     rule = alt.Chart(pd.DataFrame({"n": [min_count]})).mark_rule(strokeDash=[4, 3], color=OKABE_ITO[1]).encode(x="n:Q")
     chart = alt.layer(line, rule).properties(width=WIDE, height=TALL)
-    caption = f"Dashed: min_count = {min_count}."
-    return Figure("classes_by_count", "How many classes a minimum count keeps", caption, chart)
+    signs = f"Dashed: min_count = {min_count}."
+    return Figure("classes_by_count", "How many classes a minimum count keeps", signs, chart, signs=signs)
 
 
 def training_curve(log: pd.DataFrame, checkpoints: list[dict[str, Any]], entropy: float) -> Figure:
@@ -98,20 +99,23 @@ def spread_by_count(counts: np.ndarray, variances: np.ndarray, texts: list[str])
         texts: K token texts.
     """
     table = pd.DataFrame({"count": counts, "variance": variances, "text": [drawable(text) for text in texts]})
+    name, title = "spread_by_count", "Within-class variance by class size"
     drawn, notice = sample_rows(table[table["count"] > 1])
+    if drawn.empty:
+        return Figure(name, title, missing="Every class has one sample, and so no variance.")
     chart = (
         alt.Chart(slim(drawn, ["count", "variance", "text"]))
         .transform_calculate(visible=VISIBLE)
         .mark_circle(size=16, opacity=0.5, color=OKABE_ITO[0])
         .encode(
-            x=alt.X("count:Q", title="training samples of the class, log scale", scale=alt.Scale(type="log")),
+            x=alt.X("count:Q", **value_axis("training samples of the class", padded(drawn["count"], True), True)),
             y=alt.Y("variance:Q", title="within-class variance (squared feature units)"),
             tooltip=[SHOWN, alt.Tooltip("count:Q", format=","), alt.Tooltip("variance:Q", format=".4g")],
         )
         .properties(width=WIDE, height=TALL)
     )
     caption = sentence("Classes with one sample have variance 0 and are not drawn.", notice)
-    return Figure("spread_by_count", "Within-class variance by class size", caption, chart)
+    return Figure(name, title, caption, chart)
 
 
 def agreement_by_count(counts: np.ndarray, hits: np.ndarray, totals: np.ndarray) -> Figure:

@@ -73,7 +73,12 @@ def strips(
         if loss != "val_loss"
         else "",
     )
-    return Figure(name, title, caption, theme.together(charts, 2, spacing=26))
+    signs = theme.sentence(
+        "Ring: an earlier checkpoint." if several else "",
+        "Triangle: where full collapse lies. Stroke: an even sphere.",
+        "Grey diamond: what chance alone gives." if len(guessed) or given_nulls else "",
+    )
+    return Figure(name, title, caption, theme.together(charts, 2, spacing=26), signs=signs)
 
 
 def _loss_nulls(results: pd.DataFrame, loss: str) -> pd.DataFrame:
