@@ -68,3 +68,9 @@ def test_the_plan_counts_untrained_networks(tmp_path):
     assert "216.1 G tokens of extraction, half of it of untrained networks\n" in twice
     assert "4.8 h extraction" in once
     assert "9.7 h extraction" in twice
+
+
+@pytest.mark.parametrize("study", ["paper", "demo", "sample"])
+def test_a_plan_fits_into_a_terminal(study, tmp_path):
+    lines = describe_plan(open_study(study, tmp_path)).splitlines()
+    assert max(len(line) for line in lines if not line.startswith("outputs:")) <= 80

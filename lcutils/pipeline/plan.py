@@ -39,10 +39,13 @@ def describe_plan(work: Workspace) -> str:
     resume = max((12 * size for size in sizes.values()), default=0)
     data = 0 if blocks is None else blocks * study.corpus.block_size * (2 if vocabulary <= 65_535 else 4)
     fate = "deleted once measured" if study.drop_checkpoints else "kept; drop_checkpoints=true deletes them"
-    lines += [
-        f"disk: {_gigabytes(weights)} of checkpoints ({fate}), {_gigabytes(statistics)} of class statistics at most, "
-        f"{_gigabytes(data)} of token blocks, {_gigabytes(resume)} for the largest run's resume state",
-    ]
+    sizes_of = {
+        f"of checkpoints ({fate})": weights,
+        "of class statistics at most": statistics,
+        "of token blocks": data,
+        "for the largest run's resume state": resume,
+    }
+    lines += ["disk:", *(f"{_gigabytes(size):>11} {words}" for words, size in sizes_of.items())]
     if blocks is None:
         return "\n".join([*lines, "time: known once 01_data has run"])
     tokens = blocks * study.corpus.block_size
@@ -58,11 +61,11 @@ def describe_plan(work: Workspace) -> str:
         hours[1] *= passes
         starts = (START_SECONDS * len(lanes(study)) + JOB_SECONDS * (len(trained) + 2 * len(study.points))) / 3600
         lines += [
-            f"time on one H200, from measured speeds: {hours[0]:,.1f} h training, {hours[1]:,.1f} h extraction, "
-            f"{starts:,.1f} h in which jobs start"
+            "time on one H200, from measured speeds:",
+            f"    {hours[0]:,.1f} h training, {hours[1]:,.1f} h extraction, {starts:,.1f} h in which jobs start",
         ]
     else:
-        lines += ["time: see the tokens/s in the log of the first model"]
+        lines += ["time: not known for this vocabulary; each training says its tokens/s"]
     return "\n".join(lines)
 
 
