@@ -165,7 +165,8 @@ def size_colour(rows: pd.DataFrame, few: Few | None = None, lines: bool = False)
         return model_colour(rows)
     if "n_params" not in rows.columns or rows["n_params"].dropna().nunique() < 2:
         return alt.value("#21918c")
-    scale, words = size_scale(rows), {"title": "parameters", "format": ".2~s", "titlePadding": 8}
+    scale = size_scale(rows)
+    words: dict[str, Any] = {"title": "parameters", "format": ".2~s", "titlePadding": 8}
     if lines:
         legend = alt.Legend(values=log_ticks(*scale.domain), symbolOpacity=1, **words)
     else:

@@ -178,7 +178,7 @@ def _strip(
     layers.append(words.encode(x=alt.value(WIDE + 8), text="words:N"))
     heading = theme.panel_title(scatter.heading(key), 40)
     pole = near_pole(key, values) if key in MEASUREMENTS else ""
-    said = theme.sentence(f"{pole}." if pole else "", _said(limits, able))
+    said = "; ".join(words for words in (pole, _said(limits, able)) if words)
     if said:
         heading.subtitle = textwrap.wrap(said, 46)
     return alt.layer(*layers).properties(width=WIDE, height=LINE * len([*lines, *others]), title=heading)
