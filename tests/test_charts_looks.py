@@ -1,5 +1,7 @@
 """What people see of charts: words with room, every mark with a colour, captions of what is there."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -90,3 +92,11 @@ def test_a_missing_number_is_no_zero_of_the_line():
     said = words_of(charts.figure_1(rows).svg)
     assert f"R² = {r**2:.3f}, n = {len(known)}" in said
     assert any(words.startswith(f"r = {r:.3f}".replace("-", "−")) for words in said)
+
+
+def test_a_name_keeps_away_from_the_legend_of_the_free_scatter():
+    few = RESULTS.head(5)
+    svg = charts.free_scatter(few).svg
+    for place, side in ((few["nc1_cdnv"].idxmin(), "start"), (few["nc1_cdnv"].idxmax(), "end")):
+        anchors = re.findall(rf'text-anchor="(\w+)"[^>]*>{few.loc[place, "model"]}<', svg)
+        assert side in anchors

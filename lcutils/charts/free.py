@@ -193,7 +193,14 @@ def _scatter(rows: pd.DataFrame, test: str, words: list[str], logs: list[str], t
         fill = alt.Fill("word:N", scale=alt.Scale(domain=domain, range=colours), legend=seen(by_words, "symbol"))
         layers.append(points.transform_filter(by_words).encode(fill=fill))
     if "model" in rows and len(rows) <= scatter.NAMED_POINTS:
-        named = base.mark_text(align="left", dx=8, fontSize=10, color=theme.INK, limit=150)
+        right = f"scale('x', datum.across) > {WIDE / 2}"  # where a name would run over the legends
+        named = base.mark_text(
+            align=alt.expr(f"{right} ? 'right' : 'left'"),
+            dx=alt.expr(f"{right} ? -8 : 8"),
+            fontSize=10,
+            color=theme.INK,
+            limit=150,
+        )
         layers.append(named.encode(x="across:Q", y="up:Q", text="model:N", opacity=scatter.FAINT_UNLESS_PICKED))
     return alt.layer(*layers, *_said(base, titles)).properties(width=WIDE, height=HIGH)
 
