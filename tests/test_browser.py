@@ -306,11 +306,11 @@ def test_nothing_is_wider_than_the_window_and_no_text_is_clipped(browser, reques
 
 @pytest.mark.parametrize("name", ["report", "published", "few"])
 def test_on_paper_no_table_and_no_figure_is_cut(browser, request, name):
-    sheet = 1031  # CSS pixels of A4 across, less the margins
+    sheet = 703  # CSS pixels of upright A4 across, less the margins
     with new_page(browser, offline=True) as (page, errors):
         page.goto(request.getfixturevalue(name).as_uri())
         draw_all(page)
-        page.set_viewport_size({"width": sheet, "height": 700})
+        page.set_viewport_size({"width": sheet, "height": 1000})
         page.emulate_media(media="print")
         wide = f"all => all.map(node => node.getBoundingClientRect().right).filter(end => end > {sheet + 1})"
         assert page.locator("table, svg.marks, math").evaluate_all(wide) == []
@@ -318,6 +318,8 @@ def test_on_paper_no_table_and_no_figure_is_cut(browser, request, name):
             page.locator(".scroll").evaluate_all("all => all.filter(n => n.scrollWidth > n.clientWidth + 1).length")
             == 0
         )
+        high = "all => all.filter(node => node.getBoundingClientRect().height > 910).length"  # 240 mm
+        assert page.locator(".drawing:not(.long) svg.marks").evaluate_all(high) == 0
         said = page.locator("#rows ~ * td").first.evaluate("cell => getComputedStyle(cell, '::before').content")
         assert "model" in said  # each value of a wide table bears its name
         assert page.pdf(prefer_css_page_size=True)[:5] == b"%PDF-"

@@ -23,7 +23,7 @@ from lcutils.analysis.definitions import towards_words
 from lcutils.analysis.findings import findings
 from lcutils.analysis.origin import origin_words
 from lcutils.charts import FIGURE_1
-from lcutils.report import NO_FINDINGS, best_first, body, compute, write_analysis
+from lcutils.report import FEW_FINDINGS, NO_FINDINGS, best_first, body, compute, write_analysis
 from lcutils.report.captions import TABLES
 from lcutils.report.mathml import mathml
 from lcutils.report.parts import number_words, shown_table, table_html
@@ -492,3 +492,9 @@ def test_a_table_whose_points_cannot_be_compared_says_so():
     bare = FEW[["model", "val_loss", "nc1_cdnv"]]
     tables = compute(bare, {}, {}, None, None).tables
     assert str(tables["develops"]) == str(tables["findings"]) == NO_FINDINGS
+
+
+def test_four_architectures_are_too_few_to_say_what_develops():
+    four = FEW[(FEW["depth"] < 4) & (FEW["width"] < 256)]
+    tables = compute(four, {}, {}, None, None).tables
+    assert str(tables["develops"]) == str(tables["findings"]) == FEW_FINDINGS

@@ -12,8 +12,10 @@ from altair.utils.schemapi import debug_mode
 
 from lcutils import analysis, charts
 from lcutils.analysis import Missing, few_models, measurements_in
+from lcutils.analysis.clustered import FEWEST_UNITS
 from lcutils.analysis.findings import findings_of_paper
 from lcutils.analysis.origin import all_published
+from lcutils.analysis.questions import SEEDS
 from lcutils.analysis.tables import FIRST_NAMES
 from lcutils.artifacts import atomic_path
 from lcutils.charts.comparison import NO_PUBLISHED
@@ -29,6 +31,10 @@ from lcutils.report.parts import figures_page
 from lcutils.text import csv_text
 
 NO_FINDINGS = "What develops with what cannot be told: no two points can be compared by what is known of them."
+FEW_FINDINGS = (
+    f"What develops with what cannot be told of fewer than {FEWEST_UNITS} architectures, which are left out in turn to "
+    "know the error."
+)
 NO_TIMES = "Nothing here was computed by this study."
 
 
@@ -220,6 +226,8 @@ def _findings(results: pd.DataFrame, trials: int) -> dict[str, Table]:
     found = findings_of_paper(results, trials)
     if found["r"].isna().all():
         return dict.fromkeys(("develops", "findings"), Missing(NO_FINDINGS))
+    if found.loc[found["question"] != SEEDS, "low"].isna().all():
+        return dict.fromkeys(("develops", "findings"), Missing(FEW_FINDINGS))
     return {"develops": sign_table(found), "findings": found}
 
 

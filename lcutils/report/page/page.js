@@ -56,6 +56,7 @@
     const old = views.get(drawing);
     const { view } = await vegaEmbed(drawing, spec, options());
     views.set(drawing, view);
+    drawing.classList.toggle("long", drawing.querySelector("svg.marks").height.baseVal.value > 1400); // several sheets
     if (old) {
       keepChoices(spec, old, view);
       old.finalize();
