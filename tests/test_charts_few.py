@@ -112,7 +112,7 @@ def test_published_points_and_nulls_stand_on_the_strips():
 def test_models_of_several_tokenizers_have_a_strip_of_the_loss_per_character():
     rows = MODELS.assign(val_loss_per_character=MODELS["val_loss"] / np.arange(3, 9))
     words = words_of(charts.strips(rows).svg)
-    assert "validation loss (nats per character)" in words
+    assert "validationloss(natspercharacter)" in {word.replace(" ", "") for word in words}  # broken into lines
     assert "validation loss (nats per token)" not in words
     assert "validation loss (nats per character)" in words_of(charts.against_loss(rows).svg)
 
@@ -121,6 +121,13 @@ def test_no_name_of_a_strip_is_cut_by_the_frame():
     left, width = drawn_frame(charts.strips(MODELS).svg)
     assert left > 0
     assert width > 0
+
+
+def test_strips_of_long_names_fit_into_a_cell_of_jupyterlab():
+    long = MODELS.assign(model=MODELS["model"].astype(str).radd("a-rather-long-name-"))
+    left, width = drawn_frame(charts.strips(long).svg)
+    assert left > 0
+    assert width <= 842
 
 
 def drawn_frame(svg: str) -> tuple[float, float]:

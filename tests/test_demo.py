@@ -1,6 +1,7 @@
 """What `make demo` promises of its outputs."""
 
 import json
+import xml.etree.ElementTree as ET
 
 import numpy as np
 import pandas as pd
@@ -40,6 +41,15 @@ def test_figures_and_report_are_there(demo):
         for ending in ("html", "svg", "png"):
             assert list(figures.glob(f"figure_{number}*.{ending}")), (number, ending)
     assert (demo / "analysis" / "report.html").stat().st_size < 5_000_000
+
+
+def test_every_figure_fits_into_a_cell_of_jupyterlab(demo):
+    """At a window of 1280 pixels, with the list of files open."""
+    wide = {
+        path.name: float(ET.parse(path).getroot().get("width", "inf")) for path in demo.glob("analysis/figures/*.svg")
+    }
+    assert wide
+    assert {name: width for name, width in wide.items() if width > 842} == {}
 
 
 def test_a_second_demo_does_nothing(demo):

@@ -25,7 +25,7 @@ SIGNS = (
     "Dot: R², filled where p is below 0.05 after Holm's correction; bar: its 95 % interval; tilted square: R² of the "
     "logarithm. Numbers: r, with collapse or against it."
 )
-ALONE, GIVEN = 260, 100  # pixels, of the wide column and of those beside it
+ALONE, GIVEN = 90, 44  # pixels, of the wide column and of those beside it
 OURS, PUBLISHED = "this study", "published"
 NO_PUBLISHED = "No published table was given to set beside ours."
 SOURCES = alt.Scale(domain=[OURS, PUBLISHED], range=[theme.OKABE_ITO[5], theme.OKABE_ITO[0]])
@@ -174,7 +174,7 @@ def correlations_chart(
         else "",
         *notes,
     )
-    return Figure(name, title, caption, alt.hconcat(*charts, spacing=24), signs=SIGNS)
+    return Figure(name, title, caption, alt.hconcat(*charts, spacing=8), signs=SIGNS)
 
 
 def _by_measurement(table: pd.DataFrame, numbers: list[str], order: list[str], labels: bool) -> Any:
@@ -193,7 +193,7 @@ def _intervals(alone: pd.DataFrame, order: list[str]) -> Any:
     shared: dict[str, Any] = {
         "title": "R² with validation loss",
         "scale": alt.Scale(domain=[0, 1]),
-        "axis": alt.Axis(tickCount=5),
+        "axis": alt.Axis(tickCount=3),
     }
     bars = base.mark_rule(strokeWidth=2, opacity=0.6).encode(x=alt.X("r2_low:Q", **shared), x2="r2_high:Q")
     dots = base.mark_point(size=64, filled=True, strokeWidth=1.6, opacity=1).encode(

@@ -211,7 +211,7 @@ def _heat(table: pd.DataFrame, value: str, words: str, order: list[str], divergi
         ),
     )
     cells = base.mark_rect(stroke=theme.OUTLINE, strokeWidth=0.3).encode(
-        color=alt.Color(f"{value}:Q", scale=scale, legend=alt.Legend(title=None, format=legend)),
+        color=alt.Color(f"{value}:Q", scale=scale, legend=alt.Legend(title=None, format=legend, orient="bottom")),
         tooltip=["label:N", "min_count:O", alt.Tooltip(f"{value}:Q", title=words, format=format_)],
     )
     short = f"isValid(datum.{value}) ? format(datum.{value}, {of_cell}) : ''"
@@ -223,4 +223,4 @@ def _heat(table: pd.DataFrame, value: str, words: str, order: list[str], divergi
             color=alt.when(dark).then(alt.value("#ffffff")).otherwise(alt.value("#111111")),
         )
     )
-    return alt.layer(cells, text).properties(width=alt.Step(58), height=alt.Step(19), title=words)
+    return alt.layer(cells, text).properties(width=alt.Step(54), height=alt.Step(19), title=words)

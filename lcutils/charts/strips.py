@@ -15,7 +15,8 @@ from lcutils.analysis.few import last_checkpoints, short_names
 from lcutils.charts import scatter, theme
 from lcutils.charts.theme import Figure
 
-WIDE = 225  # pixels, of an axis
+WIDE, NARROW = 225, 150  # pixels, of an axis where names are short, and where they are long
+ABREAST = 400  # pixels, of a strip with its names and numbers: two fit into a cell of JupyterLab
 LINE = 19  # pixels, of a model
 NAME_LIMIT = 26  # characters of a name at the left of its line
 THEORY = "#D55E00"
@@ -50,8 +51,10 @@ def strips(
     nulls = pd.concat([table for table in (guessed, nulls) if table is not None])
     colour = scatter.model_colour(results)
     charts = []
+    names = 7 * max(map(len, labels.values()))  # pixels, and 60 of a number
+    wide = min(max(ABREAST - names - 60, NARROW), WIDE)
     for key in [loss, *keys] if loss in results else keys:
-        chart = _strip(results, key, labels, colour, published, nulls, riesz_s)
+        chart = _strip(results, key, labels, colour, published, nulls, riesz_s, wide)
         charts += [] if chart is None else [chart]
     if not charts:
         return Figure(name, title, missing="No model has a measurement that can be drawn.")
@@ -105,6 +108,7 @@ def _strip(
     published: pd.DataFrame | None,
     nulls: pd.DataFrame,
     riesz_s: float | None,
+    wide: int,
 ) -> Any | None:
     """Return the strip of one measurement or loss; None where no model has a number for it."""
     axis, log = scatter.axis_of(key)
@@ -133,7 +137,7 @@ def _strip(
     values = pd.concat([part.astype(float) for part in drawn])
     ends = able["value"].astype(float) if len(able) else pd.Series(dtype=float)
     domain = _domain(pd.concat([values, ends]), log)
-    x = {**theme.value_axis(axis, domain, log, letters=40, arrow=scatter.arrow(key, values))}
+    x = {**theme.value_axis(axis, domain, log, letters=wide * 40 // WIDE, arrow=scatter.arrow(key, values))}
     x["axis"].orient = "bottom"
     y = alt.Y(
         "line:N",
@@ -175,13 +179,13 @@ def _strip(
     full = dots.transform_filter("datum.last").mark_circle(size=80, **scatter.EDGE)
     layers.append(full.encode(tooltip=tooltip).add_params(scatter.SELECTED))
     words = base.transform_filter("datum.last").mark_text(align="left", fontSize=11, color=theme.INK)
-    layers.append(words.encode(x=alt.value(WIDE + 8), text="words:N"))
-    heading = theme.panel_title(scatter.heading(key), 40)
+    layers.append(words.encode(x=alt.value(wide + 8), text="words:N"))
+    heading = theme.panel_title(scatter.heading(key), wide * 40 // WIDE)
     pole = near_pole(key, values) if key in MEASUREMENTS else ""
     said = "; ".join(words for words in (pole, _said(limits, able)) if words)
     if said:
-        heading.subtitle = textwrap.wrap(said, 46)
-    return alt.layer(*layers).properties(width=WIDE, height=LINE * len([*lines, *others]), title=heading)
+        heading.subtitle = textwrap.wrap(said, wide * 46 // WIDE)
+    return alt.layer(*layers).properties(width=wide, height=LINE * len([*lines, *others]), title=heading)
 
 
 def _limits(rows: pd.DataFrame, key: str, labels: dict[str, str], riesz_s: float | None) -> pd.DataFrame:

@@ -82,7 +82,7 @@ def token_kinds(tokens: pd.DataFrame | None, text: str = "training text") -> Fig
             tooltip=[SHOWN, "token_id:Q", alt.Tooltip("count:Q", format=","), "kind:N"],
         )
         .add_params(picked)
-        .properties(width=480, height=300, title="each token")
+        .properties(width=356, height=300, title="each token")
     )
     long = shares.melt(id_vars="kind", value_vars=["token_share", "data_share"], var_name="of", value_name="share")
     long["of"] = long["of"].map({"token_share": "tokens", "data_share": "data"})
@@ -103,7 +103,7 @@ def token_kinds(tokens: pd.DataFrame | None, text: str = "training text") -> Fig
         .mark_text(align="left", dx=3, fontSize=10, color=theme.INK)
         .encode(text="words:N")
     )
-    right = alt.layer(bar, words).properties(width=230, height=300, title="shares of these tokens and of the data")
+    right = alt.layer(bar, words).properties(width=160, height=300, title="shares of these tokens and of the data")
     caption = theme.sentence(
         "Kinds: lowercase words; starts of words and proper nouns; punctuation; special (all others), after decoding "
         f"and stripping. Shares are of the tokens that occur in the {text} and were measured, not of the whole "
