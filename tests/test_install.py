@@ -70,7 +70,7 @@ def test_a_mistake_names_where_paths_start(installed: Path, tmp_path: Path) -> N
     command = [installed / "lcutils", "plan", "nothing.yaml"]
     outcome = subprocess.run(command, cwd=tmp_path, env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True)
     assert outcome.returncode == 2
-    assert "demo, paper, sample" in outcome.stderr
+    assert ", ".join(sorted(path.stem for path in (ROOT / "parameters").glob("*.yaml"))) in outcome.stderr
     assert outcome.stderr.count("\n") == 1
 
 
