@@ -20,7 +20,7 @@ SAMPLE = ROOT / "outputs" / "tinystories-sample"
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("kept")
-    said = import_points(open_study("tinystories", folder), SAMPLE / "measurements.tgz")
+    said = import_points(open_study("tinystories", folder), SAMPLE)
     assert "where 88 of them come from is not known" in said
     return folder
 

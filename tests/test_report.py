@@ -473,16 +473,16 @@ def test_a_space_at_the_end_of_a_cell_is_seen():
 
 def test_what_develops_with_what_stands_in_signs_and_in_numbers(report, text):
     """The paper's measurements alone, with the numbers that all findings of the table have for them."""
-    found, signs = report.tables["findings"], report.tables["develops"].set_index("question")
+    found, signs = report.tables["findings"], report.tables["what_develops_with_what"].set_index("question")
     whole = findings(FEW, trials=99)
     kept = whole[whole["measurement"].isin(found["measurement"]) & whole["question"].isin(found["question"])]
     pd.testing.assert_frame_equal(found, kept.reset_index(drop=True))
     assert set(found["measurement"]) == {"unc3_cosine_cov", "nc1_cdnv", "nc4_agreement", "val_loss"}
     assert signs.columns.tolist() == ["NC1", "UNC3", "NC4", "validation loss"]
     assert signs.loc["loss", "NC1"] == "●"
-    assert 'id="table-of-develops"' in text
+    assert 'id="table-of-what_develops_with_what"' in text
     assert (
-        text.index('id="table-of-develops"')
+        text.index('id="table-of-what_develops_with_what"')
         < text.index('id="table-of-table_1"')
         < text.index('id="table-of-findings"')
     )
@@ -491,10 +491,10 @@ def test_what_develops_with_what_stands_in_signs_and_in_numbers(report, text):
 def test_a_table_whose_points_cannot_be_compared_says_so():
     bare = FEW[["model", "val_loss", "nc1_cdnv"]]
     tables = compute(bare, {}, {}, None, None).tables
-    assert str(tables["develops"]) == str(tables["findings"]) == NO_FINDINGS
+    assert str(tables["what_develops_with_what"]) == str(tables["findings"]) == NO_FINDINGS
 
 
 def test_four_architectures_are_too_few_to_say_what_develops():
     four = FEW[(FEW["depth"] < 4) & (FEW["width"] < 256)]
     tables = compute(four, {}, {}, None, None).tables
-    assert str(tables["develops"]) == str(tables["findings"]) == FEW_FINDINGS
+    assert str(tables["what_develops_with_what"]) == str(tables["findings"]) == FEW_FINDINGS

@@ -30,11 +30,8 @@ from lcutils.report.origin import NONE_OF_OURS, headed, whose_figure, with_origi
 from lcutils.report.parts import figures_page
 from lcutils.text import csv_text
 
-NO_FINDINGS = "What develops with what cannot be told: no two points can be compared by what is known of them."
-FEW_FINDINGS = (
-    f"What develops with what cannot be told of fewer than {FEWEST_UNITS} architectures, which are left out in turn to "
-    "know the error."
-)
+NO_FINDINGS = "No two points can be compared by what is known of them."
+FEW_FINDINGS = f"Fewer than {FEWEST_UNITS} architectures cannot tell: each is left out in turn, to know the error."
 NO_TIMES = "Nothing here was computed by this study."
 
 
@@ -223,12 +220,12 @@ def _relations(results: pd.DataFrame, sensitivity: pd.DataFrame | None, trials: 
 
 def _findings(results: pd.DataFrame, trials: int) -> dict[str, Table]:
     """Return what develops with what: in signs, and in numbers."""
-    found = findings_of_paper(results, trials)
+    found, names = findings_of_paper(results, trials), ("what_develops_with_what", "findings")
     if found["r"].isna().all():
-        return dict.fromkeys(("develops", "findings"), Missing(NO_FINDINGS))
+        return dict.fromkeys(names, Missing(NO_FINDINGS))
     if found.loc[found["question"] != SEEDS, "low"].isna().all():
-        return dict.fromkeys(("develops", "findings"), Missing(FEW_FINDINGS))
-    return {"develops": sign_table(found), "findings": found}
+        return dict.fromkeys(names, Missing(FEW_FINDINGS))
+    return dict(zip(names, (sign_table(found), found), strict=True))
 
 
 def best_first(names: Iterable[str], results: pd.DataFrame) -> list[str]:

@@ -111,7 +111,7 @@ TABLES["corrected"] = Shown(
     "of them, and where they are more than a few in a hundred, trust the quotient instead.",
     ("label", "plain", "corrected", "change", "singletons", "negative", "model", "checkpoint"),
 )
-TABLES["develops"] = Shown(
+TABLES["what_develops_with_what"] = Shown(
     "What develops with what: ● towards collapse as the factor grows or the loss falls (of the loss: lower), ○ away "
     "from it (higher), – no direction shown, ? cannot be told. It may say less than the sentences above: points of one "
     "architecture are no independent draws, and here whole architectures are left out in turn. The table of findings "
