@@ -36,9 +36,10 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=500.0)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--outputs", default="outputs")
+    parser.add_argument("--set", nargs="*", default=[], help="as of `lcutils sweep`")
     options = parser.parse_args()
     began = time.monotonic()
-    work = open_study(options.study, options.outputs)
+    work = open_study(options.study, options.outputs, options.set)
     if options.data and not work.data.exists():
         shutil.copytree(options.data, work.data)
     if options.kept:
@@ -52,7 +53,8 @@ def main() -> None:
             return
         (options.out / "runs.csv").write_text(csv_text(run_times(work)))
 
-    sweep = subprocess.Popen([sys.executable, "-m", "lcutils", "sweep", options.study, "--outputs", options.outputs])
+    command = [sys.executable, "-m", "lcutils", "sweep", options.study, "--outputs", options.outputs]
+    sweep = subprocess.Popen([*command, "--set", *options.set])
     while (left := options.seconds - (time.monotonic() - began)) > 0:
         try:
             sweep.wait(min(left, BETWEEN))
