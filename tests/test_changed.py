@@ -85,9 +85,7 @@ def test_an_analysis_with_other_values_stays(tiny, measured, undrawn, monkeypatc
     assert (tiny.parent / "tiny/analysis/manifest.json").read_bytes() == there
 
 
-def test_without_points_of_a_changed_value_the_analysis_is_the_usual_one(
-    tiny, measured, undrawn, monkeypatch, capsys
-):
+def test_without_points_of_a_changed_value_the_analysis_is_the_usual_one(tiny, measured, undrawn, monkeypatch, capsys):
     monkeypatch.setenv("JPY_SESSION_NAME", "notebooks/05_analyze.ipynb")
     own = open_study(tiny, tiny.parent, {"learning_rate": 0.002}, {})
     analysis = analyze_study(own)

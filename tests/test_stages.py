@@ -65,7 +65,7 @@ def test_all_stages_in_order_and_a_second_time(work, monkeypatch):
 
     # Made again, here and with a changed value in a folder of its own, it draws only figures that are another.
     figures = {place: path.read_bytes() for place, path in analysis.paths.items() if place.endswith((".svg", ".png"))}
-    monkeypatch.setattr("lcutils.report.pictures.draw_all", lambda specs, *_: {name: pytest.fail(name) for name in specs})
+    monkeypatch.setattr("lcutils.report.pictures.draw_all", lambda specs, *_: {one: pytest.fail(one) for one in specs})
     monkeypatch.setenv("JPY_SESSION_NAME", "notebooks/05_analyze.ipynb")
     changed = open_study(work.study.source, work.folder.parent, {"permutations": 100}, {})
     assert changed.changed_from is not None
