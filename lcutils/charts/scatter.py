@@ -275,7 +275,7 @@ def say_hidden(panel: Any, test: str) -> Any:
         .transform_filter("datum.through == 0")
         .transform_calculate(words=r"datum.model + '\nis picked; the filters hide it'")
         .mark_text(fontSize=11, fontWeight="bold", color=INK, limit=PANEL, lineBreak="\n")
-        .encode(text="words:N", x=alt.value(PANEL / 2), y=alt.value(PANEL / 2))
+        .encode(text=alt.Text("words:N"), x=alt.XValue(PANEL / 2), y=alt.YValue(PANEL / 2))
     )
     panel.layer = [*panel.layer, hidden]
     return panel
@@ -395,7 +395,9 @@ def _fit_words(base: Any, key: str, target: str, log: bool, fewest: int, sign: i
         fitted = fitted.transform_regression("scaled", target, groupby=["n"], params=True)
         fitted = fitted.transform_calculate(words=words)
         text = fitted.mark_text(align=align, baseline="bottom", fontSize=10, color=INK, clip=False)
-        layers.append(text.encode(text="words:N", x=alt.XValue(PANEL * (align == "right")), y=alt.YValue(height)))
+        layers.append(
+            text.encode(text=alt.Text("words:N"), x=alt.XValue(PANEL * (align == "right")), y=alt.YValue(height))
+        )
     return layers
 
 
@@ -406,5 +408,8 @@ def _limit_rules(limits: pd.DataFrame, domain: list[float]) -> list[Any]:
     inside = inside.assign(words=inside["limit"] + ", width " + inside["width"].astype(str))
     rules = alt.Chart(slim(inside, ["value", "words"])).mark_rule(color=LIMIT, strokeDash=[2, 2], opacity=0.8)
     return [
-        rules.encode(x="value:Q", tooltip=[alt.Tooltip("words:N", title="limit"), alt.Tooltip("value:Q", format=".5g")])
+        rules.encode(
+            x=alt.X("value:Q"),
+            tooltip=[alt.Tooltip("words:N", title="limit"), alt.Tooltip("value:Q", format=".5g")],
+        )
     ]
