@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
-from importlib.util import find_spec
+from importlib.util import find_spec, module_from_spec
 from types import ModuleType
 from typing import Any
 
@@ -19,7 +19,7 @@ def defer_parsers() -> None:
     """Let whoever imports the parsers have a module that becomes the real one when it is first used."""
     if PARSERS in sys.modules or (spec := find_spec(PARSERS)) is None:
         return
-    stand_in = ModuleType(PARSERS)
+    stand_in = module_from_spec(spec)  # with a file and a path: many look through all modules for these
 
     def real() -> ModuleType:
         if sys.modules.get(PARSERS) is stand_in:
@@ -30,9 +30,9 @@ def defer_parsers() -> None:
         return real().is_valid_syntax(*words)
 
     def any_other(name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
         return getattr(real(), name)
 
-    # Python itself asks for spec and path at an import.
-    usual = {"__spec__": spec, "__path__": spec.submodule_search_locations}
-    vars(stand_in).update(usual, is_valid_syntax=is_valid_syntax, __getattr__=any_other)
+    vars(stand_in).update(is_valid_syntax=is_valid_syntax, __getattr__=any_other)
     sys.modules[PARSERS] = stand_in
