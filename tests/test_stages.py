@@ -1,6 +1,7 @@
 """The five stages as plain functions: what they skip, what they refuse, how a run is shared by processes."""
 
 import copy
+import json
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,8 @@ import pandas as pd
 import pytest
 from safetensors.torch import load_file
 
+from lcutils.charts.theme import LIGHT
+from lcutils.drawing import draw_svg
 from lcutils.errors import UserError
 from lcutils.manifests import claim_folder, read_note
 from lcutils.parameters import ROOT
@@ -63,8 +66,13 @@ def test_all_stages_in_order_and_a_second_time(work, monkeypatch):
     pd.testing.assert_frame_equal(analysis.tokens[f"{MODEL}@0"], measured.tokens)
     assert {"results", "table_1", "partial_correlations", "influence"} <= set(analysis.tables)
 
-    # Made again, here and with a changed value in a folder of its own, it draws only figures that are another.
     figures = {place: path.read_bytes() for place, path in analysis.paths.items() if place.endswith((".svg", ".png"))}
+    assert figures["figures/strips.svg"].decode() == draw_svg(json.dumps(analysis.figures["strips"].spec), LIGHT)
+    monkeypatch.setattr("lcutils.charts.theme.draw_svg", lambda *_: pytest.fail("it is drawn already"))
+    for name, figure in analysis.figures.items():
+        assert figure.chart is None or figure.svg == figures[f"figures/{name}.svg"].decode()
+
+    # Made again, here and with a changed value in a folder of its own, it draws only figures that are another.
     monkeypatch.setattr("lcutils.report.pictures.draw_all", lambda specs, *_: {one: pytest.fail(one) for one in specs})
     monkeypatch.setenv("JPY_SESSION_NAME", "notebooks/05_analyze.ipynb")
     changed = open_study(work.study.source, work.folder.parent, {"permutations": 100}, {})

@@ -93,6 +93,7 @@ def write_analysis(
     drawn = draw_once(specs, LIGHT, PNG_SCALE, [before / "figures" for before in earlier])
     for name, figure in charted.items():
         svg, png = drawn[name]
+        figure.take_svg(svg)  # a notebook that shows the figure need not draw it
         write(f"figures/{figure.name}.svg", svg)
         write(f"figures/{figure.name}.png", png)
         if not figure.name.startswith((BY_WIDTH, charts.BY_LAYER)):
