@@ -227,4 +227,4 @@ UNREAD = {*COUNTS, "noise_ratio"} - {"n_classes"}  # what says how a value came 
 
 def read_columns(results: pd.DataFrame) -> list[str]:
     """The columns of `results` that a reader reads row by row: what a point is, its losses, its measurements."""
-    return [column for column in results if not str(column).endswith(COMPANIONS) and column not in UNREAD]
+    return [column for column in map(str, results) if not column.endswith(COMPANIONS) and column not in UNREAD]
