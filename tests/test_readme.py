@@ -187,14 +187,18 @@ def test_measure(a_model, command):
 
 def test_the_caption_of_the_first_picture_is_true():
     """Correlations with the loss of the table beside it, and which way each of them goes."""
-    table = correlations(pd.read_csv(ROOT / "outputs/sample-h200/results.csv"), trials=100).set_index("measurement")
-    caption = re.search(r"\n\*Forty checkpoints of 32 models(.*?)\*\n", TEXT, re.DOTALL)
+    results = pd.read_csv(ROOT / "outputs/tinystories-sample/results.csv")
+    table = correlations(results, trials=100).set_index("measurement")
+    caption = re.search(r"\n\*The paper's grid, (.*?)\*\n", TEXT, re.DOTALL)
     assert caption
+    sizes = len(results.groupby(["depth", "width"]))
+    counted = f"{len(results)} checkpoints of {results['model'].nunique()} models of {sizes} sizes"
+    assert counted in " ".join(caption[1].split())
     said = [float(number.replace("−", "-")) for number in re.findall(r"(?:r = |\()(−?0\.\d\d)", caption[1])]
     keys = ["nc1_cdnv", "nc1_cdnv_galanti", "nc1_quotient"]
     assert said == [round(table.loc[key, "r_log"], 2) for key in keys]
     assert list(table.loc[keys, "collapse_log"]) == ["with", "with", "against"]
-    assert table.loc[["gnc2_log_cov", "nc4_agreement"], "collapse"].tolist() == ["with", "with"]
+    assert table.loc[["nc1_cdnv", "nc4_agreement"], "collapse"].tolist() == ["with", "with"]
 
 
 def test_the_python_of_the_readme_runs():
