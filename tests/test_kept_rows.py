@@ -92,3 +92,21 @@ def test_what_is_said_of_the_time_is_what_the_runs_took() -> None:
     for (seconds, plan), jobs in zip(counted.to_numpy(), ("Four", "six"), strict=True):
         assert f"{jobs} jobs side by side" in said
         assert f"{seconds:,.0f} s of training where the plan says {plan:.0f}" in said
+
+
+def test_what_is_said_of_the_second_corpus_learning_rate_follows_from_its_table() -> None:
+    folder = ROOT / "outputs" / "stories-sample"
+    text = " ".join((folder / "README.md").read_text(encoding="utf-8").split())
+    losses = pd.read_csv(folder / "learning_rates.csv").pivot_table(
+        index=["run", "checkpoint"], columns="learning_rate", values="val_loss"
+    )
+    excess = losses.sub(losses.min(axis=1), axis=0)[[2.5e-4, 5e-4, 1e-3, 2e-3]]
+    assert (len(excess), excess.isna().sum().sum()) == (6, 0)
+    assert excess.median().idxmin() == excess.mean().idxmin() == open_study("stories").study.training.learning_rate
+    low, half, chosen, high = excess.median()
+    assert f"({chosen:.3f} nats; {low:.3f}, {half:.3f} and {high:.3f} at the others)" in text
+    large, small = losses.loc[("12x1024_01d", 0)], losses.loc[("01x0064_01d", 0)]
+    assert large.idxmin() == 2.5e-4
+    assert f"{large[1e-3]:.2f} nats, {large.min():.2f} at a quarter of it" in text
+    assert small.idxmin() == 4e-3
+    assert f"({small[1e-3]:.2f}, {small.min():.2f} at four times the rate)" in text
