@@ -38,7 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("model", help="a run of the study's grid, such as 12x1024_10L")
     extract.add_argument("model", help="a run of the study's grid, or one of its pretrained models")
     extract.add_argument("checkpoint", nargs="?", type=int, help="one of those that are measured (default: all)")
-    sweep.add_argument("--model", help="only this run, to its measurements")
+    sweep.add_argument("--model", help="only this run, or one point of it, to its measurements")
     sweep.add_argument("--profile", help="a folder of parameters/profiles, such as slurm")
     sweep.add_argument("--cores", type=int, help="CPU cores to use (default: all)")
     sweep.add_argument("--dry-run", action="store_true", help="count the jobs of each stage, run none")
@@ -140,9 +140,8 @@ def main(arguments: list[str] | None = None) -> int:
         with said_if_slow("starting"):  # PyTorch is imported
             from lcutils.pipeline.sweep import run_sweep
 
-        return run_sweep(
-            work, model=options.model, profile=options.profile, cores=options.cores, dry_run=options.dry_run
-        )
+        points = None if options.model is None else work.points_of([options.model])
+        return run_sweep(work, points=points, profile=options.profile, cores=options.cores, dry_run=options.dry_run)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
