@@ -85,7 +85,9 @@ def _look(work: Workspace, source: str | Path, names: Sequence[str]) -> tuple[li
         asked = {f"{model}@{k}": there[f"{model}@{k}"] for model, k in points}
         readme = archive.with_name("README.md")
         described = (
-            f"the right one is described in {work.display(readme)}" if readme.is_file() else "name the right one"
+            f"the right one is described in {work.display(readme)}"
+            if readme.is_file()
+            else "name the one that was used"
         )
         for point, row in asked.items():
             if why := row.out_of_date:
@@ -173,7 +175,7 @@ def _report(again: Workspace, kept: _Kept, made: Mapping[str, Job]) -> None:
         print(f"\n{one_line(point)}: kept, {then}; again, {now}", flush=True)
         console.print(_shown(values))
     if isinstance(spread, Spread):
-        print(f"seeds' std     standard deviation over the {spread.words}, which differ in the order of the data alone")
+        print(f"seeds' std     standard deviation over the {spread.words} (for nc1_cdnv, as a share)")
     print(f"differences    {again.display(again.folder / TABLE)}")
     print(verdict(table, spread), flush=True)
 
@@ -184,12 +186,12 @@ def _origin_words(origin: Mapping[str, str | None]) -> str:
 
 def _shown(values: pd.DataFrame) -> Table:
     """One point's differences, as a terminal shows them."""
-    shown, with_seeds = Table(box=box.SIMPLE), values["seeds_of"].notna().any()
-    shown.add_column("")
-    for head in ("kept", "again", "difference", *(("seeds' std", "in these") if with_seeds else ())):
-        shown.add_column(head, justify="right")
+    shown, with_seeds = Table(box=box.SIMPLE, pad_edge=False), values["seeds_of"].notna().any()
+    shown.add_column("", no_wrap=True)
+    for head in ("kept", "again", "difference", *(("seeds'\nstd", "in\nthese") if with_seeds else ())):
+        shown.add_column(head, justify="right", no_wrap=True)
     for row in values.to_dict("records"):
-        cells = [f"{row['kept']:.5g}", f"{row['again']:.5g}", f"{row['difference']:+.2g}"]
+        cells = [f"{row['kept']:.4g}", f"{row['again']:.4g}", f"{row['difference']:+.2g}"]
         if with_seeds:
             cells += ["" if pd.isna(row[key]) else f"{row[key]:.2g}" for key in ("seeds_std", "in_stds")]
         shown.add_row(row["measurement"], *cells)

@@ -106,7 +106,7 @@ def test_a_point_is_made_again_from_the_text_to_the_same_numbers(kept, here, lcu
     assert f"{POINT}: kept, trained on cpu, torch 2." in outcome.stdout
     assert f"standard deviation over the 3 seeds of {SEEDS}@0" in outcome.stdout
     assert re.search(r"^ *nc4_agreement .* \+0 ", outcome.stdout, re.MULTILINE)
-    assert max(map(len, lines)) <= 160
+    assert "…" not in outcome.stdout
     assert lines[-1] == f"Made again, {POINT} came out exactly as kept: no difference in the loss or the measurements."
 
     made = {path: path.stat().st_mtime_ns for path in again.glob(f"*/*/{MANIFEST}")}
@@ -124,10 +124,18 @@ def test_a_name_of_a_run_means_all_its_kept_points(here, refused, monkeypatch, l
     assert asked == [[(LARGE, 0), (LARGE, 1)]]
 
 
+def test_a_failed_sweep_is_an_error_and_what_is_missing_in_no_table(here, monkeypatch, lcutils_here):
+    monkeypatch.setattr("lcutils.repeating.run_sweep", lambda _, points: 1)
+    outcome = lcutils_here(*words(here, POINT))
+    assert outcome.returncode == 1
+    assert len(outcome.stdout.splitlines()) == 1  # on the text
+    assert not (here / "repeat").exists()
+
+
 def test_another_text_is_refused_and_the_right_one_pointed_at(here, refused):
     (here / "text.txt").write_text("Another text.<|endoftext|>Of two stories.")
     said = refused(rf"{POINT} was made from another text (sha256 ", POINT)
-    assert said.endswith("; name the right one\n")
+    assert said.endswith("; name the one that was used\n")
     assert len(re.findall(r"\b[0-9a-f]{12}\b", said)) == 2
     (here / "export/README.md").write_text("The text.")
     assert refused("another text", POINT).endswith(f"the right one is described in {here}/export/README.md\n")
@@ -222,7 +230,7 @@ SPREAD = Spread("02x0768_01d@0", 21, {"val_loss": 0.01, "nc1_cdnv": 0.1, "nc4_ag
         (
             {"12x1024_10L@9": 1.96},
             SPREAD,
-            {"nc1_cdnv": 0.7},
+            {"nc1_cdnv": 0.7},  # its spread is a share
             "Made again, 12x1024_10L@9 has a validation loss outside the seeds' spread (-0.04 nats or 4 standard "
             "deviations over the 21 seeds of 02x0768_01d@0, another architecture); 0 of 1 measurements are within it, "
             "furthest off is nc1_cdnv with 3.",
@@ -231,7 +239,7 @@ SPREAD = Spread("02x0768_01d@0", 21, {"val_loss": 0.01, "nc1_cdnv": 0.1, "nc4_ag
             {"02x0768_01d@0": 2.0, "01x0064_01d@0": 2.02},
             SPREAD,
             {},
-            "Made again, 1 of 2 points have a validation loss outside the seeds' spread (at most +0.02 nats "
+            "Made again, 1 of 2 points has a validation loss outside the seeds' spread (at most +0.02 nats "
             "(01x0064_01d@0) or 2 standard deviations over the 21 seeds of 02x0768_01d@0, whose architecture is not "
             "that of all); 0 of 0 measurements are within it.",
         ),
@@ -267,3 +275,19 @@ def test_two_seeds_are_no_spread():
     spread = seed_spread(pd.DataFrame(rows))
     assert isinstance(spread, Spread)
     assert (spread.of, spread.seeds, spread.std) == ("01x0016_01d@0", 3, {"val_loss": 0.0})
+
+
+def test_the_spread_of_what_is_drawn_on_a_log_scale_is_a_share():
+    row = {"depth": 1, "width": 16, "epochs": 1, "weight_decay": 0.1, "checkpoint": 0}
+    values = [(2.0, 0.1), (2.1, 1.0), (2.2, 10.0)]
+    rows = [
+        row | {"model": f"01x0016_01d0{seed}", "seed": seed, "val_loss": loss, "nc1_cdnv": cdnv}
+        for seed, (loss, cdnv) in enumerate(values)
+    ]
+    spread = seed_spread(pd.DataFrame(rows))
+    assert isinstance(spread, Spread)
+    table = differences(
+        {"a@0": {"val_loss": 3.0, "nc1_cdnv": 100.0}}, {"a@0": {"val_loss": 3.2, "nc1_cdnv": 50.0}}, spread
+    )
+    assert table["seeds_std"].tolist() == pytest.approx([0.1, 100 * math.log(10)])
+    assert table["in_stds"].tolist() == pytest.approx([2, 0.5 / math.log(10)])

@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from lcutils.analysis.definitions import Missing
+from lcutils.analysis.definitions import MEASUREMENTS, Missing
 from lcutils.analysis.questions import LOSS
 from lcutils.analysis.relations import TABLE_1, seed_groups, seed_rows
 
@@ -26,7 +27,7 @@ class Spread:
     Attributes:
         of: which model, as "02x0768_01d@0".
         seeds: how many.
-        std: by measurement.
+        std: by measurement; of the log of one that is drawn on a log scale.
     """
 
     of: str
@@ -38,6 +39,11 @@ class Spread:
         """Whose seeds they are, for a sentence."""
         return f"{self.seeds} seeds of {self.of}"
 
+    def around(self, key: str, value: float) -> float | None:
+        """The standard deviation beside a value of a measurement: on a log scale, the same share of it."""
+        std = self.std.get(key)
+        return std * value if std is not None and _is_log(key) else std
+
 
 def seed_spread(results: pd.DataFrame) -> Spread | Missing:
     """The spread over seeds in a results table, of the model that it has most seeds of (three at least)."""
@@ -47,10 +53,15 @@ def seed_spread(results: pd.DataFrame) -> Spread | Missing:
     if isinstance(rows, Missing):
         return rows
     group = groups.iloc[0]
-    std = rows[[key for key in MAIN if key in rows]].apply(pd.to_numeric, errors="coerce").std()
-    return Spread(
-        f"{group['model']}@{group['checkpoint']}", len(rows), {str(key): float(std[key]) for key in std.index}
-    )
+    std = {}
+    for key in (key for key in MAIN if key in rows):
+        values = pd.to_numeric(rows[key], errors="coerce").astype(float)
+        std[key] = float((np.log(values.where(values > 0)) if _is_log(key) else values).std())
+    return Spread(f"{group['model']}@{group['checkpoint']}", len(rows), std)
+
+
+def _is_log(key: str) -> bool:
+    return key in MEASUREMENTS and MEASUREMENTS[key].log
 
 
 def differences(
@@ -65,8 +76,8 @@ def differences(
 
     Returns:
         One row per point that was made again and main measurement that both rows have: `model` ("…@checkpoint"),
-        `measurement, kept, again, difference` (again - kept), `seeds_std`, `in_stds` (the difference's size in these;
-        nan without seeds), `seeds_of`.
+        `measurement, kept, again, difference` (again - kept), `seeds_std` (`Spread.around` the kept value), `in_stds`
+        (the difference's size in these; nan without seeds), `seeds_of`.
     """
     rows = []
     for point, values in again.items():
@@ -74,7 +85,7 @@ def differences(
             then, now = kept[point].get(key), values.get(key)
             if then is not None and now is not None:
                 row = {"model": point, "measurement": key, "kept": then, "again": now, "difference": now - then}
-                rows.append(row | {"seeds_std": None if isinstance(spread, Missing) else spread.std.get(key)})
+                rows.append(row | {"seeds_std": None if isinstance(spread, Missing) else spread.around(key, then)})
     table = pd.DataFrame(rows, columns=["model", "measurement", "kept", "again", "difference", "seeds_std"])
     table["seeds_std"] = table["seeds_std"].astype(float)
     table["in_stds"] = (table["difference"].abs() / table["seeds_std"]).where(table["seeds_std"] > 0)
@@ -109,7 +120,8 @@ def verdict(table: pd.DataFrame, spread: Spread | Missing) -> str:
     rest = f"so are {len(others) - len(beyond)} of {len(others)} measurements"
     outside = [row for row in losses if row["in_stds"] > 1]
     if outside:
-        who = f"{len(outside)} of {len(points)} points" if len(points) > 1 else who
+        if len(points) > 1:
+            who, have = f"{len(outside)} of {len(points)} points", "has" if len(outside) == 1 else "have"
         rest = f"{len(others) - len(beyond)} of {len(others)} measurements are within it"
     if beyond:
         most = max(beyond, key=lambda row: row["in_stds"])
