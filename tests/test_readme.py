@@ -32,6 +32,8 @@ ELSEWHERE = {
     "make test": "this very run",
     "make check": "make test begins with it",
     "make docs": "test_package.py: the API reference",
+    "lcutils repeat tinystories outputs/tinystories-sample 02x0768_01d19@0 --set source=FOLDER "
+    "tokenizer=EleutherAI/gpt-neo-125M": "test_repeating.py: a tiny study",
     "conda env create -f environment.yml && conda activate lcutils": "test_conda_installs_what_make_installs, below",
     "lcutils sweep demo": "test_install.py: without make, in an environment of conda's list",
     "make sweep STUDY=paper": "test_the_paper_dry_run, below",
