@@ -1,4 +1,4 @@
-"""Command line: `lcutils plan|sweep|list|export|import STUDY`, `measure`, `compare`; `torchrun … train|extract`."""
+"""Command line: `lcutils plan|sweep|list|export|import|repeat STUDY`, `measure`, `compare`, `train`, `extract`."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ def build_parser() -> argparse.ArgumentParser:
     points = commands.add_parser("list", help="list a study's points, and how far each has come")
     export = commands.add_parser("export", help="write all finished points of a study into one small file, for git")
     taken = commands.add_parser("import", help="put exported points where they count as finished, and need no weights")
+    repeat = commands.add_parser("repeat", help="make kept points again from the text, and say how far off they are")
     train = commands.add_parser("train", help="train one run; under torchrun its processes share each batch")
     extract = commands.add_parser("extract", help="extract a model's class statistics; under torchrun in shares")
     compare = commands.add_parser("compare", help="what develops with what in results tables, side by side")
     measure = commands.add_parser("measure", help="measure language models on a text, and write a table and a page")
-    for command in (plan, sweep, points, export, taken, train, extract):
+    for command in (plan, sweep, points, export, taken, repeat, train, extract):
         command.add_argument("study", help="a name in parameters/, or the path of a YAML file")
-    for command in (plan, sweep, points, export, taken, train, extract, measure):
+    for command in (plan, sweep, points, export, taken, repeat, train, extract, measure):
         command.add_argument("--outputs", default="outputs", help="folder below which the study's folder lies")
         values = command.add_mutually_exclusive_group()
         values.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="values that replace the YAML's")
@@ -35,10 +36,12 @@ def build_parser() -> argparse.ArgumentParser:
         "--tokens", nargs="*", metavar="POINT", help="whose tables of tokens to keep (default: the largest model's)"
     )
     taken.add_argument("folder", help="where points.tar.xz lies; or such an archive")
+    repeat.add_argument("folder", help="where points.tar.xz lies; or such an archive")
+    repeat.add_argument("points", nargs="+", metavar="POINT", help="such as 02x0768_01d@0; a run's name means all its")
     train.add_argument("model", help="a run of the study's grid, such as 12x1024_10L")
     extract.add_argument("model", help="a run of the study's grid, or one of its pretrained models")
     extract.add_argument("checkpoint", nargs="?", type=int, help="one of those that are measured (default: all)")
-    sweep.add_argument("--model", help="only this run, to its measurements")
+    sweep.add_argument("--model", help="only this run, or one point of it, to its measurements")
     sweep.add_argument("--profile", help="a folder of parameters/profiles, such as slurm")
     sweep.add_argument("--cores", type=int, help="CPU cores to use (default: all)")
     sweep.add_argument("--dry-run", action="store_true", help="count the jobs of each stage, run none")
@@ -123,6 +126,11 @@ def main(arguments: list[str] | None = None) -> int:
                     said = import_points(work, options.folder)
             print(said)
             return 0
+        if options.command == "repeat":
+            with said_if_slow("starting"):
+                from lcutils.repeating import repeat_points
+
+            return repeat_points(work, options.folder, options.points)
         if options.command == "train":
             with said_if_slow("starting"):
                 from lcutils.stages import train_run
@@ -140,9 +148,8 @@ def main(arguments: list[str] | None = None) -> int:
         with said_if_slow("starting"):  # PyTorch is imported
             from lcutils.pipeline.sweep import run_sweep
 
-        return run_sweep(
-            work, model=options.model, profile=options.profile, cores=options.cores, dry_run=options.dry_run
-        )
+        points = None if options.model is None else work.points_of([options.model])
+        return run_sweep(work, points=points, profile=options.profile, cores=options.cores, dry_run=options.dry_run)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

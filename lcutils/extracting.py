@@ -180,7 +180,7 @@ class PointExtraction:
         record = {"depth": model.depth, "width": model.classifier.shape[1], "n_params": model.n_params}
         if isinstance(run, TrainedRun):
             scores = json.loads((work.checkpoint(run.name, self.checkpoint) / "evaluation.json").read_text())
-            columns = ("steps", "tokens_seen", "val_loss", "val_accuracy", "perplexity")
+            columns = ("steps", "tokens_seen", "val_loss", "val_accuracy", "perplexity", "train_loss")
             record |= {key: getattr(run.recipe, key) for key in ("epochs", "weight_decay", "seed")}
             return record | {column: scores[column] for column in columns if column in scores}
         # Nobody has evaluated it on this text.

@@ -78,10 +78,11 @@ def test_a_point_whose_null_is_not_known_is_not_drawn_beside_the_frame():
     nulls = made_nulls(RESULTS, ("nc4_agreement",))
     best = RESULTS.nlargest(1, "val_loss")
     others = nulls[~((nulls["model"] == best["model"].item()) & (nulls["checkpoint"] == best["checkpoint"].item()))]
-    drawn = [
-        charts.beside_nulls(RESULTS, table).svg.count('aria-roledescription="circle"') for table in (nulls, others)
+    symbols = [
+        re.findall('<g class="mark-symbol role-mark.*?</g>', charts.beside_nulls(RESULTS, table).svg, re.DOTALL)
+        for table in (nulls, others)
     ]
-    assert drawn == [len(RESULTS), len(RESULTS) - 1]
+    assert [sum(group.count("<path") for group in groups) for groups in symbols] == [len(RESULTS), len(RESULTS) - 1]
 
 
 def test_a_missing_number_is_no_zero_of_the_line():
@@ -100,3 +101,24 @@ def test_a_name_keeps_away_from_the_legend_of_the_free_scatter():
     for place, side in ((few["nc1_cdnv"].idxmin(), "start"), (few["nc1_cdnv"].idxmax(), "end")):
         anchors = re.findall(rf'text-anchor="(\w+)"[^>]*>{few.loc[place, "model"]}<', svg)
         assert side in anchors
+
+
+def test_train_losses_are_dashed_beside_the_validation_losses_where_they_are_known():
+    known = RESULTS.assign(train_loss=RESULTS["val_loss"] - 1)
+    both, some = (
+        charts.losses(known),
+        charts.losses(known.assign(train_loss=known["train_loss"].where(known.index > 2))),
+    )
+    for figure in (both, some):
+        layers = figure.chart.to_dict()["spec"]["layer"]
+        assert [layer["mark"].get("strokeDash") for layer in layers] == [None, [4, 3], None]
+        assert layers[1]["encoding"]["y"]["field"] == "train_loss"
+        low, high = layers[1]["encoding"]["y"]["scale"]["domain"]
+        assert low <= known["train_loss"].min() < known["val_loss"].max() <= high
+        assert "Dashed: train loss, the mean over the epoch" in figure.caption
+        assert "Dashed: train loss." in figure.signs
+    assert ("Not known of all models." in both.caption, "Not known of all models." in some.caption) == (False, True)
+    for rows in (RESULTS, known.assign(train_loss=float("nan"))):
+        figure = charts.losses(rows)
+        assert len(figure.chart.to_dict()["spec"]["layer"]) == 2
+        assert "Dashed" not in figure.caption + figure.signs

@@ -2,9 +2,11 @@
 
 import io
 import json
+import re
 
 import pytest
 from PIL import Image
+from vl_convert import vegalite_to_svg
 
 from lcutils import drawing
 from lcutils.charts.theme import LIGHT
@@ -29,6 +31,17 @@ def test_a_picture_is_the_same_however_often_it_is_drawn():
         used = {part.split(")")[0] for part in first.split(f"url(#{name}")[1:]}
         assert all(f'id="{name}{number}"' in first for number in used)
         assert used
+
+
+def test_titles_and_axes_have_words_for_a_screen_reader_and_marks_have_none():
+    """The picture is that which the engine draws with words for all."""
+    svg, talking = draw_svg(spec("a title"), LIGHT), vegalite_to_svg(spec("a title"), "6.4", config=LIGHT)
+    said = re.findall('aria-label="([^"]*)"', svg)
+    assert any("a title" in words for words in said)
+    assert any("axis" in words for words in said)
+    assert not any("x: " in words for words in said)
+    assert "x: " in talking
+    assert draw_png(svg) == draw_png(talking)
 
 
 @pytest.mark.parametrize("cores", [1, 2, 3])

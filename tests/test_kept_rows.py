@@ -44,7 +44,7 @@ def test_committed_rows_are_current_and_the_committed_table_is_of_them(outputs: 
 
 
 def test_rows_without_a_table_of_tokens_are_gathered(outputs: Path) -> None:
-    """Most rows came without; those that have one show it."""
+    """All rows but one came without; that has it."""
     folders = folders_of(outputs)
     tokens = TokenTables.kept(folders)
     assert 0 < len(tokens) < len(folders)
@@ -66,14 +66,47 @@ def test_what_the_folder_says_of_the_learning_rate_and_the_runs_follows_from_its
     narrow = tried.loc[("02x0064_01d", 0)]
     assert f"{narrow[1e-3]:.2f} nats, {narrow.min():.2f} at the best rate" in text
     results = pd.read_csv(SAMPLE / "results.csv")
-    widths = results.groupby("width").size()
-    assert f"the first {len(results)} of 230 points" in text
-    assert f"of {results['model'].nunique()} of the 170 runs" in text
-    assert 64 not in widths
-    assert (widths[128], widths[256]) == (6, 7)
+    assert f"{len(results)} points" in text
+    assert (len(results), results["model"].nunique(), results.groupby(["depth", "width"]).ngroups) == (230, 170, 30)
     best = results.loc[results["val_loss"].idxmin()]
-    assert (best["model"], best["checkpoint"], round(best["val_loss"], 2)) == ("12x0128_10d", 9, 2.72)
-    runs, said = pd.read_csv(SAMPLE / "runs.csv"), (ROOT / "tests/benchmarks/README.md").read_text(encoding="utf-8")
-    trained, planned = runs["training_seconds"].sum(), runs["planned_training_seconds"].sum()
-    assert f"{trained:,.0f} s of training where the plan says {planned:.0f}" in said
-    assert f"{len(runs)} of 170 runs were trained" in said
+    assert (best["depth"], best["width"], best["epochs"], best["checkpoint"]) == (12, 128, 10, 9)
+    assert round(best["val_loss"], 2) == 2.71
+
+
+def test_what_is_said_of_the_time_is_what_the_runs_took() -> None:
+    """Minutes by architecture, the sums, and how much slower jobs are that share a GPU."""
+    text = (SAMPLE / "README.md").read_text(encoding="utf-8")
+    runs = pd.read_csv(SAMPLE / "runs.csv")
+    assert sorted(runs["run"]) == sorted(open_study("tinystories").study.runs)
+    columns = ["training_seconds", "compile_seconds", "extraction_seconds", "measuring_seconds"]
+    minutes = runs[columns].sum(axis=1) / runs["sitting"].map({1: 4, 2: 6}) / 60
+    planned = (runs["planned_training_seconds"] + runs["planned_extraction_seconds"]) / 60
+    depth, width = runs["run"].str[:2].astype(int), runs["run"].str[3:7].astype(int)
+    for layers in (1, 2, 4, 8, 12):
+        cells = [(depth == layers) & (width == one) for one in (64, 128, 256, 512, 768, 1024)]
+        words = [f"{minutes[chosen].sum():.1f} ({planned[chosen].sum():.1f})" for chosen in cells]
+        assert f"| {layers} | {' | '.join(words)} |" in text
+    assert f"All of it is {minutes.sum():.0f} GPU minutes, the plan says {planned.sum():.0f}" in text
+    counted = runs.groupby("sitting")[["training_seconds", "planned_training_seconds"]].sum()
+    said = (ROOT / "tests/benchmarks/README.md").read_text(encoding="utf-8")
+    for (seconds, plan), jobs in zip(counted.to_numpy(), ("Four", "six"), strict=True):
+        assert f"{jobs} jobs side by side" in said
+        assert f"{seconds:,.0f} s of training where the plan says {plan:.0f}" in said
+
+
+def test_what_is_said_of_the_second_corpus_learning_rate_follows_from_its_table() -> None:
+    folder = ROOT / "outputs" / "stories-sample"
+    text = " ".join((folder / "README.md").read_text(encoding="utf-8").split())
+    losses = pd.read_csv(folder / "learning_rates.csv").pivot_table(
+        index=["run", "checkpoint"], columns="learning_rate", values="val_loss"
+    )
+    excess = losses.sub(losses.min(axis=1), axis=0)[[2.5e-4, 5e-4, 1e-3, 2e-3]]
+    assert (len(excess), excess.isna().sum().sum()) == (6, 0)
+    assert excess.median().idxmin() == excess.mean().idxmin() == open_study("stories").study.training.learning_rate
+    low, half, chosen, high = excess.median()
+    assert f"({chosen:.3f} nats; {low:.3f}, {half:.3f} and {high:.3f} at the others)" in text
+    large, small = losses.loc[("12x1024_01d", 0)], losses.loc[("01x0064_01d", 0)]
+    assert large.idxmin() == 2.5e-4
+    assert f"{large[1e-3]:.2f} nats, {large.min():.2f} at a quarter of it" in text
+    assert small.idxmin() == 4e-3
+    assert f"({small[1e-3]:.2f}, {small.min():.2f} at four times the rate)" in text

@@ -13,7 +13,7 @@ from lcutils.analysis.inference import NO_INTERVAL, bootstrap_interval, permutat
 from lcutils.analysis.marked import cooks_distance, influential, r_without
 from lcutils.parameters import ROOT
 
-SAMPLE = ROOT / "outputs" / "sample-h200" / "results.csv"
+SAMPLE = ROOT / "outputs" / "tinystories-sample" / "results.csv"
 
 
 def table(x: np.ndarray, y: np.ndarray, key: str = "nc2_norm_cov") -> pd.DataFrame:
@@ -88,19 +88,20 @@ def test_tables_mark_the_rows_that_carry_a_relation():
 
 @pytest.mark.skipif(not SAMPLE.is_file(), reason="the sample's table is not in this checkout")
 def test_in_the_committed_sample_the_almost_untrained_models_are_marked():
-    """Three models near the entropy of the text carry relations; scale-free NC1 goes another way than the paper's."""
+    """Eight models near the entropy of the text carry relations; scale-free NC1 goes another way than the paper's."""
     results = pd.read_csv(SAMPLE)
-    untrained = set(results.nlargest(3, "val_loss")["model"])
+    untrained = set(results.nlargest(8, "val_loss")["model"])
     rows = influence(results)
     for key in ("nc1_quotient", "gnc2_log_uncentred_cov", "nc3_cosine_mean", "unc3_cosine_cov"):
         marked = rows[(rows["measurement"] == key) & rows["influential"]]
-        assert set(marked["model"]) == untrained
+        assert untrained <= set(marked["model"])
+        assert len(marked) <= 14
     table = correlations(results, trials=99, resamples=99).set_index("measurement")
     assert table.loc["nc1_cdnv", "collapse_log"] == table.loc["nc4_agreement", "collapse"] == "with"
     assert table.loc["nc1_quotient", "collapse_log"] == "against"
     assert table.loc["nc1_pinv", "collapse_log"] == "unclear"
     assert table.loc["gnc2_log_uncentred_cov", "collapse"] == ""  # values of both signs
-    assert table.loc["nc1_quotient", "r_log_without"] < -0.95 < table.loc["nc1_quotient", "r_log"]
+    assert table.loc["nc1_quotient", "r_log_without"] < -0.7 < table.loc["nc1_quotient", "r_log"]
 
 
 def test_the_sign_of_a_relation_is_said_only_where_it_is_clear():

@@ -32,6 +32,8 @@ ELSEWHERE = {
     "make test": "this very run",
     "make check": "make test begins with it",
     "make docs": "test_package.py: the API reference",
+    "lcutils repeat tinystories outputs/tinystories-sample 02x0768_01d19@0 --set source=FOLDER "
+    "tokenizer=EleutherAI/gpt-neo-125M": "test_repeating.py: a tiny study",
     "conda env create -f environment.yml && conda activate lcutils": "test_conda_installs_what_make_installs, below",
     "lcutils sweep demo": "test_install.py: without make, in an environment of conda's list",
     "make sweep STUDY=paper": "test_the_paper_dry_run, below",
@@ -187,14 +189,18 @@ def test_measure(a_model, command):
 
 def test_the_caption_of_the_first_picture_is_true():
     """Correlations with the loss of the table beside it, and which way each of them goes."""
-    table = correlations(pd.read_csv(ROOT / "outputs/sample-h200/results.csv"), trials=100).set_index("measurement")
-    caption = re.search(r"\n\*Forty checkpoints of 32 models(.*?)\*\n", TEXT, re.DOTALL)
+    results = pd.read_csv(ROOT / "outputs/tinystories-sample/results.csv")
+    table = correlations(results, trials=100).set_index("measurement")
+    caption = re.search(r"\n\*The paper's grid, (.*?)\*\n", TEXT, re.DOTALL)
     assert caption
+    sizes = len(results.groupby(["depth", "width"]))
+    counted = f"{len(results)} checkpoints of {results['model'].nunique()} models of {sizes} sizes"
+    assert counted in " ".join(caption[1].split())
     said = [float(number.replace("−", "-")) for number in re.findall(r"(?:r = |\()(−?0\.\d\d)", caption[1])]
     keys = ["nc1_cdnv", "nc1_cdnv_galanti", "nc1_quotient"]
     assert said == [round(table.loc[key, "r_log"], 2) for key in keys]
     assert list(table.loc[keys, "collapse_log"]) == ["with", "with", "against"]
-    assert table.loc[["gnc2_log_cov", "nc4_agreement"], "collapse"].tolist() == ["with", "with"]
+    assert table.loc[["nc1_cdnv", "nc4_agreement"], "collapse"].tolist() == ["with", "with"]
 
 
 def test_the_python_of_the_readme_runs():

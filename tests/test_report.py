@@ -116,6 +116,22 @@ def test_tables_hold_what_was_computed(written):
     assert changes.is_monotonic_decreasing
 
 
+def test_the_table_of_all_rows_shows_what_a_reader_reads(tmp_path):
+    """Errors, nulls, corrections and counts stand in the CSV alone; whatever else a point is said to be stays."""
+    companions = [
+        "nc1_cdnv_null", "nc1_cdnv_null_sd", "nc1_cdnv_corrected", "nc1_cdnv_se", "nc1_cdnv_corrected_se",
+        "val_loss_se", "nc1_quotient_crossed", "noise_ratio", "negative_pairs", "nc1_zero_pairs",
+    ]  # fmt: skip
+    known = ["n_classes", "nc1_cdnv_log", "spectrum_rank_means", "val_loss_per_character", "note", "dataset"]
+    results = FEW.assign(**dict.fromkeys(companions, 0.5), **dict.fromkeys(known, 7), model=FEW["model"])
+    written = write_analysis(results, tmp_path, title="x", settings={}).paths
+    table = re.search('<h2 id="rows">(.*?)</table>', written["report.html"].read_text(), re.DOTALL)[1]
+    heads = {re.sub("<.*?>", "", head).replace(" ", "_") for head in re.findall("<th.*?>(.*?)</th>", table)}
+    assert heads == set(FEW.columns) | set(known)
+    assert "tables/results.csv has all columns." in table
+    assert {*companions, *known} <= set(pd.read_csv(written["tables/results.csv"]).columns)
+
+
 def test_limits_of_the_riesz_kernel_are_of_the_studys_exponent():
     results = FEW.assign(gnc2_riesz_mean=np.linspace(0.45, 0.75, len(FEW)))
     contents = compute(results, {"measurement": {"riesz_s": 2.0}}, {}, None, None)

@@ -44,6 +44,7 @@ def test_all_stages_in_order_and_a_second_time(work, monkeypatch):
     assert (extracted.statistics.counts.numpy() == data.counts[0]).all()
     assert run.log()["loss"].iloc[-1] < run.log()["loss"].iloc[0]
     assert measured.row["val_loss"] == run.checkpoints[0]["val_loss"]
+    assert measured.row["train_loss"] == run.checkpoints[0]["train_loss"]
     assert measured.row["tokens_seen"] == data.train.size
     assert 0 <= measured.row["nc4_agreement"] <= 1
     kept = measured.tokens
@@ -59,6 +60,8 @@ def test_all_stages_in_order_and_a_second_time(work, monkeypatch):
     analysis = analyze_study(work)
     assert len(analysis.results) == 1
     pd.testing.assert_frame_equal(pd.read_csv(work.results), analysis.results, check_dtype=False)
+    columns = list(analysis.results)
+    assert columns[columns.index("perplexity") :][1:3] == ["train_loss", "n_classes"]
     assert analysis.paths["report.html"].is_file()
     drawn = {f"figures/{name}.svg" for name, figure in analysis.figures.items() if figure.chart is not None}
     assert drawn == {place for place in analysis.paths if place.endswith(".svg")}

@@ -35,7 +35,8 @@ def planned(study: Path, model: str | None = None) -> list[str]:
     """The jobs that a sweep would run."""
     work = open_study(study, study.parent)
     stamp_current(work)
-    command = snakemake_command(work, model=model, dry_run=True)
+    points = work.points_of([model]) if model else None
+    command = snakemake_command(work, points=points, dry_run=True)
     words = command.index("--quiet")
     del command[words : words + 3]  # the list of jobs is wanted
     outcome = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

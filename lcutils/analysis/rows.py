@@ -228,7 +228,8 @@ class TokenTables(Mapping[str, pd.DataFrame]):
 def results_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """The rows of measured points as one table, with the columns of `results.csv` in order."""
     results = pd.DataFrame(rows)
-    first = [*POINT_COLUMNS, "n_classes"]
+    # Of models trained here: the mean over the checkpoint's epoch, while the weights change.
+    first = [*POINT_COLUMNS, *(["train_loss"] if "train_loss" in results else []), "n_classes"]
     entries = MEASUREMENTS | COUNTS
     extras = [key for key, entry in entries.items() if entry.group != "paper" and key in results]
     keys = [key for key in MEASUREMENTS if key in results and key not in extras]

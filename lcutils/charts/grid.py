@@ -45,13 +45,14 @@ def schedules(rows: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def by_width(results: pd.DataFrame, key: str, riesz_s: float | None = None) -> Figure:
+def by_width(results: pd.DataFrame, key: str, riesz_s: float | None = None, beside: str | None = None) -> Figure:
     """Return `key` (a measurement, or val_loss) against width: one line per depth; columns are schedules, rows decays.
 
     Families have lines of their own, and of a pretrained model's checkpoints the last one counts. Few models are drawn
     where a line has two widths at least.
 
-    `riesz_s` is the exponent that the Riesz kernel was measured with; its limits of theory follow from it.
+    `riesz_s` is the exponent that the Riesz kernel was measured with; its limits of theory follow from it. `beside` is
+    another column on the same scale, such as the train loss: its means are dashed lines where it has numbers.
     """
     axis, log = scatter.axis_of(key)
     label = MEASUREMENTS[key].label if key in MEASUREMENTS else axis
@@ -73,8 +74,10 @@ def by_width(results: pd.DataFrame, key: str, riesz_s: float | None = None) -> F
     for limit, values in limits.groupby("limit", sort=False):
         kinds.append(f"limit_{str(limit).split()[-1]}")
         rows[kinds[-1]] = rows["width"].map(values.groupby("width")["value"].mean())
-    data = theme.slim(rows, [*scatter.identity(rows), "schedule", "schedule_order", "decay", "val_loss", key, *kinds])
-    domain = theme.padded(rows[key], log, limits["value"].tolist())
+    second = [beside] if beside is not None and beside in rows.columns and rows[beside].notna().any() else []
+    shown = [*scatter.identity(rows), "schedule", "schedule_order", "decay", "val_loss", key, *second, *kinds]
+    data = theme.slim(rows, shown)
+    domain = theme.padded(rows[key], log, [*limits["value"], *(v for c in second for v in rows[c].dropna())])
     x = alt.X(
         "width:Q",
         title="width D (log scale)",
@@ -105,10 +108,13 @@ def by_width(results: pd.DataFrame, key: str, riesz_s: float | None = None) -> F
             y=alt.Y(f"{key}:Q", **y),
             color=colour,
             opacity=scatter.FAINT_UNLESS_PICKED,
-            tooltip=scatter.tooltip(data, *dict.fromkeys(c for c in ("val_loss", key) if c in data.columns)),
+            tooltip=scatter.tooltip(data, *dict.fromkeys(c for c in ("val_loss", key, *second) if c in data.columns)),
             **shape,
         ).add_params(scatter.SELECTED),
     ]
+    for column in second:
+        dashed = lines.mark_line(strokeWidth=1.5, strokeDash=[4, 3]).encode(y=alt.Y(f"mean({column}):Q", **y))
+        layers.insert(1, dashed.encode(detail="family:N") if shape else dashed)
     near = [kind for kind in kinds if rows[kind].between(domain[0], domain[1]).any()]
     for kind, dash in zip(near, ([2, 2], [6, 3]), strict=False):
         layers.append(
@@ -141,8 +147,18 @@ def by_width(results: pd.DataFrame, key: str, riesz_s: float | None = None) -> F
 
 
 def losses(results: pd.DataFrame) -> Figure:
-    """Return the validation loss against width, by depth."""
-    return replace(by_width(results, "val_loss"), name="losses", title="Validation loss by depth and width")
+    """Return the validation loss against width, by depth; beside it the train loss, where it is known."""
+    figure = by_width(results, "val_loss", beside="train_loss")
+    figure = replace(figure, name="losses", title="Validation loss by depth and width")
+    if figure.chart is None or "train_loss" not in results.columns or results["train_loss"].isna().all():
+        return figure
+    words = "Dashed: train loss, the mean over the epoch while the weights change."
+    few = "" if results["train_loss"].notna().all() else "Not known of all models."
+    return replace(
+        figure,
+        caption=theme.sentence(figure.caption, words, few),
+        signs=theme.sentence(figure.signs, "Dashed: train loss."),
+    )
 
 
 def sensitivity(table: pd.DataFrame | None, results: pd.DataFrame) -> Figure:

@@ -74,6 +74,36 @@ def values_behind(row: Job) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
         yield then, now
 
 
+def carries_origin(row: Job) -> bool:
+    """True if a row carries what it was made from; those from before there was such a thing do not."""
+    return bool((read_manifest(row.folder) or {}).get(MADE_FROM))
+
+
+def another_recipe(row: Job, usual: Job) -> str | None:
+    """The first value, by its key's name, that a row would be made with and the usual row of its point would not.
+
+    For points that are kept without saying what they were made with. Where an input lies is no difference.
+    """
+    for job, other in zip(_before(row), _before(usual), strict=True):
+        now, then = job.parameters, other.parameters
+        for key in sorted(then.keys() | now.keys()):
+            both_places = key in PLACES.get(job.stage, {}) and _is_place(then.get(key)) and _is_place(now.get(key))
+            if then.get(key) != now.get(key) and not both_places:
+                return key
+    return None
+
+
+def trained_on(row: Job) -> dict[str, str | None]:
+    """Where a row's model was trained, or else extracted or measured, as far as known: `done, device, torch`."""
+    manifest = read_manifest(row.folder) or {}
+    carried = manifest.get(MADE_FROM, {})
+    known, done = manifest, "measured"
+    for stage, word in (("extract", "extracted"), ("train", "trained")):
+        if stage in carried:
+            known, done = carried[stage], word
+    return {"done": done, "device": known.get("device"), "torch": known.get("versions", {}).get("torch")}
+
+
 def _before(row: Job) -> Iterator[Job]:
     """The jobs that a row comes from, the last first: extraction, training, data."""
     while row.upstream:

@@ -200,7 +200,7 @@ def spared(work: Workspace) -> frozenset[str]:
     jobs, needed = all_jobs(work), set[str]()
     for model, k in work.study.points:
         if not jobs[f"measure/{model}@{k}"].kept:
-            needed |= {work.data_of(model).name, f"train/{model}", f"extract/{model}@{k}"}
+            needed |= set(work.jobs_of(model, k))
     return frozenset(name for name, job in jobs.items() if job.stage != "measure" and name not in needed)
 
 

@@ -24,7 +24,7 @@ from lcutils.artifacts import FULL, MANIFEST, atomic_folder, atomic_path, explai
 from lcutils.errors import UserError, first_line
 from lcutils.manifests import read_manifest
 from lcutils.parameters import resolve_path
-from lcutils.pipeline.carried import KEPT, MADE_FROM, another_input, made_from
+from lcutils.pipeline.carried import KEPT, MADE_FROM, another_input, carries_origin, made_from
 from lcutils.pipeline.job import Job, alone
 from lcutils.pipeline.jobs import all_jobs
 from lcutils.pipeline.paths import Workspace
@@ -132,30 +132,52 @@ def import_points(work: Workspace, source: str | Path) -> str:
     Raises:
         UserError: the archive is damaged, or holds a point of another study, or from another text.
     """
+    with kept_points(work, source) as (archive, there):
+        for point, row in there.items():
+            if why := row.out_of_date:
+                fix = "name that one" if another_input(row) else "name the study that it was exported from"
+                raise UserError(f"{one_line(archive, 200)}: {one_line(point)} {why}; {fix}")
+        here = _jobs_by_folder(work)
+        new = [point for point in there if not here[point].current]
+        for point in new:
+            with alone(here[point]), atomic_folder(here[point].folder) as aside:
+                for path in there[point].folder.glob("[!.]*"):
+                    shutil.copyfile(path, aside / path.name)
+        unknown = sum(not carries_origin(there[point]) for point in new)
+    return _describe_import(work, len(new), len(there), unknown)
+
+
+@contextmanager
+def kept_points(work: Workspace, source: str | Path) -> Iterator[tuple[Path, dict[str, Job]]]:
+    """Yield the path of an archive, and its points, unpacked until the end: jobs of the study, by "model@checkpoint".
+
+    They are whole. Whether this study would make them so, from its text, is not asked (`Job.out_of_date`).
+
+    Args:
+        work: the study.
+        source: an archive, or the folder that `points.tar.xz` lies in.
+
+    Raises:
+        UserError: the archive is damaged, or holds a point that is not of this study.
+    """
     given = resolve_path(source)
     archive = given / ARCHIVE if given.is_dir() else given
     if not archive.is_file():
         raise UserError(f"{one_line(archive, 200)}: there is no such file; name an archive, or its folder")
     with _unpacked(archive) as folder:
-        here = _jobs_by_folder(work)
-        points = {path.name: path for path in sorted((folder / "measurements").iterdir())}
-        for point, path in points.items():
-            if point not in here:
+        names = sorted(path.name for path in (folder / "measurements").iterdir())
+        known = {f"{model}@{k}": (model, k) for model, k in work.study.points}
+        for name in names:
+            if name not in known:
                 fix = "name the study that it was exported from"
-                raise UserError(f"{archive}: {one_line(point)} is no point of study {work.study.name}; {fix}")
-            manifest = read_manifest(path)
+                raise UserError(f"{archive}: {one_line(name)} is no point of study {work.study.name}; {fix}")
+            manifest = read_manifest(folder / "measurements" / name)
             if manifest is not None:
-                write_sealed_json(path / MANIFEST, manifest | {KEPT: True})
+                write_sealed_json(folder / "measurements" / name / MANIFEST, manifest | {KEPT: True})
         there = _jobs_by_folder(replace(work, folder=folder))
-        for point in points:
-            _check(work, archive, point, there[point])
-        new = [point for point in points if not here[point].current]
-        for point in new:
-            with alone(here[point]), atomic_folder(here[point].folder) as aside:
-                for path in points[point].glob("[!.]*"):
-                    shutil.copyfile(path, aside / path.name)
-        unknown = sum(not (read_manifest(points[point]) or {}).get(MADE_FROM) for point in new)
-    return _describe_import(work, len(new), len(points), unknown)
+        for name in names:
+            _expect_whole(work, f"{one_line(archive, 200)}: {one_line(name)}", known[name], there[name])
+        yield archive, {name: there[name] for name in names}
 
 
 def _jobs_by_folder(work: Workspace) -> dict[str, Job]:
@@ -163,18 +185,14 @@ def _jobs_by_folder(work: Workspace) -> dict[str, Job]:
     return {job.folder.name: job for job in all_jobs(work).values() if job.stage == "measure"}
 
 
-def _check(work: Workspace, archive: Path, point: str, row: Job) -> None:
-    """Refuse a point that is not whole, or that this study would not make."""
-    where = f"{one_line(archive, 200)}: {one_line(point)}"
+def _expect_whole(work: Workspace, where: str, point: tuple[str, int], row: Job) -> None:
+    """Refuse a point that is not whole, or whose row is of another model or checkpoint."""
     if not row.complete:
         raise UserError(f"{where}: {(row.damaged or [MANIFEST])[0]} is damaged or missing; restore the file")
-    if why := row.out_of_date:
-        fix = "name that one" if another_input(row) else "name the study that it was exported from"
-        raise UserError(f"{where} {why}; {fix}")
     values = json.loads((row.folder / "row.json").read_text())
-    model, _, checkpoint = point.rpartition("@")
+    model, checkpoint = point
     run = work.study.run(model)
-    asked: dict[str, Any] = {"model": model, "checkpoint": int(checkpoint)}
+    asked: dict[str, Any] = {"model": model, "checkpoint": checkpoint}
     if isinstance(run, TrainedRun):
         asked |= {"depth": run.depth, "width": run.width}
         asked |= {key: getattr(run.recipe, key) for key in ("epochs", "weight_decay", "seed")}

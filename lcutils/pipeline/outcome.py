@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from statistics import mean
@@ -50,13 +50,12 @@ def failed_points(work: Workspace) -> dict[str, str]:
     """Why points were not measured when they were last tried, by "model@checkpoint", one line each."""
     failed = {}
     for model, k in work.study.points:
-        point = f"{model}@{k}"
-        jobs = (work.data_of(model).name, f"train/{model}", f"extract/{point}", f"measure/{point}")
-        logs = [log for job in jobs if (log := work.folder / "logs" / f"{notebook_copy(job)}{FAILED}").is_file()]
+        files = (work.folder / "logs" / f"{notebook_copy(job)}{FAILED}" for job in work.jobs_of(model, k))
+        logs = [log for log in files if log.is_file()]
         if logs:
             newest = max(logs, key=lambda log: log.stat().st_mtime)
             if (why := last_line(newest)) != ENDED:
-                failed[point] = why
+                failed[f"{model}@{k}"] = why
     return failed
 
 
@@ -66,10 +65,10 @@ def last_line(log: Path) -> str:
     return one_line(lines[-1], 300)
 
 
-def describe_outcome(work: Workspace, model: str | None = None) -> str:
-    """Where the files of a finished sweep are."""
-    if model:
-        rows = [work.measurements(model, k) / "row.json" for k in work.study.run(model).checkpoints]
+def describe_outcome(work: Workspace, points: Sequence[tuple[str, int]] | None = None) -> str:
+    """Where the files of a finished sweep are; of a sweep of some points, their rows."""
+    if points is not None:
+        rows = [work.measurements(*point) / "row.json" for point in points]
         return "\n".join(f"measurements   {work.display(path)}" for path in rows)
     figures = work.analysis / "figures"
     # Of few models there are strips, and no figure of the paper.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -120,7 +120,7 @@ class Workspace:
         folder.mkdir(parents=True, exist_ok=True)
         return folder / f"{job}.log"
 
-    def point(self, model: str, checkpoint: int) -> tuple[str, int]:
+    def point(self, model: str, checkpoint: int | str) -> tuple[str, int]:
         """The point, if the study measures it; otherwise a `UserError` that names those it does."""
         run = self.study.run(model)
         # As text, so that True and 1.0 are not taken for 1.
@@ -130,6 +130,23 @@ class Workspace:
                 f"checkpoint: {one_line(run.name)} keeps {kept}, not {brief(checkpoint)}; add it in the study's grid"
             )
         return run.name, int(checkpoint)
+
+    def points_of(self, names: Iterable[str]) -> list[tuple[str, int]]:
+        """The points that names mean: `02x0768_01d@0` is one, `02x0768_01d` all of a run; a `UserError` if none is."""
+        found: dict[tuple[str, int], None] = {}
+        for name in names:
+            model, at, checkpoint = name.rpartition("@")
+            if at and name not in self.study.runs:
+                found[self.point(model, checkpoint)] = None
+            else:
+                run = self.study.run(name)
+                found |= dict.fromkeys((run.name, k) for k in run.checkpoints)
+        return list(found)
+
+    def jobs_of(self, model: str, checkpoint: int) -> tuple[str, str, str, str]:
+        """Names of the jobs that a point needs, in their order; a pretrained model has no second one."""
+        point = f"{model}@{checkpoint}"
+        return self.data_of(model).name, f"train/{model}", f"extract/{point}", f"measure/{point}"
 
     def settings_of(self, model: str | None = None) -> CorpusSettings:
         """The corpus settings of a model, as the study says them; of the grid, or the first model, if none is named."""

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Any
@@ -38,17 +39,17 @@ PROFILES = SHIPPED / "parameters" / "profiles"
 def snakemake_command(
     work: Workspace,
     *,
-    model: str | None = None,
+    points: Sequence[tuple[str, int]] | None = None,
     profile: str | None = None,
     cores: int | None = None,
     dry_run: bool = False,
     only_analyze: bool = False,
 ) -> list[str]:
-    """The Snakemake call that brings a study, or one model of it, up to date; writes the request that it reads.
+    """The Snakemake call that brings a study, or some points of it, up to date; writes the request that it reads.
 
     Args:
         work: the study.
-        model: only this one, to its measurements.
+        points: only these, to their measurements.
         profile: a folder of `parameters/profiles`.
         cores: that it may use; all by default.
         dry_run: only count the jobs.
@@ -69,9 +70,8 @@ def snakemake_command(
     if dry_run:
         command += ["--dry-run"]
     targets = [f"{STAMPS}/analyze"] if only_analyze else []
-    if model is not None:
-        run = work.study.run(model)
-        targets = [f"{STAMPS}/measure/{run.name}@{k}" for k in run.checkpoints]
+    if points is not None:
+        targets = [f"{STAMPS}/{work.jobs_of(*point)[-1]}" for point in points]
     # As JSON, every value arrives as it is: Snakemake's --config and papermill's -p read YAML and numbers.
     request = {"study": work.study.source, "outputs": str(work.folder.parent), "overrides": dict(work.overrides)}
     write_json(
@@ -168,27 +168,26 @@ def _remove(path: Path) -> None:
 def run_sweep(
     work: Workspace,
     *,
-    model: str | None = None,
+    points: Sequence[tuple[str, int]] | None = None,
     profile: str | None = None,
     cores: int | None = None,
     dry_run: bool = False,
 ) -> int:
-    """Run a study's grid to its end; returns Snakemake's exit status.
+    """Run a study's grid, or some points of it without an analysis, to its end; returns Snakemake's exit status.
 
     Raises:
         UserError: a mistake in the study, found before any work; or another sweep of the same study is running.
     """
     with said_if_slow(f"looking at study {work.study.name}, its text and its models"):
-        check_overrides(work, model)
-        check_kept(work, model)
+        for model in [None] if points is None else dict(points):
+            check_overrides(work, model)
+            check_kept(work, model)
         check_pretrained(work)
     for name, problem in check_corpora(work).items():
         print(f"error: {name}: {problem}; the other models are measured", file=sys.stderr, flush=True)
     analyze_job(work)  # or a published table
     if profile is None:  # a cluster's login node need not have the device
         choose_device(work.study.device)
-    if model is not None:
-        work.study.run(model)
     if profile is not None:
         _profile_folder(profile, dry_run=dry_run)
     if cores is not None and cores < 1:
@@ -221,15 +220,16 @@ def run_sweep(
                     hand_on(lock, process.pid)
                 return process.wait()
 
-        wanted = missing if model is None else set(missing) & all_jobs(work, model).keys()
+        asked = {job for point in points or () for job in work.jobs_of(*point)}
+        wanted = missing if points is None else [job for job in missing if job in asked]
         if not wanted:
             print("Nothing to be done: all is complete and up to date.")
         here = [] if dry_run or profile else wanted
         with sharing_gpus(work, here) as sharing, watching(work, [] if dry_run else wanted), watching_gpus() as busy:
-            status = snakemake(model=model, dry_run=dry_run) if wanted else 0
+            status = snakemake(points=points, dry_run=dry_run) if wanted else 0
             if status < 0:
                 end_sweep(work.folder, lock)
-            elif status and model is None and not dry_run and _is_worth_analysing(work):
+            elif status and points is None and not dry_run and _is_worth_analysing(work):
                 failures = describe_failures(work, began)  # an analysis that is made again forgets its own
                 analysed = snakemake(only_analyze=True) == 0
                 if analysed and not describe_failures(work, began):  # it was all that had failed
@@ -246,7 +246,7 @@ def run_sweep(
     if wanted and not dry_run:
         print(describe_time(work, began, busy))
     if status == 0 and not dry_run:
-        print(describe_outcome(work, model))
+        print(describe_outcome(work, points))
     elif status and not dry_run:
         print(describe_failures(work, began) or snakemakes_words, end="", file=sys.stderr)
     return status

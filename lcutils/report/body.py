@@ -33,7 +33,7 @@ from lcutils.analysis.tables import flat_settings
 from lcutils.charts import BY_LAYER, FIGURE_1, Figure
 from lcutils.charts.theme import sentence
 from lcutils.manifests import git_commit
-from lcutils.report.captions import FEW_TABLES, NULL_TABLES, PRETRAINED_TABLES, TABLES, Shown
+from lcutils.report.captions import FEW_TABLES, NULL_TABLES, PRETRAINED_TABLES, TABLES, Shown, read_columns
 from lcutils.report.few import left_out, none_trained, shown_sections, statistics_text
 from lcutils.report.origin import counted, headed, not_measured, whose_words
 from lcutils.report.parts import LONGEST, TEMPLATES, table_html
@@ -193,7 +193,7 @@ def _shown_table(
     csv = f"tables/{name}.csv"
     return table_html(
         table,
-        shown.columns,
+        read_columns(table) if name == "results" else shown.columns,
         caption=caption,
         csv=csv,
         most=shown.most,

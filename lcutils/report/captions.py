@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import pandas as pd
+
+from lcutils.analysis.corrected import CORRECTED
 from lcutils.analysis.marked import INFLUENCE_WORDS
+from lcutils.analysis.rows import ERROR
+from lcutils.collapse.catalogue import COUNTS
 
 _COLLAPSE = (
     "collapse: whether better models are more collapsed (with), less so (against), or neither is clear (t test, p of "
@@ -98,7 +103,11 @@ TABLES = {
         "Where the time of each run went: seconds of training, of compilation beside it, of extracting and measuring "
         "its checkpoints, and tokens per second (of training in the last kept epoch, compilation left out)."
     ),
-    "results": Shown("One row per model and checkpoint; click a row to pick its model in every figure.", most=5_000),
+    "results": Shown(
+        "One row per model and checkpoint: what it is, its losses, and the value of each measurement. Click a row to "
+        "pick its model in every figure. tables/results.csv has all columns.",
+        most=5_000,
+    ),
     "measurements": Shown(
         "",
         ("measurement", "property", "label", "definition", "limit", "towards", "scale", "meaning", "hides", "source"),
@@ -210,3 +219,12 @@ NULL_TABLES = {  # of a study that asks for nulls
         most=200,
     ),
 }
+
+# How the columns beside a value end: its error, its null, its corrections. Other tables and the figures show those.
+COMPANIONS = (ERROR, "_null", "_null_sd", CORRECTED, "_crossed")
+UNREAD = {*COUNTS, "noise_ratio"} - {"n_classes"}  # what says how a value came about
+
+
+def read_columns(results: pd.DataFrame) -> list[str]:
+    """The columns of `results` that a reader reads row by row: what a point is, its losses, its measurements."""
+    return [column for column in map(str, results) if not column.endswith(COMPANIONS) and column not in UNREAD]
