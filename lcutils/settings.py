@@ -143,6 +143,7 @@ class AnalysisSettings(Section):
     permutations: int = Field(10_000, ge=1, lt=2**31)  # random permutations in the tests of relations
     published: tuple[str, ...] = ()  # published tables (CSV) to compare with ours
     names: tuple[str, ...] = paper.FIRST_NAMES  # Table 5
+    pictures: bool = True  # each figure as SVG and PNG too, half of the time; false: live charts in pages alone
 
 
 class GridEntry(Section):

@@ -40,12 +40,13 @@ corpus:
    packing: lossless}
 training: {learning_rate: 3.0e-3, batch_size: 8}
 extraction: {blocks_per_batch: 32}
-analysis: {permutations: 200}
+analysis: {permutations: 200, pictures: false}
 grid:
   - {depth: 1, width: [16, 32], epochs: 1, decay: d, checkpoints: 0}
 device: cpu
 threads: 1
 """
+WITHOUT_PICTURES = ", pictures: false"  # to draw them takes most of an analysis's time, and few tests look at them
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

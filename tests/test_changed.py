@@ -74,7 +74,7 @@ def test_what_comes_before_a_changed_value_is_made_with_it(tiny, measured, monke
         measure_point(open_study(tiny, tiny.parent, {}, {}), "01x0032_01d", 0)
 
 
-def test_an_analysis_with_other_values_stays(tiny, measured, undrawn, monkeypatch):
+def test_an_analysis_with_other_values_stays(tiny, measured, monkeypatch):
     monkeypatch.setenv("JPY_SESSION_NAME", "notebooks/05_analyze.ipynb")
     analyze_study(open_study(tiny, tiny.parent, {}, {}))
     there = (tiny.parent / "tiny/analysis/manifest.json").read_bytes()
@@ -85,7 +85,7 @@ def test_an_analysis_with_other_values_stays(tiny, measured, undrawn, monkeypatc
     assert (tiny.parent / "tiny/analysis/manifest.json").read_bytes() == there
 
 
-def test_without_points_of_a_changed_value_the_analysis_is_the_usual_one(tiny, measured, undrawn, monkeypatch, capsys):
+def test_without_points_of_a_changed_value_the_analysis_is_the_usual_one(tiny, measured, monkeypatch, capsys):
     monkeypatch.setenv("JPY_SESSION_NAME", "notebooks/05_analyze.ipynb")
     own = open_study(tiny, tiny.parent, {"learning_rate": 0.002}, {})
     analysis = analyze_study(own)

@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from conftest import TINY, lcutils_command, no_pictures
+from conftest import TINY, lcutils_command
 
 from lcutils.analysis import rows
 from lcutils.artifacts import MANIFEST, sealed
@@ -54,9 +54,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
         train_run(work, model)
     for point in work.study.points:
         extract_point(work, *point), measure_point(work, *point)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lcutils.report.pictures.draw_all", no_pictures)
-        analyze_study(work)
+    analyze_study(work)
     said = export_points(work, folder / "export")
     assert said.endswith(f"/export/{ARCHIVE}: 4 of 4 points, tables of tokens of {LARGE}@0, 0.0 MB")
     return folder

@@ -28,9 +28,6 @@ from lcutils.stages import analyze_study, extract_point, measure_point, open_stu
 MODEL = "02x0016_01d"
 
 
-pytestmark = pytest.mark.usefixtures("undrawn")
-
-
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
     """Two models of two and three blocks, trained once; each test measures them in outputs of its own."""

@@ -113,7 +113,6 @@ def test_rows_keep_their_bits_and_nulls_stand_behind(study):
     pd.testing.assert_frame_equal(without.sensitivity, asked.sensitivity)
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_statistics_keep_their_bits_and_the_table_of_results_its_columns(study):
     (plain, _), (asked, _) = study
     for name in ("statistics.safetensors", "head.safetensors", "texts.json"):
@@ -259,7 +258,6 @@ def test_an_untrained_network_is_that_of_the_models_own_code(tmp_path, kind):
     assert one.identity != other.identity
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_a_pretrained_model_has_its_untrained_twin_beside_it(tmp_path):
     tiny("cohere", vocab_size=300).save_pretrained(tmp_path / "model")
     work = study_of(tmp_path, tmp_path / "model", ALL)

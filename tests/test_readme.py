@@ -165,7 +165,7 @@ def test_a_model_of_your_own(a_model):
     values["corpus"]["block_size"] = 32
     del values["pretrained"]["pythia"]
     study = a_model / "mine.yaml"
-    study.write_text(yaml.safe_dump(values | {"device": "cpu"}))
+    study.write_text(yaml.safe_dump(values | {"device": "cpu", "analysis": {"pictures": False}}))
     outcome = lcutils_command("sweep", study, "--outputs", a_model)
     assert outcome.returncode == 0, outcome.stderr[-3000:]
     assert "my-model" in (a_model / "mine/results.csv").read_text()
@@ -176,11 +176,11 @@ def test_measure(a_model, command):
     layers, command = "--layers" in command, command.replace("path/to", str(a_model))
     more = ["--outputs", str(a_model / "out"), "--name", "mine"]
     if command.startswith("make"):
-        command += f" OUTPUTS={a_model / 'out'} NAME=mine SET='device=cpu permutations=20'"
+        command += f" OUTPUTS={a_model / 'out'} NAME=mine SET='device=cpu permutations=20 pictures=false'"
         outcome = run_make_line(command)
     else:
         words = shlex.split(command)[1:]
-        outcome = lcutils_command(*words, *more, "--set", "device=cpu", "permutations=20")
+        outcome = lcutils_command(*words, *more, "--set", "device=cpu", "permutations=20", "pictures=false")
     assert outcome.returncode == 0, outcome.stderr[-3000:]
     assert (a_model / "out/mine/analysis/report.html").is_file()
     assert (a_model / "out/mine/results.csv").read_text().count("\n") == 2

@@ -186,6 +186,20 @@ def test_a_report_without_git_or_a_checkout_says_that_its_commit_is_not_known(mo
     assert "<dt>commit</dt><dd>not known</dd>" in page
 
 
+def test_without_pictures_a_report_has_its_charts_and_links_to_no_picture(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "lcutils.report.pictures.draw_all", lambda specs, *_: {name: pytest.fail(name) for name in specs}
+    )
+    settings = {"analysis": {"permutations": 50, "pictures": False}}
+    written = write_analysis(FEW, tmp_path, title="x", settings=settings).paths
+    assert not [path for path in tmp_path.rglob("*") if path.suffix in (".svg", ".png")]
+    for place in ("report.html", "figures/figure_1.html", "figures/by_width.html"):
+        page = written[place].read_text()
+        assert 'class="drawing"' in page
+        assert ".svg" not in re.sub(r"<(script|style).*?</\1>", "", page, flags=re.DOTALL)
+        assert "SVG and PNG" not in page
+
+
 THEIRS = "published by Wu and Papyan (lc-2024_05_18.csv of 2024-05-18, sha256 0123456789ab)"
 OURS = "measured here, 2026-11-27 (commit 31b12bd)"
 

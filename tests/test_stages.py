@@ -8,6 +8,7 @@ import sys
 
 import pandas as pd
 import pytest
+from conftest import WITHOUT_PICTURES
 from safetensors.torch import load_file
 
 from lcutils.charts.theme import LIGHT
@@ -35,7 +36,9 @@ def work(tiny):
     return open_study(tiny, tiny.parent)
 
 
-def test_all_stages_in_order_and_a_second_time(work, monkeypatch):
+def test_all_stages_in_order_and_a_second_time(tiny, monkeypatch):
+    tiny.write_text(tiny.read_text().replace(WITHOUT_PICTURES, ""))
+    work = open_study(tiny, tiny.parent)
     data = prepare_data(work)
     run = train_run(work, MODEL)
     extracted = extract_point(work, MODEL, 0)
@@ -130,13 +133,14 @@ def test_a_stale_input_is_reported_and_a_stale_row_is_left_out(work, tiny, capsy
     assert "2 of 2 points of study tiny are not measured yet, or out of date (1)" in capsys.readouterr().err
 
 
-def test_results_can_be_analysed_without_what_they_were_made_from(work, tiny, undrawn):
+def test_results_can_be_analysed_without_what_they_were_made_from(work, tiny):
     prepare_data(work), train_run(work, MODEL), extract_point(work, MODEL, 0), measure_point(work, MODEL, 0)
     for name in ("data", "runs", "statistics"):
         shutil.rmtree(work.folder / name)
     with pytest.raises(UserError, match="min_count = 1, the override says 2; name another outputs folder"):
         analyze_study(open_study(tiny, tiny.parent, "min_count=2"))
     overridden = open_study(tiny, tiny.parent, "permutations=100")
+    assert "pictures" not in analyze_job(open_study(tiny, tiny.parent, "pictures=true")).parameters  # as ever
     assert len(analyze_study(overridden).results) == 1
     assert analyze_job(overridden).current
     assert not analyze_job(work).current  # so that the next sweep makes the study's own again

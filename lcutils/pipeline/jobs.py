@@ -150,6 +150,8 @@ def analyze_job(work: Workspace, published: Iterable[str] | None = None, jobs: M
     inputs = {name: _content(job) if job.current else None for name, job in points.items()}
     inputs |= {f"published table {path}": _remembered(work)(work.published_table(path)) for path in tables}
     parameters = settings.model_dump(mode="json")
+    if settings.pictures:  # results from before there was such a key are up to date
+        del parameters["pictures"]
     return Job(work.analysis, "05_analyze", parameters, inputs, tuple(points.values()), (work.results,))
 
 

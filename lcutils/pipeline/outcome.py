@@ -72,9 +72,10 @@ def describe_outcome(work: Workspace, points: Sequence[tuple[str, int]] | None =
         return "\n".join(f"measurements   {work.display(path)}" for path in rows)
     figures = work.analysis / "figures"
     # Of few models there are strips, and no figure of the paper.
-    first = [figures / f"{name}.svg" for name in ("figure_1", "figure_2", "figure_3", "strips")]
-    lines = [f"figure         {work.display(path)} (and .html, .png)" for path in first if path.is_file()]
-    others = len(list(figures.glob("*.svg"))) - len(lines)
+    kind, others_too = ("svg", " (and .html, .png)") if work.study.analysis.pictures else ("html", "")
+    first = [figures / f"{name}.{kind}" for name in ("figure_1", "figure_2", "figure_3", "strips")]
+    lines = [f"figure         {work.display(path)}{others_too}" for path in first if path.is_file()]
+    others = len(list(figures.glob(f"*.{kind}"))) - len(lines)
     lines += [f"more figures   {work.display(figures)}: {others} more"]
     lines += [
         f"results table  {work.display(work.results)}",

@@ -89,22 +89,26 @@ def write_analysis(
 
     heading = headed(title, results)
     charted = {name: figure for name, figure in report.figures.items() if figure.chart is not None}
-    specs = {name: json.dumps(figure.spec) for name, figure in charted.items()}
+    specs = {name: json.dumps(figure.spec) for name, figure in charted.items()} if report.pictures else {}
     drawn = draw_once(specs, LIGHT, PNG_SCALE, [before / "figures" for before in earlier])
     for name, figure in charted.items():
-        svg, png = drawn[name]
-        figure.take_svg(svg)  # a notebook that shows the figure need not draw it
-        write(f"figures/{figure.name}.svg", svg)
-        write(f"figures/{figure.name}.png", png)
+        if name in drawn:
+            svg, png = drawn[name]
+            figure.take_svg(svg)  # a notebook that shows the figure need not draw it
+            write(f"figures/{figure.name}.svg", svg)
+            write(f"figures/{figure.name}.png", png)
         if not figure.name.startswith((BY_WIDTH, charts.BY_LAYER)):
-            write(f"figures/{figure.name}.html", figures_page(heading, figure.title, figure))
+            write(f"figures/{figure.name}.html", figures_page(heading, figure.title, figure, pictures=report.pictures))
     if specs:
         remember_pictures(folder / "figures", specs, LIGHT, PNG_SCALE)
     # One page for all the figures of a kind: each carries a megabyte of Vega.
     kinds = {"by_width": ("against width", report.by_width), "by_layer": ("through the layers", report.by_layer)}
     for name, (words, figures) in kinds.items():
         if any(figure.chart is not None for figure in figures):
-            write(f"figures/{name}.html", figures_page(heading, f"Measurements {words}", *figures))
+            write(
+                f"figures/{name}.html",
+                figures_page(heading, f"Measurements {words}", *figures, pictures=report.pictures),
+            )
     for name, table in report.tables.items():
         if isinstance(table, pd.DataFrame):
             write(f"tables/{name}.csv", csv_text(with_origin(name, table, results, published)))
@@ -208,7 +212,8 @@ def compute(
         made += [charts.by_layer(layers, results, key) for key in analysis.layer_keys(layers)]
         made.append(charts.law(layers, results))
     made = [whose_figure(figure, results, published) for figure in made]
-    return Report({figure.name: figure for figure in made}, tables, published)
+    pictures = bool(chosen.get("pictures", True))
+    return Report({figure.name: figure for figure in made}, tables, published, pictures=pictures)
 
 
 def _relations(results: pd.DataFrame, sensitivity: pd.DataFrame | None, trials: int) -> dict[str, Table]:

@@ -64,6 +64,7 @@ class Report:
     figures: dict[str, Figure]  # by Figure.name; those against width begin with BY_WIDTH
     tables: dict[str, Table]
     published: pd.DataFrame | None = None  # rows set beside ours
+    pictures: bool = True  # whether the figures are files too
     paths: dict[str, Path] = field(default_factory=dict)  # place under the folder, such as "figures/losses.svg"
 
     @property
@@ -122,6 +123,7 @@ def report_page(
         "failures": {one_line(name): one_line(reason, LONGEST) for name, reason in failures.items()},
         "not_measured": not_measured(results),
         "notes": notes,
+        "pictures": report.pictures,
         "reading": readings(drawn_first),
         "rows_from": origin_words(results),
         "settled": settling_words(report.tables["settling"]) if "settling" in report.tables else "",

@@ -91,10 +91,13 @@ TEMPLATES.filters["address"] = lambda name: quote(drawable(name), safe=string.pu
 TEMPLATES.tests["missing"] = lambda table: isinstance(table, Missing)
 
 
-def figures_page(title: str, heading: str, *figures: Figure) -> str:
-    """Return a page of one figure, or of several with a choice between them; `heading` names it in the browser."""
+def figures_page(title: str, heading: str, *figures: Figure, pictures: bool = True) -> str:
+    """Return a page of one figure, or of several with a choice between them; `heading` names it in the browser.
+
+    `pictures`: whether the figures lie beside it as SVG and PNG.
+    """
     template = TEMPLATES.get_template("figures.html")
-    return template.render(title=title, heading=heading, figures=figures)
+    return template.render(title=title, heading=heading, figures=figures, pictures=pictures)
 
 
 class _PageStyler(Styler):
