@@ -88,6 +88,22 @@ def lcutils_here(capfd: pytest.CaptureFixture[str]) -> Callable[..., subprocess.
     return run
 
 
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a study of four points; all is made, and exported."""
+    from kept_samples import swept_in
+
+    return swept_in(tmp_path_factory.mktemp("swept"))
+
+
+@pytest.fixture
+def away(swept: Path, tmp_path: Path) -> Path:
+    """Another machine's folder: the study and the export, neither text nor outputs."""
+    from kept_samples import away_from
+
+    return away_from(swept, tmp_path)
+
+
 @pytest.fixture(scope="session")
 def demo() -> Path:
     """The demo's outputs, made by the command behind `make demo` (a few minutes once, seconds after)."""
