@@ -12,6 +12,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from lcutils.deferred import defer_parsers
+
 if TYPE_CHECKING:  # for type checkers and editors; `as` says that a name is public
     from lcutils.analysis import correlations as correlations
     from lcutils.analysis import permutation_test as permutation_test
@@ -50,6 +52,8 @@ _HOMES = {
 }
 
 __all__ = list(_HOMES)
+
+defer_parsers()
 
 
 def __getattr__(name: str) -> Any:

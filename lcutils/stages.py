@@ -351,6 +351,7 @@ def analyze_study(work: Workspace, published: str | list[str] | None = None) -> 
             parts=gather_parts(folders),
             failures={point: line for point, line in failed_points(work).items() if point not in folders},
             layers=pd.concat(layers, ignore_index=True) if layers else None,
+            earlier=[before.analysis for before in (work, work.changed_from) if before is not None],
         )
     paths = {place: job.folder / path.relative_to(folder) for place, path in report.paths.items()}
     return Analysis(results, tokens, sensitivity, theirs, report.figures, report.tables, paths)

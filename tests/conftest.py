@@ -4,7 +4,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -102,6 +102,17 @@ def away(swept: Path, tmp_path: Path) -> Path:
     from kept_samples import away_from
 
     return away_from(swept, tmp_path)
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Analyses write empty pictures: to draw them takes most of their time, and other tests look at them."""
+    monkeypatch.setattr("lcutils.report.pictures.draw_all", no_pictures)
+
+
+def no_pictures(specs: Mapping[str, str], *_: object) -> dict[str, tuple[str, bytes]]:
+    """What `draw_all` returns, without a picture in it."""
+    return dict.fromkeys(specs, ("<svg/>", b""))
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from conftest import TINY
+import pytest
+from conftest import TINY, no_pictures
 
 from lcutils.artifacts import MANIFEST, sealed
 from lcutils.corpus import stories
@@ -37,7 +38,9 @@ def swept_in(folder: Path) -> Path:
         train_run(work, model)
     for point in work.study.points:
         extract_point(work, *point), measure_point(work, *point)
-    analyze_study(work)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lcutils.report.pictures.draw_all", no_pictures)
+        analyze_study(work)
     said = export_points(work, folder / "export")
     assert said.endswith(f"/export/{ARCHIVE}: 4 of 4 points, tables of tokens of {LARGE}@1, 0.0 MB")
     return folder

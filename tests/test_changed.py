@@ -36,12 +36,6 @@ def measured(tiny):
     return measure_point(work, MODEL, 0)
 
 
-@pytest.fixture
-def no_pictures(monkeypatch):
-    """The analysis writes empty pictures, which takes most of its time otherwise."""
-    monkeypatch.setattr("lcutils.report.draw_all", lambda charts, *_, **__: dict.fromkeys(charts, ("", b"")))
-
-
 def test_a_changed_value_gets_a_folder_of_its_own(tiny, measured, monkeypatch, capsys):
     monkeypatch.setenv("JPY_SESSION_NAME", "notebooks/04_measure.ipynb")
     own = open_study(tiny, tiny.parent, {"riesz_s": 3.0}, {})
@@ -80,7 +74,7 @@ def test_what_comes_before_a_changed_value_is_made_with_it(tiny, measured, monke
         measure_point(open_study(tiny, tiny.parent, {}, {}), "01x0032_01d", 0)
 
 
-def test_an_analysis_with_other_values_stays(tiny, measured, no_pictures, monkeypatch):
+def test_an_analysis_with_other_values_stays(tiny, measured, undrawn, monkeypatch):
     monkeypatch.setenv("JPY_SESSION_NAME", "notebooks/05_analyze.ipynb")
     analyze_study(open_study(tiny, tiny.parent, {}, {}))
     there = (tiny.parent / "tiny/analysis/manifest.json").read_bytes()
@@ -91,9 +85,7 @@ def test_an_analysis_with_other_values_stays(tiny, measured, no_pictures, monkey
     assert (tiny.parent / "tiny/analysis/manifest.json").read_bytes() == there
 
 
-def test_without_points_of_a_changed_value_the_analysis_is_the_usual_one(
-    tiny, measured, no_pictures, monkeypatch, capsys
-):
+def test_without_points_of_a_changed_value_the_analysis_is_the_usual_one(tiny, measured, undrawn, monkeypatch, capsys):
     monkeypatch.setenv("JPY_SESSION_NAME", "notebooks/05_analyze.ipynb")
     own = open_study(tiny, tiny.parent, {"learning_rate": 0.002}, {})
     analysis = analyze_study(own)

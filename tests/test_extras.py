@@ -32,7 +32,7 @@ def measured(work):
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
-def test_a_study_without_them_is_as_it_was_and_with_them_has_columns_behind(tiny):
+def test_a_study_without_them_is_as_it_was_and_with_them_has_columns_behind(tiny, undrawn):
     work = open_study(tiny, tiny.parent)
     prepare_data(work)
     plain = list(measured(work))

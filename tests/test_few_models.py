@@ -296,7 +296,7 @@ def test_the_configuration_is_of_what_was_measured(one):
     assert "extract seconds" in page
 
 
-def test_failures_and_warnings_stand_near_the_top(tmp_path):
+def test_failures_and_warnings_stand_near_the_top(tmp_path, undrawn):
     failures = {"a<b>@0": "cannot be loaded", "other@3": "is no\ncausal model"}
     for number, results in enumerate((made_models(a={}, b={"note": "<odd>"}), GRID_RESULTS.head(12))):
         folder = tmp_path / str(number)
@@ -339,7 +339,7 @@ def test_relations_of_pretrained_models_rest_on_eight_points():
     assert all(isinstance(few[name], Missing) for name in (*names, "sensitivity_correlations"))
 
 
-def test_pretrained_models_beside_a_grid_have_a_table_of_their_own(tmp_path):
+def test_pretrained_models_beside_a_grid_have_a_table_of_their_own(tmp_path, undrawn):
     both = pd.concat([GRID_RESULTS, ONE], ignore_index=True)
     report = write_analysis(both, tmp_path, title="x", settings=SETTINGS | {"grid": [{"depth": 1}]})
     models = report.tables["models"]

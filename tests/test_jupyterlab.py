@@ -22,7 +22,6 @@ from lcutils.parameters import ROOT
 
 NOTEBOOKS = sorted(path.name for path in (ROOT / "notebooks").glob("*.ipynb"))
 CHECKED = "nbval-check-output"  # tag of the cells whose outputs are the same in every run
-AS_IT_IS: dict[str, list[str]] = {}  # what those cells of a notebook have printed, by its name
 # Lines of the first cell that are changed, and where under `outputs` the notebook must say that results go. Nobody else
 # takes such values, so that what is made can be deleted.
 CHANGED: dict[str, list[tuple[dict[str, Any], str | None]]] = {
@@ -76,39 +75,10 @@ def new_folders() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
-def test_a_notebook_runs_and_shows_its_charts(browser, lab, name):
+def test_a_notebook_runs_as_it_is_then_with_changed_values_and_with_its_own_again(browser, lab, new_folders, name):
     with opened(browser, lab, name) as page:
-        cells = run_all(page)
-        AS_IT_IS[name] = _checked(cells)
-        charts = [
-            cell["place"]
-            for cell in cells
-            if any(JUPYTER_MIMETYPE in output.get("data", {}) for output in cell["outputs"])
-        ]
-        assert charts, "no cell has a chart"
-        for place in charts:
-            page.evaluate(
-                "async place => { const book = window.jupyterapp.shell.currentWidget.content; "
-                "book.activeCellIndex = place; await book.scrollToItem(place, 'start'); }",
-                place,
-            )
-            drawn = page.locator(".jp-Notebook .jp-Cell.jp-mod-active .vega-embed").locator("canvas, svg.marks")
-            drawn.first.wait_for(state="attached")
-            box = drawn.first.evaluate("node => [node.clientWidth || node.width, node.clientHeight || node.height]")
-            assert min(box) > 100, (place, box)
-        assert not page.locator(".Toastify__toast").count(), "JupyterLab asks something, such as whether to fetch news"
-        if shots := os.environ.get("LCUTILS_SCREENSHOTS"):  # for people who want to look at what passed
-            _photograph(page, Path(shots), name, charts)
-
-
-@pytest.mark.parametrize("name", NOTEBOOKS)
-def test_values_are_changed_and_set_back(browser, lab, new_folders, name):
-    if name not in AS_IT_IS:  # this test is run by itself
-        with opened(browser, lab, name) as page:
-            AS_IT_IS[name] = _checked(run_all(page))
-    before = _results()
-    with opened(browser, lab, name) as page:
-        parameters = page.evaluate(CELLS)[0]
+        as_it_is = _shown(page, name)
+        before, parameters = _results(), page.evaluate(CELLS)[0]
         for values, place in CHANGED[Path(name).stem]:
             source = parameters["source"]
             for key, value in values.items():
@@ -122,8 +92,31 @@ def test_values_are_changed_and_set_back(browser, lab, new_folders, name):
             assert place is None or (ROOT / "outputs" / place).is_dir()
             assert _results() == before
         set_source(page, parameters["place"], parameters["source"])
-        assert _checked(run_all(page)) == AS_IT_IS[name]
+        assert _checked(run_all(page)) == as_it_is
     assert _results() == before
+
+
+def _shown(page: Any, name: str) -> list[str]:
+    """Run a notebook as it is and look at its charts: what its checked cells have printed."""
+    cells = run_all(page)
+    charts = [
+        cell["place"] for cell in cells if any(JUPYTER_MIMETYPE in output.get("data", {}) for output in cell["outputs"])
+    ]
+    assert charts, "no cell has a chart"
+    for place in charts:
+        page.evaluate(
+            "async place => { const book = window.jupyterapp.shell.currentWidget.content; "
+            "book.activeCellIndex = place; await book.scrollToItem(place, 'start'); }",
+            place,
+        )
+        drawn = page.locator(".jp-Notebook .jp-Cell.jp-mod-active .vega-embed").locator("canvas, svg.marks")
+        drawn.first.wait_for(state="attached")
+        box = drawn.first.evaluate("node => [node.clientWidth || node.width, node.clientHeight || node.height]")
+        assert min(box) > 100, (place, box)
+    assert not page.locator(".Toastify__toast").count(), "JupyterLab asks something, such as whether to fetch news"
+    if shots := os.environ.get("LCUTILS_SCREENSHOTS"):  # for people who want to look at what passed
+        _photograph(page, Path(shots), name, charts)
+    return _checked(cells)
 
 
 def _checked(cells: list[dict[str, Any]]) -> list[str]:

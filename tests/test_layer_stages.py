@@ -28,10 +28,7 @@ from lcutils.stages import analyze_study, extract_point, measure_point, open_stu
 MODEL = "02x0016_01d"
 
 
-@pytest.fixture(autouse=True)
-def undrawn(monkeypatch):
-    """Drawing every figure of a report takes most of a minute; other tests do it."""
-    monkeypatch.setattr("lcutils.report.draw_all", lambda specs, *_, **__: dict.fromkeys(specs, ("<svg/>", b"")))
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 @pytest.fixture(scope="module")

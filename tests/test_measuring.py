@@ -115,7 +115,7 @@ def test_many_models_share_a_study_and_a_failure_is_one_line(shelf, tmp_path, ca
     assert results.loc["adapter", "val_loss"] != results.loc["llama", "val_loss"]
 
 
-def test_a_model_alone_gives_what_it_gives_among_others(shelf, tmp_path):
+def test_a_model_alone_gives_what_it_gives_among_others(shelf, tmp_path, undrawn):
     text = shelf / "tales.txt"
     alone = measure_model(shelf / "neox", text, outputs=tmp_path, name="alone", overrides=SETTINGS).row
     listed = tmp_path / "models.txt"
@@ -125,7 +125,7 @@ def test_a_model_alone_gives_what_it_gives_among_others(shelf, tmp_path):
     assert row == alone
 
 
-def test_a_sweep_of_the_same_study_gives_the_same_rows(shelf, tmp_path):
+def test_a_sweep_of_the_same_study_gives_the_same_rows(shelf, tmp_path, undrawn):
     models = [shelf / "llama", shelf / "neox", shelf / "broken"]
     work = measure_models(models, shelf / "tales.txt", outputs=tmp_path, name="all", overrides=SETTINGS).work
     swept = lcutils_command("sweep", work.study.source, "--outputs", tmp_path / "swept")
@@ -143,7 +143,7 @@ def test_a_sweep_of_the_same_study_gives_the_same_rows(shelf, tmp_path):
     assert (tmp_path / "swept" / "all" / "notebooks" / "01_data_neox.ipynb").is_file()
 
 
-def test_blocks_fit_the_model_with_the_fewest_positions(shelf, tmp_path):
+def test_blocks_fit_the_model_with_the_fewest_positions(shelf, tmp_path, undrawn):
     settings = [word for word in SETTINGS if not word.startswith("block_size")]
     measure_models([shelf / "llama", shelf / "neox"], shelf / "tales.txt", outputs=tmp_path, overrides=settings)
     study = yaml.safe_load((tmp_path / "models" / "models.yaml").read_text())
@@ -175,7 +175,7 @@ def test_mistakes_are_one_line_before_any_work(shelf, tmp_path):
     assert not list(tmp_path.glob("*/statistics"))
 
 
-def test_a_mistake_leaves_nothing_that_stands_in_the_way_of_the_next_call(shelf, tmp_path):
+def test_a_mistake_leaves_nothing_that_stands_in_the_way_of_the_next_call(shelf, tmp_path, undrawn):
     text, common = shelf / "tales.txt", {"outputs": tmp_path, "name": "one"}
     assert "no such file" in refusal(shelf / "neox", text=shelf / "no.txt", overrides=SETTINGS, **common)
     assert "blocks_per_batch" in refusal(shelf / "neox", text=text, overrides="blocks_per_batch=many", **common)
@@ -218,7 +218,7 @@ def test_code_of_a_model_is_run_where_the_command_says_so(shelf, tmp_path, monke
     assert pd.read_csv(tmp_path / "out/own/results.csv")["family"].tolist() == ["mine"]
 
 
-def test_another_text_needs_another_name(shelf, tmp_path):
+def test_another_text_needs_another_name(shelf, tmp_path, undrawn):
     text = shelf / "tales.txt"
     common = {"outputs": tmp_path, "name": "one", "overrides": SETTINGS}
     measure_models(shelf / "neox", text, **common)
@@ -245,7 +245,7 @@ def test_models_are_named_by_the_last_part_of_their_source(tmp_path):
     assert list(named([*sources, sources[0]])) == ["pythia-70m", "Pythia-70M-2", "run-checkpoint-3", "some-model"]
 
 
-def test_whatever_goes_wrong_in_one_model_the_others_are_measured(shelf, tmp_path, monkeypatch):
+def test_whatever_goes_wrong_in_one_model_the_others_are_measured(shelf, tmp_path, undrawn, monkeypatch):
     measure = measuring.extract_point
 
     def breaking(work, model, checkpoint):

@@ -113,12 +113,6 @@ def test_rows_keep_their_bits_and_nulls_stand_behind(study):
     pd.testing.assert_frame_equal(without.sensitivity, asked.sensitivity)
 
 
-@pytest.fixture
-def undrawn(monkeypatch):
-    """Pictures take most of an analysis's time, and other tests look at them."""
-    monkeypatch.setattr("lcutils.report.draw_all", lambda specs, *_, **__: dict.fromkeys(specs, ("<svg/>", b"")))
-
-
 @pytest.mark.usefixtures("undrawn")
 def test_statistics_keep_their_bits_and_the_table_of_results_its_columns(study):
     (plain, _), (asked, _) = study

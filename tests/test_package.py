@@ -22,6 +22,20 @@ def test_importing_loads_nothing_heavy():
     assert not loaded & {"transformers", "altair", "pandas", "datasets", "torch", "scipy"}
 
 
+def test_no_process_builds_parsers_that_it_may_never_use():
+    """jsonschema's, for addresses in a schema: a second of every job's imports. They come when one is checked."""
+    code = "import lcutils.charts, jsonschema, sys, lcutils.stages, lcutils.pipeline.workers; "
+    code += "assert 'rfc3987_syntax.syntax_helpers' not in sys.modules; check = jsonschema.FormatChecker(['iri']); "
+    code += "print(check.conforms('https://a.b/\u00e9', 'iri'), check.conforms('no address', 'iri')); "
+    code += "print('rfc3987_syntax.syntax_helpers' in sys.modules, check.conforms('https://a.b', 'iri'))"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert said.split() == ["True", "False", "True", "True"]
+    code = "import lcutils, rfc3987_syntax.syntax_helpers as parts; "
+    code += "from rfc3987_syntax import is_valid_syntax_iri, parse; print(parse is parts.parse, is_valid_syntax_iri('https://a.b'))"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert said.split() == ["True", "True"]
+
+
 def test_measurements_need_neither_tables_nor_charts():
     """They run where only torch, numpy and safetensors are, such as a GPU machine without our environment."""
     loaded = modules_after("from lcutils import ClassStatistics, measure_collapse; import lcutils.training.loop")
@@ -36,8 +50,8 @@ def test_every_public_name_is_there():
 
 
 GROUND = {
-    "artifacts", "devices", "documents", "drawing", "errors", "manifests", "paper", "plain", "progress", "ranks",
-    "runs", "settings", "tensors", "text",
+    "artifacts", "deferred", "devices", "documents", "drawing", "errors", "manifests", "paper", "plain", "progress",
+    "ranks", "runs", "settings", "tensors", "text",
 }  # fmt: skip
 EVERYTHING = {"analysis", "charts", "collapse", "corpus", "features", "gptneo", "parameters", "pipeline", "report"}
 # What each room may import beside the ground: a whole room, or one file of it.

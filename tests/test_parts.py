@@ -360,7 +360,7 @@ def study_of(tiny, name, *words):
     return work
 
 
-def test_a_study_in_parts_has_the_same_columns_and_errors_behind_them(tiny):
+def test_a_study_in_parts_has_the_same_columns_and_errors_behind_them(tiny, undrawn):
     plain, parts = study_of(tiny, "plain"), study_of(tiny, "parts", "parts=true")
     before = results_table([load_row(plain.measurements(*point)) for point in plain.study.points])
     after = analyze_study(parts)

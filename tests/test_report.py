@@ -180,7 +180,7 @@ def test_the_report_says_where_it_comes_from(text):
         assert (escape(measurement.definition) in text) == (measurement.group == "paper")
 
 
-def test_a_report_without_git_or_a_checkout_says_that_its_commit_is_not_known(monkeypatch, tmp_path):
+def test_a_report_without_git_or_a_checkout_says_that_its_commit_is_not_known(monkeypatch, tmp_path, undrawn):
     monkeypatch.setattr(body, "git_commit", lambda: None)
     page = write_analysis(FEW.head(3), tmp_path, title="x", settings={}).paths["report.html"].read_text()
     assert "(commit not known)" in page
@@ -230,7 +230,7 @@ def test_every_exported_table_of_points_has_their_origin(theirs):
             assert table["origin"].str.contains(THEIRS, regex=False).all(), name
 
 
-def test_a_page_of_both_says_which_rows_are_which(tmp_path):
+def test_a_page_of_both_says_which_rows_are_which(tmp_path, undrawn):
     ours, published = FEW.assign(origin=OURS), FEW.assign(origin=THEIRS)
     report = write_analysis(ours, tmp_path, title="x", settings={}, published=published)
     seen = visible(report.paths["report.html"].read_text())
@@ -386,7 +386,7 @@ def test_the_explorer_carries_all_tokens_of_the_best_models_first(text):
         assert (carried["agreement"] == "").to_list() == tokens["agreement"].isna().to_list()
 
 
-def test_the_explorer_leaves_out_what_is_too_much_and_says_so(monkeypatch, tmp_path):
+def test_the_explorer_leaves_out_what_is_too_much_and_says_so(monkeypatch, tmp_path, undrawn):
     tokens = {str(i): made_tokens(200) for i in range(5)}
     monkeypatch.setattr(body, "TOKEN_BUDGET", 50_000)
     written = write_analysis(FEW.head(3), tmp_path, title="x", settings={}, tokens=tokens).paths
@@ -417,7 +417,7 @@ class Read(Mapping):
         return 40
 
 
-def test_only_the_token_tables_that_are_shown_are_read_and_none_is_kept(monkeypatch, tmp_path):
+def test_only_the_token_tables_that_are_shown_are_read_and_none_is_kept(monkeypatch, tmp_path, undrawn):
     tokens = Read()
     monkeypatch.setattr(body, "TOKEN_BUDGET", 50_000)
     page = write_analysis(FEW.head(3), tmp_path, title="x", settings={}, tokens=tokens).paths["report.html"].read_text()

@@ -109,6 +109,14 @@ def hub(checkpoints):
     server.shutdown()
 
 
+# Without pictures, which take most of such a command's time.
+UNDRAWN = """
+import sys
+from lcutils.__main__ import main
+from lcutils.report import pictures
+pictures.draw_all = lambda specs, *_: dict.fromkeys(specs, ("<svg/>", b""))
+sys.exit(main(sys.argv[1:]))
+"""
 KILLED = """
 import os, sys
 from lcutils import extracting
@@ -119,11 +127,10 @@ sys.exit(main(sys.argv[1:]))
 
 
 def measure(
-    tmp_path: Path, address: str, *words: str, killed: bool = False, drop: str = "true"
+    tmp_path: Path, address: str, *words: str, code: str = UNDRAWN, drop: str = "true"
 ) -> subprocess.CompletedProcess[str]:
     (tmp_path / "text.txt").write_text("<|endoftext|>".join(TALES * 20))
-    start = ["-c", KILLED] if killed else ["-m", "lcutils"]
-    command = [sys.executable, *start, "measure", NAME, "--text", str(tmp_path / "text.txt")]
+    command = [sys.executable, "-c", code, "measure", NAME, "--text", str(tmp_path / "text.txt")]
     command += ["--outputs", str(tmp_path), "--name", "tiny", *words]
     command += ["--set", "device=cpu", "threads=1", "block_size=32", "permutations=20", f"drop_checkpoints={drop}"]
     environment = os.environ | {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "cache"), "HF_HUB_DISABLE_XET": "1"}
@@ -162,7 +169,7 @@ def test_what_a_killed_extraction_has_downloaded_is_deleted_by_the_one_that_goes
     if not own:  # the weights were there before the study
         assert measure(tmp_path, address, "--revision", "main", drop="false").returncode == 0
         shutil.rmtree(tmp_path / "tiny")
-    killed = measure(tmp_path, address, "--revision", "main", killed=True)
+    killed = measure(tmp_path, address, "--revision", "main", code=KILLED)
     assert killed.returncode == 9, killed.stderr
     assert list((tmp_path / "cache").rglob("model.safetensors"))
     outcome = measure(tmp_path, address, "--revision", "main")

@@ -1,6 +1,7 @@
 """The five stages as plain functions: what they skip, what they refuse, how a run is shared by processes."""
 
 import copy
+import json
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,8 @@ import pandas as pd
 import pytest
 from safetensors.torch import load_file
 
+from lcutils.charts.theme import LIGHT
+from lcutils.drawing import draw_svg
 from lcutils.errors import UserError
 from lcutils.manifests import claim_folder, read_note
 from lcutils.parameters import ROOT
@@ -32,7 +35,7 @@ def work(tiny):
     return open_study(tiny, tiny.parent)
 
 
-def test_all_stages_in_order_and_a_second_time(work):
+def test_all_stages_in_order_and_a_second_time(work, monkeypatch):
     data = prepare_data(work)
     run = train_run(work, MODEL)
     extracted = extract_point(work, MODEL, 0)
@@ -65,6 +68,20 @@ def test_all_stages_in_order_and_a_second_time(work):
     assert list(analysis.tokens) == [f"{MODEL}@0"]
     pd.testing.assert_frame_equal(analysis.tokens[f"{MODEL}@0"], measured.tokens)
     assert {"results", "table_1", "partial_correlations", "influence"} <= set(analysis.tables)
+
+    figures = {place: path.read_bytes() for place, path in analysis.paths.items() if place.endswith((".svg", ".png"))}
+    assert figures["figures/strips.svg"].decode() == draw_svg(json.dumps(analysis.figures["strips"].spec), LIGHT)
+    monkeypatch.setattr("lcutils.charts.theme.draw_svg", lambda *_: pytest.fail("it is drawn already"))
+    for name, figure in analysis.figures.items():
+        assert figure.chart is None or figure.svg == figures[f"figures/{name}.svg"].decode()
+
+    # Made again, here and with a changed value in a folder of its own, it draws only figures that are another.
+    monkeypatch.setattr("lcutils.report.pictures.draw_all", lambda specs, *_: {one: pytest.fail(one) for one in specs})
+    monkeypatch.setenv("JPY_SESSION_NAME", "notebooks/05_analyze.ipynb")
+    changed = open_study(work.study.source, work.folder.parent, {"permutations": 100}, {})
+    assert changed.changed_from is not None
+    for paths in (analyze_study(work).paths, analyze_study(changed).paths):
+        assert figures == {place: path.read_bytes() for place, path in paths.items() if place in figures}
 
 
 def test_dropped_weights_do_not_make_anything_stale(tiny):
@@ -113,7 +130,7 @@ def test_a_stale_input_is_reported_and_a_stale_row_is_left_out(work, tiny, capsy
     assert "2 of 2 points of study tiny are not measured yet, or out of date (1)" in capsys.readouterr().err
 
 
-def test_results_can_be_analysed_without_what_they_were_made_from(work, tiny):
+def test_results_can_be_analysed_without_what_they_were_made_from(work, tiny, undrawn):
     prepare_data(work), train_run(work, MODEL), extract_point(work, MODEL, 0), measure_point(work, MODEL, 0)
     for name in ("data", "runs", "statistics"):
         shutil.rmtree(work.folder / name)

@@ -111,7 +111,7 @@ def say_hidden(panel: Any, test: str) -> Any:
         .transform_filter("datum.through == 0")
         .transform_calculate(words=r"datum.model + '\nis picked; the filters hide it'")
         .mark_text(fontSize=11, fontWeight="bold", color=INK, limit=PANEL, lineBreak="\n")
-        .encode(text="words:N", x=alt.value(PANEL / 2), y=alt.value(PANEL / 2))
+        .encode(text=alt.Text("words:N"), x=alt.XValue(PANEL / 2), y=alt.YValue(PANEL / 2))
     )
     panel.layer = [*panel.layer, hidden]
     return panel

@@ -85,5 +85,7 @@ def fit_words(base: Any, key: str, target: str, log: bool, fewest: int, sign: in
         fitted = fitted.transform_regression("scaled", target, groupby=["n"], params=True)
         fitted = fitted.transform_calculate(words=words)
         text = fitted.mark_text(align=align, baseline="bottom", fontSize=10, color=INK, clip=False)
-        layers.append(text.encode(text="words:N", x=alt.XValue(PANEL * (align == "right")), y=alt.YValue(height)))
+        layers.append(
+            text.encode(text=alt.Text("words:N"), x=alt.XValue(PANEL * (align == "right")), y=alt.YValue(height))
+        )
     return layers

@@ -105,7 +105,7 @@ def by_width(results: pd.DataFrame, key: str, riesz_s: float | None = None, besi
         else base.mark_circle(size=40, **encodings.EDGE)
     )
     layers = [
-        lines.encode(detail="family:N") if shape else lines,
+        lines.encode(detail=alt.Detail("family:N")) if shape else lines,
         marks.encode(
             x=x,
             y=alt.Y(f"{key}:Q", **y),
@@ -120,7 +120,9 @@ def by_width(results: pd.DataFrame, key: str, riesz_s: float | None = None, besi
         layers.insert(1, dashed.encode(detail="family:N") if shape else dashed)
     near = [kind for kind in kinds if rows[kind].between(domain[0], domain[1]).any()]
     for kind, dash in zip(near, ([2, 2], [6, 3]), strict=False):
-        layers.append(base.mark_line(color="#D55E00", strokeDash=dash, clip=True).encode(x=x, y=f"mean({kind}):Q"))
+        layers.append(
+            base.mark_line(color="#D55E00", strokeDash=dash, clip=True).encode(x=x, y=alt.Y(f"mean({kind}):Q"))
+        )
     # Facets are ordered by a number and named by an expression: sorting them by a list of names misplaces cells
     # where the grid of schedules and decays has holes.
     words = dict(zip(data["schedule_order"].astype(int), data["schedule"], strict=True))

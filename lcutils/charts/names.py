@@ -71,18 +71,21 @@ def _apart(spans: list[tuple[float, float]], places: list[float], step: float) -
 def name_layers(
     table: pd.DataFrame, columns: tuple[str, str], domains: tuple[list[float], list[float]], log: bool, opacity: Any
 ) -> list[Any]:
-    """Return the layers that write `name` beside each point, with a thin line to it where it had to move away."""
+    """Return the layers that write `name` beside each point, with a thin line to it where it had to move away.
+
+    Channels are objects: for each that is a text, Altair would look through all its classes, a hundred times as long.
+    """
     placed = placed_names(table, columns, domains, log)
     x, y = columns
-    base = alt.Chart(slim(placed, [*placed.columns])).encode(x=f"{x}:Q", opacity=opacity)
+    base = alt.Chart(slim(placed, [*placed.columns])).encode(x=alt.X(f"{x}:Q"), opacity=opacity)
     layers = []
     if placed["moved"].any():
         lines = base.transform_filter("datum.moved").mark_rule(color=OUTLINE, strokeWidth=0.7)
-        layers.append(lines.encode(y=f"{y}:Q", y2="name_y:Q"))
+        layers.append(lines.encode(y=alt.Y(f"{y}:Q"), y2=alt.Y2("name_y:Q")))
     for side, aside in (("right", ASIDE), ("left", -ASIDE)):
         if (placed["side"] == side).any():
             words = base.transform_filter(alt.datum.side == side)
             style: dict[str, Any] = {"align": "left" if aside > 0 else "right", "dx": aside, "fontSize": 10}
             words = words.mark_text(color=INK, clip=False, **style)
-            layers.append(words.encode(y="name_y:Q", text="name:N"))
+            layers.append(words.encode(y=alt.Y("name_y:Q"), text=alt.Text("name:N")))
     return layers

@@ -127,6 +127,10 @@ class Figure:
         """The picture on white, as SVG."""
         return draw_svg(json.dumps(self.spec), LIGHT)
 
+    def take_svg(self, svg: str) -> None:
+        """Have this picture, which was drawn of the specification elsewhere."""
+        vars(self)["svg"] = svg
+
     def png(self, scale: float = 1.0, colours: int | None = None) -> bytes:
         """Return the picture on white, as PNG, of fewer colours if so asked."""
         return draw_png(self.svg, scale, colours)

@@ -43,5 +43,7 @@ def limit_rules(limits: pd.DataFrame, domain: list[float]) -> list[Any]:
     inside = inside.assign(words=inside["limit"] + ", width " + inside["width"].astype(str))
     rules = alt.Chart(slim(inside, ["value", "words"])).mark_rule(color=LIMIT, strokeDash=[2, 2], opacity=0.8)
     return [
-        rules.encode(x="value:Q", tooltip=[alt.Tooltip("words:N", title="limit"), alt.Tooltip("value:Q", format=".5g")])
+        rules.encode(
+            x=alt.X("value:Q"), tooltip=[alt.Tooltip("words:N", title="limit"), alt.Tooltip("value:Q", format=".5g")]
+        )
     ]

@@ -22,17 +22,18 @@ from lcutils.charts.comparison import NO_PUBLISHED
 from lcutils.charts.grid import NO_SENSITIVITY
 from lcutils.charts.theme import LIGHT
 from lcutils.charts.tokens import NO_TOKENS
-from lcutils.drawing import draw_all
 from lcutils.report.body import BY_WIDTH, Report, Table, report_page
 from lcutils.report.few import RELATIONS, few_relations, few_tables, last_bands, statistics_text
 from lcutils.report.findings import sign_table
 from lcutils.report.origin import NONE_OF_OURS, headed, whose_figure, with_origin
 from lcutils.report.parts import figures_page
+from lcutils.report.pictures import draw_once, remember_pictures
 from lcutils.text import csv_text
 
 NO_FINDINGS = "No two points can be compared by what is known of them."
 FEW_FINDINGS = f"Fewer than {FEWEST_UNITS} architectures cannot tell: each is left out in turn, to know the error."
 NO_TIMES = "Nothing here was computed by this study."
+PNG_SCALE = 1.5  # pixels of a figure's PNG for one of its own
 
 
 def write_analysis(
@@ -49,6 +50,7 @@ def write_analysis(
     failures: Mapping[str, str] | None = None,
     parts: tuple[pd.DataFrame | None, pd.DataFrame | None] = (None, None),
     layers: pd.DataFrame | None = None,
+    earlier: Iterable[Path] = (),
 ) -> Report:
     """Write `figures/`, `tables/` and `report.html` into `folder`; a sentence stands for what cannot be computed.
 
@@ -70,6 +72,7 @@ def write_analysis(
         failures: "model@checkpoint" -> why it was not measured, in one line.
         parts: replicates and convergence of all points that were extracted in parts (`gather_parts`).
         layers: rows of every layers.parquet, concatenated; None where no inner layers were measured.
+        earlier: folders of analyses that may hold some of the same pictures, which are then not drawn again.
 
     Returns:
         The figures, the tables, and the path of every file by its place under `folder`.
@@ -86,13 +89,17 @@ def write_analysis(
 
     heading = headed(title, results)
     charted = {name: figure for name, figure in report.figures.items() if figure.chart is not None}
-    drawn = draw_all({name: json.dumps(figure.spec) for name, figure in charted.items()}, LIGHT, scale=1.5)
+    specs = {name: json.dumps(figure.spec) for name, figure in charted.items()}
+    drawn = draw_once(specs, LIGHT, PNG_SCALE, [before / "figures" for before in earlier])
     for name, figure in charted.items():
         svg, png = drawn[name]
+        figure.take_svg(svg)  # a notebook that shows the figure need not draw it
         write(f"figures/{figure.name}.svg", svg)
         write(f"figures/{figure.name}.png", png)
         if not figure.name.startswith((BY_WIDTH, charts.BY_LAYER)):
             write(f"figures/{figure.name}.html", figures_page(heading, figure.title, figure))
+    if specs:
+        remember_pictures(folder / "figures", specs, LIGHT, PNG_SCALE)
     # One page for all the figures of a kind: each carries a megabyte of Vega.
     kinds = {"by_width": ("against width", report.by_width), "by_layer": ("through the layers", report.by_layer)}
     for name, (words, figures) in kinds.items():
