@@ -33,7 +33,10 @@ def build_parser() -> argparse.ArgumentParser:
         values.add_argument("--overrides", metavar="TEXT", help="the same in one text, of such words or JSON")
     export.add_argument("folder", help="where points.tar.xz goes: rows, tables and manifests, without weights")
     export.add_argument(
-        "--tokens", nargs="*", metavar="POINT", help="whose tables of tokens to keep (default: the largest model's)"
+        "--tokens",
+        nargs="*",
+        metavar="POINT",
+        help="whose tables of tokens to keep (default: the largest model's, trained longest, and those kept before)",
     )
     taken.add_argument("folder", help="where points.tar.xz lies; or such an archive")
     repeat.add_argument("folder", help="where points.tar.xz lies; or such an archive")

@@ -7,7 +7,7 @@ import os
 import re
 import shlex
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import cached_property
 from itertools import product
 from pathlib import Path
@@ -268,11 +268,16 @@ def leaf_keys(model: type[BaseModel] = Study, prefix: str = "") -> list[str]:
     return keys
 
 
-def parse_overrides(overrides: Mapping[str, Any] | str | Iterable[str] | None) -> dict[str, Any]:
+def parse_overrides(
+    overrides: Mapping[str, Any] | str | Iterable[str] | None, own: Collection[str] = ()
+) -> dict[str, Any]:
     """Overrides as dotted keys and values.
 
-    Takes a mapping (as an object or as JSON text), or words such as `learning_rate=1e-3 corpus.max_stories=500`. A key
-    may be the last part of a dotted name: no two sections share one. Texts are read as a study's YAML is.
+    Args:
+        overrides: a mapping (as an object or as JSON text), or words such as `learning_rate=1e-3
+            corpus.max_stories=500`. A key may be the last part of a dotted name: no two sections share one. Texts are
+            read as a study's YAML is.
+        own: a notebook's own parameters. They are no overrides, but what a key may be meant for.
     """
     if overrides is None:
         return {}
@@ -288,7 +293,9 @@ def parse_overrides(overrides: Mapping[str, Any] | str | Iterable[str] | None) -
     for key, value in pairs:
         whole = key if key in keys else names.get(key)
         if whole is None:
-            near = difflib.get_close_matches(key[:100], [*names, *keys], n=1)
+            if key in own:
+                raise UserError(f"{key}: is a parameter of the notebook, no value of a study; set it in its first cell")
+            near = difflib.get_close_matches(key[:100], [*own, *names, *keys], n=1)
             raise UserError(f"{one_line(key)}: no such parameter{f'; did you mean {near[0]}?' if near else ''}")
         if whole in dotted:
             raise UserError(f"{whole}: is given twice in the overrides; keep one")

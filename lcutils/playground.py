@@ -85,7 +85,7 @@ def open_playground(
     if namespace is not None:
         expect_no_widgets()
     own = (*NOTEBOOK_PARAMETERS, *(field.name for field in fields(Setting)))
-    pairs = parse_overrides(overrides) | parse_overrides(injected_parameters(namespace or {}, own))
+    pairs = parse_overrides(overrides, own) | parse_overrides(injected_parameters(namespace or {}, own), own)
     usual = asdict(Setting())
     changed = {key: value for key, value in asdict(setting).items() if value != usual[key]} | pairs
     name = name_of(changed) if changed else START

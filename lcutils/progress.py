@@ -42,13 +42,18 @@ def short_percent(share: float) -> str:
 def short_time(seconds: float) -> str:
     """A duration as a person says it.
 
-    >>> [short_time(n) for n in (12, 200, 7500)]
-    ['12 s', '3 min', '2 h 5 min']
+    >>> [short_time(n) for n in (0.2, 12, 100, 700, 7500, 280_000)]
+    ['under 1 s', '12 s', '1 min 40 s', '12 min', '2 h 5 min', '78 h']
     """
-    if seconds < 99.5:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+    if seconds < 59.5:
+        return f"{seconds:.0f} s" if seconds >= 0.5 else "under 1 s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 10:
+        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    if not hours:
+        return f"{minutes} min"
+    return f"{hours} h {minutes} min" if minutes and hours < 24 else f"{round(seconds / 3600):,} h"
 
 
 @contextmanager

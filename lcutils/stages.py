@@ -202,18 +202,22 @@ def measure_point(work: Workspace, model: str, checkpoint: int) -> Measured:
 def _drop_weights(work: Workspace, run: Run, checkpoint: int) -> None:
     """Delete a checkpoint's weights; its manifest then lists the files that are left.
 
-    Of a model on the hub, what this study has downloaded is deleted from the cache.
+    Of a model on the hub, what this study has downloaded is deleted from the cache. A run that was trained again for
+    this point has the weights of its other points too: where those are finished, or kept from elsewhere, they go.
     """
     if isinstance(run, PretrainedRun):
         extracted = read_manifest(work.statistics(run.name, checkpoint)) or {}
         if extracted.get("downloaded"):
             forget(run.source, extracted["model_commit"])
         return
-    folder = work.checkpoint(run.name, checkpoint)
-    manifest = read_manifest(folder)
-    (folder / "model.safetensors").unlink(missing_ok=True)
-    if manifest is not None:
-        write_manifest(folder, manifest["parameters"], {}, time.monotonic() - manifest["seconds"], {})
+    for k in run.checkpoints:
+        row, folder = measure_job(work, run.name, k), work.checkpoint(run.name, k)
+        if not row.current or row.blocked_by or not (folder / "model.safetensors").exists():
+            continue
+        manifest = read_manifest(folder)
+        (folder / "model.safetensors").unlink()
+        if manifest is not None:
+            write_manifest(folder, manifest["parameters"], {}, time.monotonic() - manifest["seconds"], {})
 
 
 def _measure(work: Workspace, extracted: Extracted) -> Measured:

@@ -4,7 +4,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -89,15 +89,26 @@ def lcutils_here(capfd: pytest.CaptureFixture[str]) -> Callable[..., subprocess.
     return run
 
 
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a study of four points; all is made, and exported."""
+    from kept_samples import swept_in
+
+    return swept_in(tmp_path_factory.mktemp("swept"))
+
+
+@pytest.fixture
+def away(swept: Path, tmp_path: Path) -> Path:
+    """Another machine's folder: the study and the export, neither text nor outputs."""
+    from kept_samples import away_from
+
+    return away_from(swept, tmp_path)
+
+
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Analyses write empty pictures: to draw them takes most of their time, and other tests look at them."""
-    monkeypatch.setattr("lcutils.report.pictures.draw_all", no_pictures)
-
-
-def no_pictures(specs: Mapping[str, str], *_: object) -> dict[str, tuple[str, bytes]]:
-    """What `draw_all` returns, without a picture in it."""
-    return dict.fromkeys(specs, ("<svg/>", b""))
+    """Reports get empty pictures: to draw them takes most of their time, and other tests look at them."""
+    monkeypatch.setattr("lcutils.report.pictures.draw_all", lambda specs, *_: dict.fromkeys(specs, ("<svg/>", b"")))
 
 
 @pytest.fixture(scope="session")

@@ -326,6 +326,43 @@ def test_on_paper_no_table_and_no_figure_is_cut(browser, request, name):
         assert errors == []
 
 
+# Of a long figure: the strips that it is printed in, as [top, height], and the panels of its picture, as [top, bottom].
+STRIPS = """drawing => {
+  const svg = drawing.querySelector("svg.marks"), shown = svg.getBoundingClientRect();
+  const unit = svg.viewBox.baseVal.height / shown.height, at = (y) => (y - shown.top) * unit;
+  const panels = [...svg.querySelectorAll("g[class*=_group]")].map(node => node.getBoundingClientRect());
+  const strips = [...drawing.querySelectorAll(".sheets svg")].map(strip => strip.viewBox.baseVal);
+  const ends = panels.map(box => [at(box.top), at(box.bottom)]);
+  return [strips.map(box => [box.y, box.height]), ends, svg.viewBox.baseVal.height];
+}"""
+
+
+def test_a_long_figure_is_printed_in_whole_rows_of_panels(browser, few):
+    with new_page(browser, offline=True) as (page, errors):
+        page.goto(few.as_uri())
+        draw_all(page)
+        long = page.locator(".drawing.long")
+        assert long.count() >= 1
+        for drawing in long.all():
+            strips, panels, height = drawing.evaluate(STRIPS)
+            ends = [top + size for top, size in strips]
+            assert [top for top, _ in strips] == [0, *ends[:-1]]  # each begins where the last one ends
+            assert ends[-1] == pytest.approx(height)
+            assert len(strips) > 1
+            assert len(panels) >= len(strips)
+            for end in ends[:-1]:
+                assert not [panel for panel in panels if panel[0] < end < panel[1]]
+            assert not drawing.locator(".sheets").is_visible()
+        page.set_viewport_size({"width": 703, "height": 1000})
+        page.emulate_media(media="print")
+        sizes = page.locator(".sheets svg").evaluate_all("all => all.map(n => n.getBoundingClientRect().height)")
+        assert all(0 < size < 910 for size in sizes)
+        assert page.locator(".long svg.marks").evaluate_all("all => all.filter(n => n.clientHeight > 0).length") == 0
+        whole = "all => all.every(n => getComputedStyle(n).display === 'block')"  # what is inline is cut anywhere
+        assert long.evaluate_all(whole)
+        assert errors == []
+
+
 def test_the_print_button_draws_every_figure_in_light_first(browser, few):
     with new_page(browser, offline=True, dark=True) as (page, errors):
         every = "[...document.querySelectorAll('.drawing')].every(node => node.dataset.drawn)"

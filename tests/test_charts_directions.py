@@ -16,8 +16,8 @@ from lcutils import analysis, charts
 from lcutils.analysis.directions import POLE_WORDS
 from lcutils.analysis.layers import FINAL
 from lcutils.analysis.marked import influential
+from lcutils.charts.fit import critical_t
 from lcutils.charts.paper import RINGS
-from lcutils.charts.scatter import _critical_t
 from lcutils.charts.strips import strips
 from lcutils.charts.theme import Figure, padded, value_axis
 from lcutils.report.body import _relation
@@ -79,7 +79,7 @@ def test_a_relation_that_chance_could_make_is_unclear():
 
 @pytest.mark.parametrize("df", [3, 4, 6, 10, 38, 228])
 def test_the_t_of_the_panels_is_students(df):
-    expression = _critical_t(str(df)).replace("pow", "np.power")
+    expression = critical_t(str(df)).replace("pow", "np.power")
     assert eval(expression, {"np": np}) == pytest.approx(stats.t.ppf(0.975, df), rel=0.02)
 
 

@@ -12,8 +12,8 @@ from test_null_stages import made_nulls
 from lcutils import analysis, charts
 from lcutils.charts.comparison import PROPERTY_SCALE
 from lcutils.charts.paper import THEORY
-from lcutils.charts.scatter import LIMITS
 from lcutils.charts.theme import VIRIDIS, log_ticks, ordinal_viridis
+from lcutils.charts.theory import LIMITS
 
 RESULTS = made_results()
 

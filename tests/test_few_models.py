@@ -17,7 +17,7 @@ from lcutils.analysis.definitions import towards_words
 from lcutils.analysis.few import GRID, last_checkpoints, point_names, short_names, training_axis
 from lcutils.charts import FIGURE_1
 from lcutils.report import compute, write_analysis
-from lcutils.report.few import SECTIONS
+from lcutils.report.sections import OF_FEW, OF_GRID
 
 GRID_RESULTS = made_results()
 ONE = made_models(
@@ -350,5 +350,6 @@ def test_pretrained_models_beside_a_grid_have_a_table_of_their_own(tmp_path, und
     assert "family" in page
 
 
-def test_every_section_of_few_models_is_named_once():
-    assert len({section.anchor for section in SECTIONS}) == len(SECTIONS)
+@pytest.mark.parametrize("sections", [OF_FEW, OF_GRID])
+def test_every_section_is_named_once(sections):
+    assert len({section.anchor for section in sections}) == len(sections)

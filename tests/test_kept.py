@@ -1,14 +1,9 @@
-"""Finished points as a file: exported, imported elsewhere, and never made again there."""
+"""Finished points that were imported elsewhere are never made again there, and other values are told from theirs."""
 
 from __future__ import annotations
 
-import io
-import itertools
 import json
-import lzma
 import shutil
-import tarfile
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,15 +11,11 @@ from typing import Any
 import pandas as pd
 import pytest
 from conftest import TINY, lcutils_command
+from kept_samples import LARGE, POINTS, SMALL, change_manifests, opened
 
-from lcutils.analysis import rows
-from lcutils.artifacts import MANIFEST, sealed
-from lcutils.corpus import stories
 from lcutils.errors import UserError
 from lcutils.gptneo.checkpoint import write_checkpoint
 from lcutils.gptneo.model import GPTNeo
-from lcutils.manifests import read_manifest
-from lcutils.pipeline import kept
 from lcutils.pipeline.changed import take_along
 from lcutils.pipeline.checks import check_kept, check_pretrained
 from lcutils.pipeline.jobs import all_jobs, check_corpora, check_overrides, measure_job, spared
@@ -34,77 +25,7 @@ from lcutils.pipeline.paths import Workspace
 from lcutils.pipeline.plan import describe_plan
 from lcutils.pipeline.states import describe_states
 from lcutils.runs import Architecture
-from lcutils.stages import analyze_study, extract_point, measure_point, prepare_data, train_run
-
-SMALL, LARGE = "01x0016_02d", "01x0032_02d"
-POINTS = [f"{model}@{k}" for model in (SMALL, LARGE) for k in (0, 1)]
-STUDY = TINY.replace("epochs: 1, decay: d, checkpoints: 0", "epochs: 2, decay: d, checkpoints: [0, 1]")
-
-
-@pytest.fixture(scope="module")
-def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a study of two runs with two points each, on a text in a file; all is made, and exported."""
-    folder = tmp_path_factory.mktemp("swept")
-    text = folder / "text.txt"
-    text.write_text("<|endoftext|>".join(itertools.islice(stories.stories(7), 80)))
-    (folder / "tiny.yaml").write_text(STUDY.replace("source: built-in", f"source: {text}"))
-    work = opened(folder)
-    prepare_data(work)
-    for model in (SMALL, LARGE):
-        train_run(work, model)
-    for point in work.study.points:
-        extract_point(work, *point), measure_point(work, *point)
-    analyze_study(work)
-    said = export_points(work, folder / "export")
-    assert said.endswith(f"/export/{ARCHIVE}: 4 of 4 points, tables of tokens of {LARGE}@0, 0.0 MB")
-    return folder
-
-
-@pytest.fixture
-def away(swept: Path, tmp_path: Path) -> Path:
-    """Another machine's folder: the study and the export, neither text nor outputs."""
-    study = (swept / "tiny.yaml").read_text().replace(str(swept), str(tmp_path))
-    (tmp_path / "tiny.yaml").write_text(study)
-    shutil.copytree(swept / "export", tmp_path / "export")
-    return tmp_path
-
-
-def measured_here(swept: Path, away: Path) -> None:
-    """Take the outputs too, and the text from where it is."""
-    shutil.copytree(swept / "tiny", away / "tiny")
-    shutil.copy(swept / "tiny.yaml", away)
-
-
-def opened(folder: Path, *overrides: str) -> Workspace:
-    return open_study(folder / "tiny.yaml", folder, overrides)
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    """The files of an archive, by their names in it."""
-    with tarfile.open(folder / ARCHIVE) as tar:
-        return {member.name: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]
-
-
-def rewrite(folder: Path, files: dict[str, bytes]) -> None:
-    """Make an archive of other files."""
-    content = io.BytesIO()
-    with tarfile.open(fileobj=content, mode="w") as tar:
-        for name, data in files.items():
-            entry = tarfile.TarInfo(name)
-            entry.size = len(data)
-            tar.addfile(entry, io.BytesIO(data))
-    (folder / "export" / ARCHIVE).write_bytes(lzma.compress(content.getvalue()))
-
-
-def change_manifests(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    """Change every manifest of an archive, whole again behind it."""
-    files = contents(folder / "export")
-    for name in [name for name in files if name.endswith(MANIFEST)]:
-        manifest = json.loads(files[name])
-        del manifest["seal"]
-        change(manifest)
-        files[name] = json.dumps(sealed(manifest)).encode()
-    rewrite(folder, files)
+from lcutils.stages import extract_point, measure_point, prepare_data, train_run
 
 
 def test_after_an_import_only_the_analysis_is_made(swept, away, lcutils_here):
@@ -150,6 +71,26 @@ def test_only_the_runs_of_missing_points_are_made_again(swept, away, lcutils_her
     assert row == before
     states = [line.split()[:2] for line in describe_states(opened(away)).splitlines()[1:]]
     assert states == [[point, "measured" if point == lost else "kept"] for point in POINTS]
+
+
+def test_a_run_that_is_trained_again_for_one_point_leaves_no_weights(swept, away, lcutils_here):
+    """With `drop_checkpoints` those of its kept points go too, and nothing is out of date without them."""
+    work = opened(away, "drop_checkpoints=true")
+    import_points(work, away / "export")
+    shutil.rmtree(work.measurements(LARGE, 1))
+    shutil.copy(swept / "text.txt", away)
+    prepare_data(work), train_run(work, LARGE)
+    weights = [work.checkpoint(LARGE, k) / "model.safetensors" for k in (0, 1)]
+    assert all(path.is_file() for path in weights)
+    extract_point(work, LARGE, 1), measure_point(work, LARGE, 1)
+    assert not any(path.exists() for path in weights)
+    unneeded = spared(work)
+    assert [name for name, job in all_jobs(work).items() if not job.current and name not in unneeded] == []
+    shutil.rmtree(work.measurements(LARGE, 0))  # now its weights are needed, and made again
+    train_run(work, LARGE), extract_point(work, LARGE, 0)
+    row = measure_point(work, LARGE, 0).row
+    assert row == json.loads((swept / f"tiny/measurements/{LARGE}@0/row.json").read_text())
+    assert not any(path.exists() for path in weights)
 
 
 def test_a_text_that_lies_elsewhere_is_the_same_text(swept, away, lcutils_here):
@@ -258,22 +199,6 @@ def test_a_damaged_row_is_made_again(swept, away):
     assert not measure_job(work, SMALL, 0).kept
 
 
-def test_a_table_of_tokens_that_was_left_out_is_said(swept, away):
-    work = opened(away)
-    import_points(work, away / "export")
-    assert len(measure_point(work, LARGE, 0).tokens) > 100
-    with pytest.raises(UserError, match=f"{SMALL}@0: its table of tokens was not kept"):
-        measure_point(work, SMALL, 0)
-    assert rows.TOKENS == kept.TOKENS
-    with pytest.raises(UserError, match=f"{SMALL}@0 has no table of tokens here"):
-        export_points(work, away / "new", [f"{SMALL}@0"])
-    with pytest.raises(UserError, match="none@0 is no finished point"):
-        export_points(work, away / "new", ["none@0"])
-    assert "tables of tokens of none," in export_points(work, away / "new", [])
-    said = export_points(opened(swept), away / "all", POINTS)
-    assert f"tables of tokens of {', '.join(POINTS)}" in said
-
-
 def test_kept_rows_go_along_into_a_changed_folder(away):
     """What a notebook's changed values leave as it is needs no text there either."""
     work = opened(away)
@@ -281,109 +206,6 @@ def test_kept_rows_go_along_into_a_changed_folder(away):
     own = replace(work, folder=away / "own" / "tiny")
     take_along(work, own)
     assert describe_states(own).splitlines()[0] == "study tiny: 2 runs, 4 points: 4 kept"
-
-
-def test_a_finished_point_stays_as_it_is(swept, away):
-    measured_here(swept, away)
-    work, row = opened(away), away / f"tiny/measurements/{SMALL}@0"
-    made = (row / MANIFEST).stat().st_mtime_ns
-    shutil.rmtree(away / f"tiny/measurements/{LARGE}@0")
-    said = import_points(work, away / "export" / ARCHIVE).splitlines()
-    assert said[0] == f"1 of 4 points are kept in {away}/tiny; the others were finished there and stay as they are"
-    assert (row / MANIFEST).stat().st_mtime_ns == made
-    assert measure_job(work, LARGE, 0).kept
-    assert not measure_job(work, SMALL, 0).kept
-    assert spared(work) == {f"extract/{LARGE}@0"}
-
-
-def test_points_that_are_nowhere_else_are_not_written_over(swept, away):
-    work, archive = opened(away), away / "export" / ARCHIVE
-    with pytest.raises(UserError, match="no point is finished; nothing is exported"):
-        export_points(work, archive.parent)
-    import_points(work, archive)
-    shutil.rmtree(away / f"tiny/measurements/{SMALL}@1")
-    with pytest.raises(UserError, match=rf"holds {SMALL}@1, not finished in .*; import it first"):
-        export_points(work, archive.parent)
-    assert archive.read_bytes() == (swept / "export" / ARCHIVE).read_bytes()
-
-
-def test_what_is_wrong_with_an_archive_is_one_line(away, lcutils_here):
-    archive, whole = away / "export" / ARCHIVE, contents(away / "export")
-    first = f"measurements/{LARGE}@0"
-    packed = archive.read_bytes()
-
-    def refused(words: str) -> None:
-        outcome = lcutils_here("import", away / "tiny.yaml", away / "export", "--outputs", away)
-        assert outcome.returncode == 2, outcome.stdout
-        assert words in outcome.stderr, outcome.stderr
-        assert len(outcome.stderr.splitlines()) == 1
-        assert not (away / "tiny/measurements").exists()
-
-    for damaged in (packed[:-200], packed[:2000] + b"x" + packed[2001:], b"", b"no archive"):
-        archive.write_bytes(damaged)
-        refused("is damaged (")
-    rewrite(away, whole | {f"{first}/row.json": b"{}"})
-    refused(f"{LARGE}@0: row.json is damaged or missing; restore the file")
-    rewrite(away, {name: data for name, data in whole.items() if name != f"{first}/{MANIFEST}"})
-    refused(f"{LARGE}@0: {MANIFEST} is damaged or missing")
-    rewrite(away, whole | {f"{first}/../../../outside": b"x"})
-    refused("is no file of a row")
-    rewrite(away, whole | {name.replace(LARGE, "01x0064_02d"): data for name, data in whole.items()})
-    refused("01x0064_02d@0 is no point of study tiny; name the study that it was exported from")
-    rewrite(away, {name.replace("@0", "@1"): data for name, data in whole.items() if f"{LARGE}@0" in name})
-    refused(f"{LARGE}@1: row.json says checkpoint = 0, the study says 1")
-    rewrite(away, whole)
-    (away / "text.txt").write_text("Another text.<|endoftext|>Of two stories.")
-    refused(f"{SMALL}@0 was made from another text (sha256 ")
-    (away / "text.txt").unlink()
-    study = away / "tiny.yaml"
-    study.write_text(study.read_text().replace("learning_rate: 3.0e-3", "learning_rate: 1.0e-3"))
-    refused(f"{SMALL}@0 was made with learning_rate = 0.003, the study says 0.001; name the study that")
-    archive.unlink()
-    refused("there is no such file; name an archive, or its folder")
-
-
-def test_a_killed_import_leaves_whole_points_or_none(away, monkeypatch):
-    work = opened(away)
-
-    def killed(*_: Any, **__: Any) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(kept.shutil, "copyfile", killed)
-        with pytest.raises(KeyboardInterrupt):
-            import_points(work, away / "export")
-    left = [path.name for path in (away / "tiny/measurements").iterdir()]
-    assert not [name for name in left if not name.endswith(".lock")]
-    assert not [job for job in all_jobs(work).values() if job.current]
-    import_points(work, away / "export")
-    assert [job.folder.name for job in all_jobs(work).values() if job.current] == POINTS
-
-
-def test_rows_that_carry_nothing_are_kept_and_said_to(away, lcutils_here):
-    """Rows from before manifests held what they are made from."""
-    change_manifests(away, lambda manifest: manifest.pop("made_from"))
-    outcome = lcutils_here("import", away / "tiny.yaml", away / "export", "--outputs", away)
-    assert "where 4 of them come from is not known" in outcome.stdout
-    assert describe_states(opened(away)).splitlines()[0] == "study tiny: 2 runs, 4 points: 4 kept"
-    with pytest.raises(UserError, match="riesz_s"):
-        check_overrides(opened(away, "riesz_s=2"))
-    export_points(opened(away), away / "again")
-    assert contents(away / "again").keys() == contents(away / "export").keys()
-    assert "made_from" not in json.loads(contents(away / "again")[f"measurements/{SMALL}@0/{MANIFEST}"])
-
-
-def test_rows_measured_before_they_carried_anything_get_it_when_exported(swept, away):
-    measured_here(swept, away)
-    for path in (away / "tiny/measurements").glob(f"*/{MANIFEST}"):
-        manifest = read_manifest(path.parent) or {}
-        path.write_text(json.dumps(sealed({key: value for key, value in manifest.items() if key != "made_from"})))
-    export_points(opened(away), away / "again")
-    for files in (contents(away / "export"), contents(away / "again")):
-        carried = json.loads(files[f"measurements/{SMALL}@0/{MANIFEST}"])["made_from"]
-        assert list(carried) == ["extract", "train", "data"]
-        assert len(carried["data"]["digests"]["text"]) == 64
-        assert carried["train"]["parameters"]["learning_rate"] == 3e-3
 
 
 def test_rows_of_pretrained_models_need_neither_model_nor_its_place(tmp_path):

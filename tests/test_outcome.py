@@ -30,7 +30,7 @@ def test_the_time_of_a_sweep_names_its_slowest_jobs(tmp_path, tiny):
     (copies / "half.ipynb").write_text('{"metadata": {')
     words = describe_time(work, time.time() - 100.0, [40.0, 60.0])
     assert words.startswith(
-        "time           01:40 for 4 jobs; GPUs busy 50 %; slowest 02_train_a 01:15, 01_data 00:03, "
+        "time           1 min 40 s for 4 jobs; GPUs busy 50 %; slowest 02_train_a 1 min 15 s, 01_data 3 s, "
     )
     assert "planned" not in words  # of a CPU no speed is known
     assert "GPUs" not in describe_time(work, time.time(), [])

@@ -89,4 +89,11 @@ def test_a_mistake_is_one_line(usual, tmp_path):
         open_playground(replace(usual, epochs=0), tmp_path)
     with pytest.raises(UserError, match="min_cont: no such parameter; did you mean min_count?"):
         open_playground(usual, tmp_path, {}, {"In": ["# Parameters\nmin_cont = 3"], "min_cont": 3})
+    for key, meant in (("min_cont", "min_count"), ("vocabluary", "vocabulary"), ("dept", "depth"), ("nuls", "nulls")):
+        with pytest.raises(UserError, match=f"^{key}: no such parameter; did you mean {meant}?"):
+            open_playground(usual, tmp_path, {key: 3})
+        with pytest.raises(UserError, match=f"^{key}: no such parameter; did you mean {meant}?"):
+            open_playground(usual, tmp_path, {}, {"In": [f"# Parameters\n{key} = 3"], key: 3})
+    with pytest.raises(UserError, match="^depth: is a parameter of the notebook, no value of a study; set it in its"):
+        open_playground(usual, tmp_path, {"depth": 2})
     assert not list(tmp_path.iterdir())

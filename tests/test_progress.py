@@ -19,7 +19,7 @@ def test_lines_say_speed_time_left_and_figures(tmp_path, capsys, monkeypatch):
     lines = log.read_text().splitlines()
     assert len(lines) == 3
     assert " train 02x0064_01d 50 %, " in lines[0]
-    assert " tokens/s, loss 4.25, 0 s left" in lines[0]
+    assert " tokens/s, loss 4.25, under 1 s left" in lines[0]
     assert " train 02x0064_01d 100 %, " in lines[-1]
     assert lines[-1].endswith("tokens/s, loss 4.25")
     assert "train 02x0064_01d" in capsys.readouterr().err
@@ -63,14 +63,11 @@ def test_numbers_and_times_are_short():
     ]
     shares = [short_percent(share) for share in (0.0, 0.00123, 0.0456, 0.994, 0.996, 1.5, 123.456)]
     assert shares == ["0 %", "0.12 %", "4.6 %", "99 %", "100 %", "150 %", "12,346 %"]
-    assert [short_time(n) for n in (0.2, 12, 99.6, 200, 3599, 7500)] == [
-        "0 s",
-        "12 s",
-        "2 min",
-        "3 min",
-        "1 h 0 min",
-        "2 h 5 min",
-    ]
+    times = (0.2, 12, 59.6, 100, 200, 599.6, 700, 3599, 7500, 86_000, 280_000, 3_600_000)
+    assert [short_time(n) for n in times] == [
+        "under 1 s", "12 s", "1 min", "1 min 40 s", "3 min 20 s", "10 min", "12 min", "1 h", "2 h 5 min",
+        "23 h 53 min", "78 h", "1,000 h",
+    ]  # fmt: skip
 
 
 def test_in_a_notebook_the_bar_is_no_red_box():

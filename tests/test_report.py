@@ -27,6 +27,7 @@ from lcutils.report import FEW_FINDINGS, NO_FINDINGS, best_first, body, compute,
 from lcutils.report.captions import TABLES
 from lcutils.report.mathml import mathml
 from lcutils.report.parts import number_words, shown_table, table_html
+from lcutils.report.sections import OF_GRID
 from lcutils.report.words import describe_models
 
 RESULTS = made_results()
@@ -257,6 +258,40 @@ def test_a_page_of_both_says_which_rows_are_which(tmp_path, undrawn):
     assert set(pd.read_csv(report.paths["tables/influence.csv"])["origin"]) == {OURS}
     assert THEIRS not in report.figures["figure_1"].caption
     assert THEIRS in report.figures["overlaid"].caption
+
+
+def test_a_page_of_published_rows_has_no_section_of_notices_alone(theirs):
+    """What the authors' table cannot give is said once, at the end; no study of ours has a column in Table 2."""
+    seen = visible(theirs.paths["report.html"].read_text())
+    sections = dict(re.findall('<h2 id="(.*?)">(.*?)</section>', seen, re.DOTALL))
+    notice = re.compile('<p class="notice".*?</p>', re.DOTALL)
+    for anchor, section in sections.items():
+        assert len(notice.sub("", section).partition("</h2>")[2].strip("<>/figure \n")) > 40, anchor
+    assert not {"sensitive", "beside", "tokens", "explore"} & set(sections)
+    said = re.findall("<li>(.*?)</li>", sections["lacking"])
+    assert "Token explorer: No token table was given: the measure stage writes one per checkpoint." in said
+    assert [line.partition(":")[0] for line in said] == [
+        "Sensitivity to the minimum class count", "Ours beside the published models", "Tokens", "Token explorer",
+    ]  # fmt: skip
+    contents = re.findall('<li><a href="#(.*?)">', seen[: seen.index("</nav>")])
+    assert contents == list(sections)
+    assert "ours" not in pd.read_csv(theirs.paths["tables/table_2.csv"])
+    assert "Configuration of the paper&#39;s models." in seen
+
+
+def test_every_figure_and_table_has_its_place_on_the_page(report):
+    placed = {name for section in OF_GRID for name in (*section.figures, *section.tables)}
+    elsewhere = {"token_explorer", "results", "measurements"}  # shown in a way of their own
+    drawn = {name for name in report.figures if not name.startswith("by_width_")}
+    assert drawn | set(report.tables) | {"nulls", "law", "corrected", "models", "errors"} <= placed | elsewhere
+
+
+def test_a_column_without_a_value_is_not_shown(tmp_path):
+    results = FEW.assign(nc5_ood_deviation=np.nan)
+    page = write_analysis(results, tmp_path, title="x", settings={}).paths["report.html"].read_text()
+    rows = page[page.index('<h2 id="rows">') : page.index('<h2 id="definitions">')]
+    assert "nc4 agreement</a></th>" in rows
+    assert "nc5 ood deviation" not in rows
 
 
 def test_many_origins_are_counted_not_listed():

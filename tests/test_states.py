@@ -1,6 +1,7 @@
 """`lcutils list`: how far each point has come."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -66,8 +67,17 @@ def test_the_plan_counts_untrained_networks(tmp_path):
     )
     assert "108 G tokens of extraction\n" in once
     assert "216 G tokens of extraction, half of it of untrained networks\n" in twice
-    assert "4.8 h extraction" in once
-    assert "9.7 h extraction" in twice
+    assert "4 h 51 min extraction" in once
+    assert "9 h 41 min extraction" in twice
+
+
+def test_the_plan_of_small_work_has_minutes_and_seconds(tmp_path):
+    """One small model of the paper's grid: no time of it is an hour."""
+    one = "grid=[{depth: 1, width: 64, epochs: 10, decay: d, checkpoints: 9}]"
+    [times] = [
+        line for line in describe_plan(open_study("paper", tmp_path, [one])).splitlines() if "which jobs" in line
+    ]
+    assert re.fullmatch(r"    \d+ min( \d+ s)? training, \d+ s extraction, \d+ s in which jobs start", times)
 
 
 @pytest.mark.parametrize("study", ["paper", "demo", "sample"])

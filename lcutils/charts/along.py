@@ -12,7 +12,7 @@ from lcutils import analysis
 from lcutils.analysis import Missing, comparable_loss, few_models
 from lcutils.analysis.directions import POLE_WORDS, near_pole
 from lcutils.analysis.few import training_axis, with_families
-from lcutils.charts import scatter, theme
+from lcutils.charts import axes, encodings, theme
 from lcutils.charts.theme import Figure
 
 TRAJECTORY_KEYS = [
@@ -43,12 +43,12 @@ def trajectories(results: pd.DataFrame) -> Figure:
     along = training_axis(wide)
     few = few_models(results)
     keys = [comparable_loss(wide) if few else "val_loss", *TRAJECTORY_KEYS[1:]]
-    controls, test = scatter.filters(wide, few and len(wide) <= scatter.NAMED_POINTS)
+    controls, test = encodings.filters(wide, few and len(wide) <= encodings.NAMED_POINTS)
     charts = [_along(wide, key, along, test, few) for key in keys]
     charts = [chart for chart in charts if chart is not None]
     if not charts:
         return Figure(name, title, missing="No model with two checkpoints has a measurement at them.")
-    charts[0] = scatter.say_hidden(charts[0], test)
+    charts[0] = encodings.say_hidden(charts[0], test)
     models = wide["model"].nunique()
     words = "One model" if models == 1 else f"{models} models"
     caption = (
@@ -64,37 +64,37 @@ def trajectories(results: pd.DataFrame) -> Figure:
         title,
         caption,
         theme.together(charts, controls=controls),
-        rows=theme.slim(wide, [*scatter.identity(wide), "tokens_seen", *keys]),
+        rows=theme.slim(wide, [*encodings.identity(wide), "tokens_seen", *keys]),
         signs="One line per model, one point per checkpoint.",
     )
 
 
 def _along(rows: pd.DataFrame, key: str, along: str, test: str, few: bool) -> Any | None:
     """Return one panel, `key` against training; None where no row (of few models: no line of two points) has both."""
-    axis, log = scatter.axis_of(key)
-    drawn = scatter.usable(rows, key, along, positive=log)
+    axis, log = axes.axis_of(key)
+    drawn = axes.usable(rows, key, along, positive=log)
     if drawn.empty or (few and drawn.groupby("model")[along].nunique().max() < 2):
         return None
     x = alt.X(f"{along}:Q", **_training_axis(rows, along))
-    words = scatter.arrow(key, drawn[key])
+    words = axes.arrow(key, drawn[key])
     y = alt.Y(f"{key}:Q", **theme.value_axis(axis, theme.padded(drawn[key], log), log, arrow=words))
     base = (
         alt.Chart(theme.ROWS)
-        .transform_filter(f"{test} && {scatter.can_be_shown(key, log)}")
+        .transform_filter(f"{test} && {axes.can_be_shown(key, log)}")
         .transform_calculate(place=f"toNumber(datum.{along})")  # else "100" comes before "20"
-        .encode(x=x, y=y, opacity=scatter.FAINT_UNLESS_PICKED)
+        .encode(x=x, y=y, opacity=encodings.FAINT_UNLESS_PICKED)
     )
-    colour = scatter.size_colour(rows, lines=True)
+    colour = encodings.size_colour(rows, lines=True)
     if few and rows["model"].nunique() <= MOST_NAMED:
-        legend = alt.Legend(orient="bottom", columns=2, labelLimit=scatter.LEGEND_LIMIT, symbolType="circle")
-        colour = scatter.model_colour(rows, legend if rows["model"].nunique() > 1 else None)
+        legend = alt.Legend(orient="bottom", columns=2, labelLimit=encodings.LEGEND_LIMIT, symbolType="circle")
+        colour = encodings.model_colour(rows, legend if rows["model"].nunique() > 1 else None)
     lines = base.mark_line(strokeWidth=1.3).encode(color=colour, detail="model:N", order="place:Q")
     points = (
         base.mark_circle(size=45, stroke=theme.OUTLINE, strokeWidth=0.6)
-        .encode(color=colour, tooltip=scatter.tooltip(rows, key))
-        .add_params(scatter.SELECTED)
+        .encode(color=colour, tooltip=encodings.tooltip(rows, key))
+        .add_params(encodings.SELECTED)
     )
-    return scatter.framed(alt.layer(lines, points), key, drawn[key])
+    return axes.framed(alt.layer(lines, points), key, drawn[key])
 
 
 def _training_axis(rows: pd.DataFrame, along: str) -> dict[str, Any]:

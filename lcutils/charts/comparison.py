@@ -12,7 +12,7 @@ from lcutils import analysis
 from lcutils.analysis import MEASUREMENTS, Missing, few_models
 from lcutils.analysis.directions import POLE_WORDS, near_pole
 from lcutils.analysis.few import with_families
-from lcutils.charts import scatter, theme
+from lcutils.charts import axes, encodings, theme
 from lcutils.charts.names import name_layers
 from lcutils.charts.paper import FIGURE_1, FIGURE_3
 from lcutils.charts.theme import Figure
@@ -37,20 +37,20 @@ def overlaid(results: pd.DataFrame, published: pd.DataFrame | None) -> Figure:
     name, title = "overlaid", "Ours and the published models in one picture"
     if published is None or published.empty:
         return Figure(name, title, missing=NO_PUBLISHED)
-    few = scatter.Few.of(results.reset_index(drop=True))  # the rows of `both` begin with ours
+    few = encodings.Few.of(results.reset_index(drop=True))  # the rows of `both` begin with ours
     both = pd.concat([results.assign(source=OURS), published.assign(source=PUBLISHED)], ignore_index=True)
     both = with_families(both)
-    controls, test = scatter.filters(both, bool(few and few.names))
-    data = theme.slim(both, [*scatter.identity(both), "source", "val_loss", *FIGURE_1, *FIGURE_3])
+    controls, test = encodings.filters(both, bool(few and few.names))
+    data = theme.slim(both, [*encodings.identity(both), "source", "val_loss", *FIGURE_1, *FIGURE_3])
     charts = []
     for key in dict.fromkeys(FIGURE_1 + FIGURE_3):
-        rows = scatter.usable(both, key, "val_loss", positive=MEASUREMENTS[key].log)
+        rows = axes.usable(both, key, "val_loss", positive=MEASUREMENTS[key].log)
         # A panel with one of the two sources compares nothing.
         if rows["source"].nunique() == 2:
             charts.append(_overlay(rows, key, test, few.names if few else {}))
     if not charts:
         return Figure(name, title, missing="No measurement of Figures 1 and 3 is in both tables.")
-    charts[0] = scatter.say_hidden(charts[0], test)
+    charts[0] = encodings.say_hidden(charts[0], test)
     caption = (
         "Published models are blue crosses, this study's are orange circles. Other corpora, tokenizers or budgets "
         "move the loss: compare the trend first, and the position where the setting is the paper's."
@@ -66,23 +66,23 @@ def _overlay(rows: pd.DataFrame, key: str, test: str, names: Mapping[Hashable, s
     domains = theme.padded(rows[key], log), theme.padded(rows["val_loss"], False)
     legend: Any = alt.Legend(orient="bottom") if names else alt.Undefined
     chart = (
-        scatter.shown_rows(test, key, log)
+        axes.shown_rows(test, key, log)
         .mark_point(size=44, filled=True, strokeWidth=0.5, stroke=theme.OUTLINE)
         .encode(
-            x=alt.X(f"{key}:Q", **theme.value_axis(axis, domains[0], log, arrow=scatter.arrow(key, rows[key]))),
-            y=alt.Y("val_loss:Q", **theme.value_axis(scatter.LOSS, domains[1], False)),
+            x=alt.X(f"{key}:Q", **theme.value_axis(axis, domains[0], log, arrow=axes.arrow(key, rows[key]))),
+            y=alt.Y("val_loss:Q", **theme.value_axis(axes.LOSS, domains[1], False)),
             color=alt.Color("source:N", title="source", scale=SOURCES, legend=legend),
             shape=alt.Shape("source:N", title="source", scale=SHAPES, legend=legend),
-            opacity=scatter.FAINT_UNLESS_PICKED,
-            tooltip=["source:N", *scatter.tooltip(rows, "val_loss", key)],
+            opacity=encodings.FAINT_UNLESS_PICKED,
+            tooltip=["source:N", *encodings.tooltip(rows, "val_loss", key)],
         )
     )
-    layers = [chart.add_params(scatter.SELECTED)]
+    layers = [chart.add_params(encodings.SELECTED)]
     ours = rows[rows.index.isin(names)]
     if len(ours):
         called = ours[["model", key, "val_loss"]].assign(name=[names[index] for index in ours.index])
-        layers += name_layers(called, (key, "val_loss"), domains, log, scatter.FAINT_UNLESS_PICKED)
-    return scatter.framed(alt.layer(*layers), key, rows[key])
+        layers += name_layers(called, (key, "val_loss"), domains, log, encodings.FAINT_UNLESS_PICKED)
+    return axes.framed(alt.layer(*layers), key, rows[key])
 
 
 def beside_published(results: pd.DataFrame, published: pd.DataFrame | None) -> Figure:
@@ -116,16 +116,16 @@ def beside_published(results: pd.DataFrame, published: pd.DataFrame | None) -> F
             .encode(
                 x=x,
                 y=y,
-                opacity=scatter.FAINT_UNLESS_PICKED,
+                opacity=encodings.FAINT_UNLESS_PICKED,
                 tooltip=[
                     "model:N",
                     "checkpoint:Q",
                     *(alt.Tooltip(f"{c}:Q", format=".5g") for c in ("ours", "published", "difference", "relative")),
                 ],
             )
-            .add_params(scatter.SELECTED)
+            .add_params(encodings.SELECTED)
         )
-        title_ = theme.panel_title(scatter.heading(str(key)), 28)
+        title_ = theme.panel_title(axes.heading(str(key)), 28)
         charts.append(alt.layer(diagonal, points).properties(width=170, height=170, title=title_))
     if not charts:
         return Figure(name, title, missing="One point is no figure: the table sets it beside the published one.")

@@ -10,7 +10,7 @@ import pandas as pd
 
 from lcutils.analysis import Missing, settling
 from lcutils.analysis.convergence import SETTLED
-from lcutils.charts import scatter, theme
+from lcutils.charts import axes, encodings, theme
 from lcutils.charts.theme import Figure
 
 MOST_NAMED = 8  # points that a legend names
@@ -73,26 +73,26 @@ def _panel(rows: pd.DataFrame, key: str) -> Any:
             "point:N",
             title=None,
             scale=alt.Scale(domain=rows["point"].unique().tolist(), range=list(theme.OKABE_ITO)),
-            legend=alt.Legend(orient="bottom", columns=2, labelLimit=scatter.LEGEND_LIMIT)
+            legend=alt.Legend(orient="bottom", columns=2, labelLimit=encodings.LEGEND_LIMIT)
             if rows["point"].nunique() > 1
             else None,
         )
     elif "n_params" in rows and rows["n_params"].notna().any():
-        colour = scatter.size_colour(rows, lines=True)
+        colour = encodings.size_colour(rows, lines=True)
     tooltip = [
         alt.Tooltip("point:N", title="model"),
         alt.Tooltip("share:Q", title="share of the text"),
         alt.Tooltip("samples:Q", title="labelled tokens", format=","),
         alt.Tooltip(f"{key}:Q", title="difference, %", format=".3g"),
     ]
-    base = alt.Chart(theme.ROWS).transform_filter(scatter.can_be_shown(key, False)).encode(x=x, y=y)
+    base = alt.Chart(theme.ROWS).transform_filter(axes.can_be_shown(key, False)).encode(x=x, y=y)
     lines = base.mark_line(strokeWidth=1.3, opacity=0.8).encode(color=colour, detail="point:N", order="share:Q")
-    points = base.mark_circle(size=30, **scatter.EDGE).encode(color=colour, tooltip=tooltip)
+    points = base.mark_circle(size=30, **encodings.EDGE).encode(color=colour, tooltip=tooltip)
     bounds = (
         alt.Chart(alt.InlineData([{"y": 100 * SETTLED}, {"y": -100 * SETTLED}]))
         .mark_rule(strokeDash=[3, 3], color=theme.OUTLINE)
         .encode(y="y:Q")
     )
     return alt.layer(bounds, lines, points).properties(
-        width=theme.PANEL, height=theme.PANEL * 0.7, title=theme.panel_title(scatter.heading(key))
+        width=theme.PANEL, height=theme.PANEL * 0.7, title=theme.panel_title(axes.heading(key))
     )

@@ -12,7 +12,7 @@ import pandas as pd
 
 from lcutils.analysis import MEASUREMENTS
 from lcutils.analysis.few import given, with_families
-from lcutils.charts import scatter, theme
+from lcutils.charts import axes, encodings, theme
 from lcutils.charts.grid import schedules
 from lcutils.charts.theme import Figure
 from lcutils.errors import UserError
@@ -54,7 +54,7 @@ def free_scatter(
     numeric = [column for column in results.columns if _drawable(results[column])]
     words = [c for c in WORDS if c in rows and given(rows, c).any()]
     up = _chosen("y", y, numeric, ("val_loss",))
-    beside = [c for c in (*FIRST_X, *numeric) if c != up and len(scatter.usable(rows, c, up, positive=_log(rows, c)))]
+    beside = [c for c in (*FIRST_X, *numeric) if c != up and len(axes.usable(rows, c, up, positive=_log(rows, c)))]
     first = {
         "x": _chosen("x", x, numeric, (*beside,)),
         "y": up,
@@ -65,7 +65,7 @@ def free_scatter(
         return Figure(name, title, missing="The table has fewer than two columns with numbers.")
     if len(rows) < 2:
         return Figure(name, title, missing="One point alone is in the table of rows.")
-    if scatter.usable(rows, first["x"], up).empty:
+    if axes.usable(rows, first["x"], up).empty:
         return Figure(name, title, missing=f"No row has both {first['x']} and {up}.")
     logs = [column for column in numeric if _log(rows, column)]
     titles = {column: _words_for(column) for column in (NONE, *words, *numeric)}
@@ -75,14 +75,14 @@ def free_scatter(
         _box("colour", first["colour"], [NONE, *words, *numeric], titles),
         _box("size", first["size"], [NONE, *numeric], titles),
     ]
-    filters, test = scatter.filters(rows)
+    filters, test = encodings.filters(rows)
     chart = _scatter(rows, test, words, logs, titles).add_params(*controls, *filters)
     caption = (
         "Choose the column on each axis, for colour and for size; colour is on a log scale where a column spans "
         "decades. A log axis shows values above 0 alone. n counts the points that have all that is chosen. Click a "
         "point to see its model everywhere, hover for its values."
     )
-    data = theme.slim(rows, [*scatter.identity(rows), *words, *numeric])
+    data = theme.slim(rows, [*encodings.identity(rows), *words, *numeric])
     return Figure(name, title, caption, chart, rows=data)
 
 
@@ -115,7 +115,7 @@ def _words_for(column: str) -> str:
     known = MEASUREMENTS.get(column)
     if known:
         return f"{known.property}: {known.label} ({column})"
-    return scatter.LOSSES.get(column, column.replace("_", " "))
+    return axes.LOSSES.get(column, column.replace("_", " "))
 
 
 def _box(channel: str, first: str, columns: list[str], titles: dict[str, str]) -> Any:
@@ -163,15 +163,15 @@ def _scatter(rows: pd.DataFrame, test: str, words: list[str], logs: list[str], t
         return alt.Legend(title=None, **shown)
 
     sizes = alt.Size("weight:Q", scale=alt.Scale(range=[25, 260], zero=False), legend=seen(f"!({same_size})", "symbol"))
-    tips: list[Any] = scatter.tooltip(rows) + [
+    tips: list[Any] = encodings.tooltip(rows) + [
         alt.Tooltip(f"{channel}_value:Q", title=channel, format=".5g") for channel in ("x", "y")
     ]
     valued = base.transform_calculate(x_value=x, y_value=y)
-    points = valued.mark_circle(opacity=0.9, **scatter.EDGE).encode(
+    points = valued.mark_circle(opacity=0.9, **encodings.EDGE).encode(
         x=alt.X("across:Q", **axis("x")),
         y=alt.Y("up:Q", **axis("y")),
         size=alt.when(same_size).then(alt.value(70)).otherwise(sizes),
-        opacity=scatter.FAINT_UNLESS_PICKED,
+        opacity=encodings.FAINT_UNLESS_PICKED,
         tooltip=tips,
     )
     gradient = seen(f"!({by_words} || {plain})", "gradient")
@@ -185,14 +185,14 @@ def _scatter(rows: pd.DataFrame, test: str, words: list[str], logs: list[str], t
     unseen = whole.mark_circle(opacity=0, aria=False, tooltip=None).encode(
         x=alt.value(0), y=alt.value(0), size=shaded.encoding.size, color=shaded.encoding.color
     )
-    layers = [unseen, shaded.add_params(scatter.SELECTED)]
+    layers = [unseen, shaded.add_params(encodings.SELECTED)]
     if words:
         ordered = rows.sort_values("schedule_order", kind="stable") if "schedule" in words else rows
         domain = list(dict.fromkeys(str(word) for column in words for word in ordered[column].dropna()))
-        colours = [scatter.MODEL_COLOURS[i % len(scatter.MODEL_COLOURS)] for i in range(len(domain))]
+        colours = [encodings.MODEL_COLOURS[i % len(encodings.MODEL_COLOURS)] for i in range(len(domain))]
         fill = alt.Fill("word:N", scale=alt.Scale(domain=domain, range=colours), legend=seen(by_words, "symbol"))
         layers.append(points.transform_filter(by_words).encode(fill=fill))
-    if "model" in rows and len(rows) <= scatter.NAMED_POINTS:
+    if "model" in rows and len(rows) <= encodings.NAMED_POINTS:
         right = f"scale('x', datum.across) > {WIDE / 2}"  # where a name would run over the legends
         named = base.mark_text(
             align=alt.expr(f"{right} ? 'right' : 'left'"),
@@ -201,7 +201,7 @@ def _scatter(rows: pd.DataFrame, test: str, words: list[str], logs: list[str], t
             color=theme.INK,
             limit=150,
         )
-        layers.append(named.encode(x="across:Q", y="up:Q", text="model:N", opacity=scatter.FAINT_UNLESS_PICKED))
+        layers.append(named.encode(x="across:Q", y="up:Q", text="model:N", opacity=encodings.FAINT_UNLESS_PICKED))
     return alt.layer(*layers, *_said(base, titles)).properties(width=WIDE, height=HIGH)
 
 

@@ -13,8 +13,9 @@ from lcutils import analysis
 from lcutils.analysis import MEASUREMENTS, Missing
 from lcutils.analysis.directions import POLE_WORDS, near_pole
 from lcutils.analysis.few import GRID, family_column, few_models, last_checkpoints, with_families
-from lcutils.charts import scatter, theme
+from lcutils.charts import axes, encodings, theme
 from lcutils.charts.theme import Figure
+from lcutils.charts.theory import LIMITS, theory_lines
 
 NO_SENSITIVITY = "No sensitivity table was given: the measure stage writes one per checkpoint (sensitivity.csv)."
 
@@ -54,7 +55,7 @@ def by_width(results: pd.DataFrame, key: str, riesz_s: float | None = None, besi
     `riesz_s` is the exponent that the Riesz kernel was measured with; its limits of theory follow from it. `beside` is
     another column on the same scale, such as the train loss: its means are dashed lines where it has numbers.
     """
-    axis, log = scatter.axis_of(key)
+    axis, log = axes.axis_of(key)
     label = MEASUREMENTS[key].label if key in MEASUREMENTS else axis
     name, title = f"by_width_{key}", f"{label[:1].upper()}{label[1:]} against width"
     if key not in results.columns or "width" not in results.columns:
@@ -62,20 +63,20 @@ def by_width(results: pd.DataFrame, key: str, riesz_s: float | None = None, besi
     rows = with_families(results)
     if "family" in rows:
         rows = rows[(rows["family"] == GRID) | rows.index.isin(last_checkpoints(rows).index)]
-    rows = scatter.usable(rows, key, "width", positive=log)
+    rows = axes.usable(rows, key, "width", positive=log)
     if rows.empty:
         return Figure(name, title, missing=f"No row has a number for {label} that this axis can show.")
     rows = schedules(rows if "depth" in rows.columns else rows.assign(depth=0))
     line = [*family_column(rows), "depth", "schedule", "decay"]
     if few_models(results) and rows.groupby(line)["width"].nunique().max() < 2:
         return Figure(name, title, missing="No two models differ in their width alone.")
-    limits = scatter.theory_lines(rows, key, riesz_s)
+    limits = theory_lines(rows, key, riesz_s)
     kinds = []
     for limit, values in limits.groupby("limit", sort=False):
         kinds.append(f"limit_{str(limit).split()[-1]}")
         rows[kinds[-1]] = rows["width"].map(values.groupby("width")["value"].mean())
     second = [beside] if beside is not None and beside in rows.columns and rows[beside].notna().any() else []
-    shown = [*scatter.identity(rows), "schedule", "schedule_order", "decay", "val_loss", key, *second, *kinds]
+    shown = [*encodings.identity(rows), "schedule", "schedule_order", "decay", "val_loss", key, *second, *kinds]
     data = theme.slim(rows, shown)
     domain = theme.padded(rows[key], log, [*limits["value"], *(v for c in second for v in rows[c].dropna())])
     x = alt.X(
@@ -91,15 +92,17 @@ def by_width(results: pd.DataFrame, key: str, riesz_s: float | None = None, besi
             grid=False,
         ),
     )
-    y = theme.value_axis(axis, domain, log, letters=26, arrow=scatter.arrow(key, rows[key]))
+    y = theme.value_axis(axis, domain, log, letters=26, arrow=axes.arrow(key, rows[key]))
     depths = sorted(data["depth"].unique().tolist())
     colour = alt.Color(
         "depth:O", title="depth L", scale=alt.Scale(domain=depths, scheme=theme.ordinal_viridis(len(depths)))
     )
-    base, shape = alt.Chart(), scatter.families_shape(rows)
+    base, shape = alt.Chart(), encodings.families_shape(rows)
     lines = base.mark_line(strokeWidth=1.5).encode(x=x, y=alt.Y(f"mean({key}):Q", **y), color=colour)
     marks = (
-        base.mark_point(size=40, filled=True, **scatter.EDGE) if shape else base.mark_circle(size=40, **scatter.EDGE)
+        base.mark_point(size=40, filled=True, **encodings.EDGE)
+        if shape
+        else base.mark_circle(size=40, **encodings.EDGE)
     )
     layers = [
         lines.encode(detail=alt.Detail("family:N")) if shape else lines,
@@ -107,10 +110,10 @@ def by_width(results: pd.DataFrame, key: str, riesz_s: float | None = None, besi
             x=x,
             y=alt.Y(f"{key}:Q", **y),
             color=colour,
-            opacity=scatter.FAINT_UNLESS_PICKED,
-            tooltip=scatter.tooltip(data, *dict.fromkeys(c for c in ("val_loss", key, *second) if c in data.columns)),
+            opacity=encodings.FAINT_UNLESS_PICKED,
+            tooltip=encodings.tooltip(data, *dict.fromkeys(c for c in ("val_loss", key, *second) if c in data.columns)),
             **shape,
-        ).add_params(scatter.SELECTED),
+        ).add_params(encodings.SELECTED),
     ]
     for column in second:
         dashed = lines.mark_line(strokeWidth=1.5, strokeDash=[4, 3]).encode(y=alt.Y(f"mean({column}):Q", **y))
@@ -142,7 +145,7 @@ def by_width(results: pd.DataFrame, key: str, riesz_s: float | None = None, besi
         if len(cells) < cells["schedule_order"].nunique() * cells["decay"].nunique()
         else "",
     )
-    signs = theme.sentence("Line: mean over seeds.", scatter.LIMITS if near else "")
+    signs = theme.sentence("Line: mean over seeds.", LIMITS if near else "")
     return Figure(name, title, caption, chart, signs=signs)
 
 

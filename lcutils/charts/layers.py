@@ -12,7 +12,7 @@ import pandas as pd
 from lcutils.analysis import MEASUREMENTS, Missing, few_models
 from lcutils.analysis.few import given, training_axis
 from lcutils.analysis.layers import FINAL, RESIDUALS, law_of_prediction
-from lcutils.charts import scatter, theme
+from lcutils.charts import axes, encodings, theme
 from lcutils.charts.grid import schedules
 from lcutils.charts.theme import Figure
 
@@ -36,13 +36,13 @@ def by_layer(layers: pd.DataFrame, results: pd.DataFrame, key: str) -> Figure:
     entry = (MEASUREMENTS | RESIDUALS)[key]
     name, title = f"{BY_LAYER}{key}", f"{entry.label[:1].upper()}{entry.label[1:]} through the layers"
     rows, notice = _placed(layers, results)
-    rows = scatter.usable(rows, key, positive=entry.log)
+    rows = axes.usable(rows, key, positive=entry.log)
     if rows.empty:
         return Figure(name, title, missing=f"No layer has a number for {entry.label} that this axis can show.")
     of_head = entry.property in ("NC3", "UNC3", "NC4")
-    data = theme.slim(rows, [*scatter.identity(rows), *LAYER_COLUMNS, COLUMN, "schedule", "point", key])
+    data = theme.slim(rows, [*encodings.identity(rows), *LAYER_COLUMNS, COLUMN, "schedule", "point", key])
     few = few_models(results)
-    domain, arrow = theme.padded(rows[key], entry.log), scatter.arrow(key, rows[key])
+    domain, arrow = theme.padded(rows[key], entry.log), axes.arrow(key, rows[key])
     y = alt.Y(f"{key}:Q", **theme.value_axis(entry.axis, domain, entry.log, letters=32, arrow=arrow))
     chart = _columns([_lines(rows, y, few), *_marks(rows, y, few, key)], data)
     caption = theme.sentence(
@@ -65,13 +65,13 @@ def law(layers: pd.DataFrame, results: pd.DataFrame) -> Figure:
         return Figure(name, title, missing=fits.reason)
     fits = fits[fits["measurement"] == key]
     rows, notice = _placed(layers, results)
-    rows = scatter.usable(rows, key, positive=True)
+    rows = axes.usable(rows, key, positive=True)
     blocks = pd.to_numeric(rows["layer"], errors="coerce")  # nan for what the head multiplies
     fitted = rows[["model", "checkpoint"]].merge(fits, on=["model", "checkpoint"], how="left")
     line = 10 ** (fitted["intercept"] + fitted["slope"] * blocks.to_numpy()).to_numpy()
     of_fit = {column: fitted[column].to_numpy() for column in ("r2", "factor")}
     rows = rows.assign(line=np.where(blocks > 0, line, np.nan), **of_fit)
-    shown = [*scatter.identity(rows), *LAYER_COLUMNS, COLUMN, "schedule", "point", key, "line", *of_fit]
+    shown = [*encodings.identity(rows), *LAYER_COLUMNS, COLUMN, "schedule", "point", key, "line", *of_fit]
     few, data = few_models(results), theme.slim(rows, shown)
     domain = theme.padded(pd.concat([rows[key], rows["line"]]), True)
     axis = theme.value_axis(RESIDUALS[key].axis, domain, True, letters=32)
@@ -92,7 +92,7 @@ def law(layers: pd.DataFrame, results: pd.DataFrame) -> Figure:
 
 def _placed(layers: pd.DataFrame, results: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     """Rows of layers with what their models are and the column of their training; a sentence on what is left out."""
-    known = [c for c in results.columns if c in {*scatter.IDENTITY, *scatter.OF_PRETRAINED}]
+    known = [c for c in results.columns if c in {*encodings.IDENTITY, *encodings.OF_PRETRAINED}]
     rows = layers.merge(results[known], on=["model", "checkpoint"], how="left")
     rows = schedules(rows)
     if given(rows, "family").all() and rows.groupby("model")["checkpoint"].nunique().max() > 1:
@@ -130,27 +130,27 @@ def _by_revision(rows: pd.DataFrame) -> pd.DataFrame:
 def _lines(rows: pd.DataFrame, y: alt.Y, few: bool) -> Any:
     """Return the line of each point through its inner layers."""
     base = alt.Chart().transform_filter(INNER).mark_line(strokeWidth=1.3, clip=True)
-    encoding = {"color": _colour(rows, few), "opacity": scatter.FAINT_UNLESS_PICKED}
+    encoding = {"color": _colour(rows, few), "opacity": encodings.FAINT_UNLESS_PICKED}
     return base.encode(x=_depth_axis(), y=y, detail="point:N", **encoding)
 
 
 def _marks(rows: pd.DataFrame, y: alt.Y, few: bool, *values: str) -> list[Any]:
     """Return the marks of the layers: circles, and diamonds for what the head multiplies."""
-    encoding = {"x": _depth_axis(), "y": y, "color": _colour(rows, few), "opacity": scatter.FAINT_UNLESS_PICKED}
-    encoding["tooltip"] = [alt.Tooltip("layer:N"), *scatter.tooltip(rows, *values)]
-    circles = alt.Chart().transform_filter(INNER).mark_circle(size=34, **scatter.EDGE)
+    encoding = {"x": _depth_axis(), "y": y, "color": _colour(rows, few), "opacity": encodings.FAINT_UNLESS_PICKED}
+    encoding["tooltip"] = [alt.Tooltip("layer:N"), *encodings.tooltip(rows, *values)]
+    circles = alt.Chart().transform_filter(INNER).mark_circle(size=34, **encodings.EDGE)
     diamonds = (
-        alt.Chart().transform_filter(f"!({INNER})").mark_point(shape="diamond", filled=True, size=48, **scatter.EDGE)
+        alt.Chart().transform_filter(f"!({INNER})").mark_point(shape="diamond", filled=True, size=48, **encodings.EDGE)
     )
-    return [circles.encode(**encoding).add_params(scatter.SELECTED), diamonds.encode(**encoding)]
+    return [circles.encode(**encoding).add_params(encodings.SELECTED), diamonds.encode(**encoding)]
 
 
 def _colour(rows: pd.DataFrame, few: bool) -> Any:
     """Return the colour channel: that of its model for few of them, else their parameters."""
     if not few:
-        return scatter.size_colour(rows, lines=True)
-    legend = alt.Legend(orient="bottom", columns=2, labelLimit=scatter.LEGEND_LIMIT, symbolType="circle")
-    return scatter.model_colour(rows, legend if rows["model"].nunique() > 1 else None)
+        return encodings.size_colour(rows, lines=True)
+    legend = alt.Legend(orient="bottom", columns=2, labelLimit=encodings.LEGEND_LIMIT, symbolType="circle")
+    return encodings.model_colour(rows, legend if rows["model"].nunique() > 1 else None)
 
 
 def _depth_axis() -> alt.X:

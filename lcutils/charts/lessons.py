@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from lcutils.analysis import MEASUREMENTS, limits_at
-from lcutils.charts.scatter import MODEL_COLOURS, arrow
+from lcutils.charts.axes import arrow
+from lcutils.charts.encodings import MODEL_COLOURS
 from lcutils.charts.theme import INK, OKABE_ITO, OUTLINE, Figure, padded, sentence, slim, value_axis
 
 LIMITS = {"collapse": [2, 2], "uniform sphere": [6, 3]}  # dashes of each

@@ -8,7 +8,7 @@ import altair as alt
 import pandas as pd
 
 from lcutils.analysis import MEASUREMENTS, null_bands
-from lcutils.charts import scatter
+from lcutils.charts import axes, encodings
 from lcutils.charts.theme import OUTLINE, Figure, padded, sentence, slim, together, value_axis
 
 LOSS = "val_loss"
@@ -47,38 +47,38 @@ def beside_nulls(results: pd.DataFrame, nulls: pd.DataFrame) -> Figure:
         f"Not drawn, because an axis cannot show it: {', '.join(lacking)}." if lacking else "",
     )
     drawn = [f"{key}{end}" for key in keys for end in ("", "_null", "_low", "_high")]
-    data = slim(rows, [*scatter.identity(rows), LOSS, *drawn])
+    data = slim(rows, [*encodings.identity(rows), LOSS, *drawn])
     return Figure(name, title, caption, together(charts), rows=data, signs=SIGNS)
 
 
 def _panel(rows: pd.DataFrame, key: str) -> Any | None:
     """Return the panel of one measurement over `ROWS`; None where no row has value, null and loss."""
     known = MEASUREMENTS[key]
-    drawn = scatter.usable(rows, key, f"{key}_null", LOSS, positive=known.log)
+    drawn = axes.usable(rows, key, f"{key}_null", LOSS, positive=known.log)
     if known.log and len(drawn):
         drawn = drawn[drawn[f"{key}_low"] > 0]
     if drawn.empty:
         return None
     ends = pd.concat([drawn[name] for name in (key, f"{key}_low", f"{key}_high")])
-    x = alt.X(f"{LOSS}:Q", **value_axis(scatter.LOSSES[LOSS], padded(drawn[LOSS], False), False))
-    arrow = scatter.arrow(key, drawn[key])
+    x = alt.X(f"{LOSS}:Q", **value_axis(axes.LOSSES[LOSS], padded(drawn[LOSS], False), False))
+    arrow = axes.arrow(key, drawn[key])
     scale = value_axis(known.axis, padded(ends, known.log), known.log, letters=34, arrow=arrow)
-    base = scatter.shown_rows(scatter.can_be_shown(f"{key}_low", known.log), key, known.log)
+    base = axes.shown_rows(axes.can_be_shown(f"{key}_low", known.log), key, known.log)
     band = base.mark_rule(strokeWidth=6, color=OUTLINE, opacity=0.45)
     middle = base.mark_tick(orient="horizontal", width=9, thickness=1.5, color=OUTLINE, opacity=1)
     values = [f"{key}{end}" for end in ("_null", "_low", "_high")]
-    tip = scatter.tooltip(rows, LOSS, key, *values)
+    tip = encodings.tooltip(rows, LOSS, key, *values)
     layers = [
         band.encode(x=x, y=alt.Y(f"{key}_low:Q", **scale), y2=f"{key}_high:Q", tooltip=tip),
         middle.encode(x=x, y=alt.Y(f"{key}_null:Q", **scale), tooltip=tip),
-        base.mark_circle(size=46, **scatter.EDGE)
+        base.mark_circle(size=46, **encodings.EDGE)
         .encode(
             x=x,
             y=alt.Y(f"{key}:Q", **scale),
-            color=scatter.size_colour(rows),
-            opacity=scatter.FAINT_UNLESS_PICKED,
+            color=encodings.size_colour(rows),
+            opacity=encodings.FAINT_UNLESS_PICKED,
             tooltip=tip,
         )
-        .add_params(scatter.SELECTED),
+        .add_params(encodings.SELECTED),
     ]
-    return scatter.framed(alt.layer(*layers), key, drawn[key])
+    return axes.framed(alt.layer(*layers), key, drawn[key])

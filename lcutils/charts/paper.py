@@ -10,20 +10,12 @@ from lcutils.analysis.few import with_families
 from lcutils.analysis.inference import FEWEST_ROWS
 from lcutils.analysis.marked import INFLUENCE_WORDS
 from lcutils.analysis.relations import TABLE_1
-from lcutils.charts.scatter import (
-    LIMITS,
-    LOSS,
-    Few,
-    filters,
-    identity,
-    names_beside,
-    panel,
-    ring_columns,
-    say_hidden,
-    signs_of,
-    usable,
-)
+from lcutils.charts.axes import LOSS, usable
+from lcutils.charts.encodings import Few, filters, identity, names_beside, say_hidden
+from lcutils.charts.fit import ring_columns
+from lcutils.charts.scatter import panel, signs_of
 from lcutils.charts.theme import Figure, sentence, slim, together
+from lcutils.charts.theory import LIMITS
 from lcutils.text import one_line
 
 # A scale-free NC1 beside the paper's, which falls when features merely grow; centred (October) beside un-centred (May)

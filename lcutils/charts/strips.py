@@ -12,7 +12,7 @@ import pandas as pd
 from lcutils.analysis import MEASUREMENTS, comparable_loss, limits_at, measurements_in
 from lcutils.analysis.directions import POLE_WORDS, near_pole
 from lcutils.analysis.few import last_checkpoints, short_names
-from lcutils.charts import scatter, theme
+from lcutils.charts import axes, encodings, theme
 from lcutils.charts.theme import Figure
 
 WIDE, NARROW = 225, 150  # pixels, of an axis where names are short, and where they are long
@@ -49,7 +49,7 @@ def strips(
     loss = comparable_loss(results)
     guessed, given_nulls = _loss_nulls(results, loss), _has_rows(nulls)
     nulls = pd.concat([table for table in (guessed, nulls) if table is not None])
-    colour = scatter.model_colour(results)
+    colour = encodings.model_colour(results)
     charts = []
     names = 7 * max(map(len, labels.values()))  # pixels, and 60 of a number
     wide = min(max(ABREAST - names - 60, NARROW), WIDE)
@@ -89,7 +89,7 @@ def _loss_nulls(results: pd.DataFrame, loss: str) -> pd.DataFrame:
     empty = pd.DataFrame({"model": [], "measurement": [], "value": []})
     if not {"unigram_entropy", "val_loss"} <= set(results.columns):
         return empty
-    rows = scatter.usable(last_checkpoints(results), "unigram_entropy", loss, "val_loss")
+    rows = axes.usable(last_checkpoints(results), "unigram_entropy", loss, "val_loss")
     if rows.empty:
         return empty
     per_token = rows[loss] / rows["val_loss"]  # 1, or tokens per character
@@ -111,8 +111,8 @@ def _strip(
     wide: int,
 ) -> Any | None:
     """Return the strip of one measurement or loss; None where no model has a number for it."""
-    axis, log = scatter.axis_of(key)
-    rows = scatter.usable(results, key, positive=log)
+    axis, log = axes.axis_of(key)
+    rows = axes.usable(results, key, positive=log)
     if rows.empty:
         return None
     last = last_checkpoints(rows).index
@@ -123,10 +123,10 @@ def _strip(
     )
     limits = _limits(rows.loc[last], key, labels, riesz_s) if key in MEASUREMENTS else pd.DataFrame()
     able = limits[[math.isfinite(v) and (v > 0 or not log) for v in limits["value"]]] if len(limits) else limits
-    theirs = scatter.usable(published, key, positive=log) if published is not None else pd.DataFrame()
+    theirs = axes.usable(published, key, positive=log) if published is not None else pd.DataFrame()
     lines = [labels[model] for model in labels if labels[model] in set(points["line"])]
     others = ["published"] if len(theirs) else []
-    without = scatter.usable(nulls[nulls["measurement"] == key], "value", positive=log)
+    without = axes.usable(nulls[nulls["measurement"] == key], "value", positive=log)
     if len(without):
         without = without.assign(line=without["model"].astype(str).map(labels))
         without = without[without["line"].isin(lines)].reindex(columns=["line", "value", "low", "high"])
@@ -137,7 +137,7 @@ def _strip(
     values = pd.concat([part.astype(float) for part in drawn])
     ends = able["value"].astype(float) if len(able) else pd.Series(dtype=float)
     domain = _domain(pd.concat([values, ends]), log)
-    x = {**theme.value_axis(axis, domain, log, letters=wide * 40 // WIDE, arrow=scatter.arrow(key, values))}
+    x = {**theme.value_axis(axis, domain, log, letters=wide * 40 // WIDE, arrow=axes.arrow(key, values))}
     x["axis"].orient = "bottom"
     y = alt.Y(
         "line:N",
@@ -171,18 +171,18 @@ def _strip(
             shape="diamond", color=theme.OUTLINE, size=60, opacity=1
         )
         layers.append(hollow.encode(x=alt.X("value:Q", **x), y=y, tooltip=_tips("line:N", "value:Q")))
-    data = theme.slim(points, [*scatter.identity(results), key, "line", "last", "words"])
+    data = theme.slim(points, [*encodings.identity(results), key, "line", "last", "words"])
     base = alt.Chart(data).encode(y=y)
-    dots = base.encode(x=alt.X(f"{key}:Q", **x), color=colour, opacity=scatter.FAINT_UNLESS_PICKED)
-    tooltip = scatter.tooltip(results, key)
+    dots = base.encode(x=alt.X(f"{key}:Q", **x), color=colour, opacity=encodings.FAINT_UNLESS_PICKED)
+    tooltip = encodings.tooltip(results, key)
     if not points["last"].all():
         rings = dots.transform_filter("!datum.last").mark_point(size=34, filled=False, strokeWidth=1.3)
         layers.append(rings.encode(tooltip=tooltip))
-    full = dots.transform_filter("datum.last").mark_circle(size=80, **scatter.EDGE)
-    layers.append(full.encode(tooltip=tooltip).add_params(scatter.SELECTED))
+    full = dots.transform_filter("datum.last").mark_circle(size=80, **encodings.EDGE)
+    layers.append(full.encode(tooltip=tooltip).add_params(encodings.SELECTED))
     words = base.transform_filter("datum.last").mark_text(align="left", fontSize=11, color=theme.INK)
     layers.append(words.encode(x=alt.XValue(wide + 8), text=alt.Text("words:N")))
-    heading = theme.panel_title(scatter.heading(key), wide * 40 // WIDE)
+    heading = theme.panel_title(axes.heading(key), wide * 40 // WIDE)
     pole = near_pole(key, values) if key in MEASUREMENTS else ""
     said = "; ".join(words for words in (pole, _said(limits, able)) if words)
     if said:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +79,23 @@ def train_job(work: Workspace, model: str, data: Job | None = None) -> Job:
     parameters = recipe | shape | {"threads": work.study.threads}
     folder, inputs = work.run_folder(model), {"data": _content(data)}
     extracted = [k for k in run.checkpoints if (work.statistics(model, k) / MANIFEST).is_file()]
-    spare = tuple(f"checkpoint-{k}/model.safetensors" for k in extracted)
-    return Job(folder, f"02_train with model {model}", parameters, inputs, (data,), spare=spare)
+    trained = Job(folder, f"02_train with model {model}", parameters, inputs, (data,), spare=_weights_of(extracted))
+    if not (folder / MANIFEST).is_file():
+        return trained
+    kept = [k for k in run.checkpoints if k not in extracted and _is_kept(work, model, k, trained)]
+    return replace(trained, spare=_weights_of([*extracted, *kept]))
+
+
+def _weights_of(checkpoints: Iterable[int]) -> tuple[str, ...]:
+    return tuple(f"checkpoint-{k}/model.safetensors" for k in checkpoints)
+
+
+def _is_kept(work: Workspace, model: str, checkpoint: int, trained: Job) -> bool:
+    """True if a point's row came from elsewhere and is current, so that nothing needs its weights."""
+    if not (read_manifest(work.measurements(model, checkpoint)) or {}).get(KEPT):
+        return False
+    extracted = extract_job(work, model, checkpoint, trained.upstream[0], trained)
+    return measure_job(work, model, checkpoint, extracted).kept
 
 
 def extract_job(

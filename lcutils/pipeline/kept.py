@@ -45,7 +45,8 @@ def export_points(work: Workspace, folder: str | Path, tokens: Sequence[str] | N
     Args:
         work: the study.
         folder: where the file goes.
-        tokens: the points whose tables of tokens are kept, as "model@checkpoint"; that of the largest model if None.
+        tokens: the points whose tables of tokens are kept, as "model@checkpoint". If None, that of the largest model,
+            trained longest, and those that were imported or that the file holds.
 
     Raises:
         UserError: nothing is finished, a table of tokens is not there, or the file holds points that this study's
@@ -55,9 +56,10 @@ def export_points(work: Workspace, folder: str | Path, tokens: Sequence[str] | N
     rows = {point: job for point, job in rows.items() if job.current}
     if not rows:
         raise UserError(f"{work.display(work.folder)}: no point is finished; nothing is exported")
-    with_tokens = _points_with_tokens(work, rows, tokens)
     archive = resolve_path(folder) / ARCHIVE
-    _expect_no_loss(work, archive, rows)
+    held = _held(archive)
+    with_tokens = _points_with_tokens(work, rows, tokens, held)
+    _expect_no_loss(work, archive, rows, held)
     content = io.BytesIO()
     with tarfile.open(fileobj=content, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for point, row in sorted(rows.items()):
@@ -72,17 +74,32 @@ def export_points(work: Workspace, folder: str | Path, tokens: Sequence[str] | N
     return f"{work.display(archive)}: {said}, {archive.stat().st_size / 1e6:.1f} MB"
 
 
-def _points_with_tokens(work: Workspace, rows: Mapping[str, Job], asked: Sequence[str] | None) -> list[str]:
-    """The points whose tables of tokens are exported: those asked for, or the largest model's that has one."""
+def _points_with_tokens(
+    work: Workspace, rows: Mapping[str, Job], asked: Sequence[str] | None, held: Mapping[str, Sequence[str]]
+) -> list[str]:
+    """The points whose tables of tokens are exported: those asked for, or the largest model's and those kept before."""
     there = [point for point, row in rows.items() if (row.folder / TOKENS).is_file()]
     if asked is None:
-        sizes = {point: json.loads((rows[point].folder / "row.json").read_text())["n_params"] or 0 for point in there}
-        return [max(there, key=lambda point: sizes[point])] if there else []
+        before = {point for point in there if rows[point].kept or TOKENS in held.get(point, ())}
+        values = {point: json.loads((rows[point].folder / "row.json").read_text()) for point in there}
+        return sorted(before | {longest_trained(values)}) if there else []
     for point in asked:
         if point not in there:
             why = "has no table of tokens here" if point in rows else "is no finished point of this study"
             raise UserError(f"tokens: {one_line(point)} {why}; see lcutils list {work.study.name}")
     return sorted(set(asked))
+
+
+def longest_trained(rows: Mapping[str, Mapping[str, Any]]) -> str:
+    """The point of the largest model that was trained longest, by its row: at its last checkpoint, with less decay."""
+
+    def order(point: str) -> tuple[float | str, ...]:
+        size, epochs, checkpoint, decay = (
+            rows[point][key] or 0 for key in ("n_params", "epochs", "checkpoint", "weight_decay")
+        )  # of pretrained models some are not known
+        return -size, -epochs, -checkpoint, decay, point
+
+    return min(rows, key=order)
 
 
 def _files_of(row: Job, with_tokens: bool) -> dict[str, bytes]:
@@ -97,13 +114,17 @@ def _files_of(row: Job, with_tokens: bool) -> dict[str, bytes]:
     return files | {MANIFEST: json.dumps(sealed(manifest), indent=1).encode() + b"\n"}
 
 
-def _expect_no_loss(work: Workspace, archive: Path, rows: Mapping[str, Job]) -> None:
-    """Refuse to write over points that would then be nowhere."""
+def _held(archive: Path) -> dict[str, list[str]]:
+    """The points that an archive holds, and the names of their files; empty if there is none yet."""
     if not archive.is_file():
-        return
+        return {}
     with _unpacked(archive) as folder:
-        lost = sorted({path.name for path in (folder / "measurements").iterdir()} - rows.keys())
-    if lost:
+        return {path.name: [file.name for file in path.iterdir()] for path in (folder / "measurements").iterdir()}
+
+
+def _expect_no_loss(work: Workspace, archive: Path, rows: Mapping[str, Job], held: Mapping[str, Sequence[str]]) -> None:
+    """Refuse to write over points that would then be nowhere."""
+    if lost := sorted(held.keys() - rows.keys()):
         more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
         raise UserError(
             f"{work.display(archive)}: holds {one_line(lost[0])}{more}, not finished in {work.display(work.folder)}; "

@@ -14,12 +14,11 @@ from statistics import mean
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
-
 from lcutils.manifests import read_manifest
 from lcutils.pipeline.carried import MADE_FROM
 from lcutils.pipeline.paths import ENDED, FAILED, Workspace, notebook_copy
 from lcutils.pipeline.plan import planned_seconds
+from lcutils.progress import short_time
 from lcutils.text import one_line
 
 if TYPE_CHECKING:
@@ -117,15 +116,15 @@ def describe_time(work: Workspace, began: float, busy: list[float]) -> str:
             with suppress(ValueError):  # a copy that papermill could not finish, on a full disk for instance
                 duration = json.loads(path.read_bytes())["metadata"].get("papermill", {}).get("duration")
                 seconds[path.stem] = duration or 0.0  # none where the kernel was killed
-    words = [f"time           {tqdm.format_interval(time.time() - began)} for {len(seconds)} jobs"]
+    words = [f"time           {short_time(time.time() - began)} for {len(seconds)} jobs"]
     planned = planned_seconds(work, seconds)
     if planned is not None:
-        words += [f"planned {tqdm.format_interval(planned)} on one H200"]
+        words += [f"planned {short_time(planned)} on one H200"]
     if busy:
         words += [f"GPUs busy {mean(busy):.0f} %"]
     if seconds:
         slowest = sorted(seconds, key=lambda job: -seconds[job])[:3]
-        words += ["slowest " + ", ".join(f"{one_line(job)} {tqdm.format_interval(seconds[job])}" for job in slowest)]
+        words += ["slowest " + ", ".join(f"{one_line(job)} {short_time(seconds[job])}" for job in slowest)]
     return "; ".join(words)
 
 

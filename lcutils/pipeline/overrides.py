@@ -41,7 +41,8 @@ def open_study(
     """
     if namespace is not None:
         expect_no_widgets()
-    pairs = parse_overrides(overrides) | parse_overrides(injected_parameters(namespace or {}))
+    own = () if namespace is None else NOTEBOOK_PARAMETERS
+    pairs = parse_overrides(overrides, own) | parse_overrides(injected_parameters(namespace or {}), own)
     loaded = load_study(study, pairs)
     folder = resolve_path(text_of("outputs", outputs)) / loaded.name
     work = Workspace(loaded, Path(os.path.realpath(folder)), pairs)  # Path.resolve raises where links form a circle

@@ -14,7 +14,7 @@ from lcutils.pipeline.costs import JOB_SECONDS, START_SECONDS, epochs_trained, s
 from lcutils.pipeline.jobs import all_jobs, spared
 from lcutils.pipeline.lanes import lanes
 from lcutils.pipeline.paths import Workspace
-from lcutils.progress import short_number
+from lcutils.progress import short_number, short_time
 from lcutils.runs import TrainedRun, count_parameters
 
 # Blocks of the paper's packing (appendix A), known before the text is downloaded.
@@ -60,12 +60,12 @@ def describe_plan(work: Workspace) -> str:
         + (", half of it of untrained networks" if passes == 2 else "")
     ]
     if vocabulary == paper.VOCABULARY:
-        hours = [tokens * sum(seconds) / 3600 for seconds in zip(*map(seconds_per_token, trained), strict=True)]
-        hours[1] *= passes
-        starts = (START_SECONDS * len(lanes(study)) + JOB_SECONDS * (len(trained) + 2 * len(study.points))) / 3600
+        training, extraction = (tokens * sum(each) for each in zip(*map(seconds_per_token, trained), strict=True))
+        starts = START_SECONDS * len(lanes(study)) + JOB_SECONDS * (len(trained) + 2 * len(study.points))
         lines += [
             "time on one H200, from measured speeds:",
-            f"    {hours[0]:,.1f} h training, {hours[1]:,.1f} h extraction, {starts:,.1f} h in which jobs start",
+            f"    {short_time(training)} training, {short_time(passes * extraction)} extraction, "
+            f"{short_time(starts)} in which jobs start",
         ]
     else:
         lines += ["time: not known for this vocabulary; each training says its tokens/s"]

@@ -154,7 +154,7 @@ def compute(
         "sensitivity": analysis.sensitivity(sensitivity) if sensitivity is not None else no_sensitivity,
         "sensitivity_correlations": related["sensitivity_correlations"],
         "trajectories": analysis.trajectories(results),
-        "table_2": analysis.table_2(settings or None),
+        "table_2": analysis.table_2(None if all_published(results) else settings or None),
         "table_3": analysis.table_3(),
         "table_5": no_tokens if table is None else analysis.table_5(table, names, text),
         "kind_shares": no_tokens if table is None else analysis.kind_shares(table),

@@ -33,11 +33,20 @@ from lcutils.analysis.tables import flat_settings
 from lcutils.charts import BY_LAYER, FIGURE_1, Figure
 from lcutils.charts.theme import sentence
 from lcutils.manifests import git_commit
-from lcutils.report.captions import FEW_TABLES, NULL_TABLES, PRETRAINED_TABLES, TABLES, Shown, read_columns
-from lcutils.report.few import left_out, none_trained, shown_sections, statistics_text
+from lcutils.report.captions import (
+    FEW_TABLES,
+    NULL_TABLES,
+    PAPER_TABLES,
+    PRETRAINED_TABLES,
+    TABLES,
+    Shown,
+    read_columns,
+)
+from lcutils.report.few import left_out, none_trained, statistics_text
 from lcutils.report.origin import counted, headed, not_measured, whose_words
 from lcutils.report.parts import LONGEST, TEMPLATES, table_html
 from lcutils.report.reading import link, readings
+from lcutils.report.sections import OF_FEW, OF_GRID, made_alone, with_content
 from lcutils.report.words import describe_models
 from lcutils.text import csv_text, one_line
 
@@ -53,6 +62,7 @@ WAYS = {
     "unclear": "better models are neither clearly more nor clearly less collapsed",
     "": "",
 }
+NO_WIDTHS = "The table has no measurement to draw against width."
 BY_WIDTH = "by_width_"  # how the names of the figures of one measurement against width begin
 Table = pd.DataFrame | Missing
 
@@ -93,10 +103,6 @@ def report_page(
     """
     results = report.tables["results"]
     assert isinstance(results, pd.DataFrame)
-    lacking = {figure.title: figure.missing for figure in report.figures.values() if figure.chart is None}
-    for name, table in report.tables.items():
-        if isinstance(table, Missing):
-            lacking[f"Table {name.removeprefix('table_').replace('_', ' ')}"] = table.reason
     today = time.strftime("%Y-%m-%d")
     published = report.published
     facts = {
@@ -132,22 +138,32 @@ def report_page(
         "today": today,
         "token_tables": token_tables,
     }
-    if not few_models(results):
-        own = {"lacking": lacking, "settings": flat_settings(settings), "shown_table": show}
+    switched = {
+        "widths": report.by_width or [Figure("by_width", "", missing=NO_WIDTHS)],
+        "layers": report.by_layer,
+        "explore": [report.figures["token_explorer"]],
+    }
+    few = few_models(results)
+    sections, needs = with_content(OF_FEW if few else OF_GRID, report.figures, report.tables, switched)
+    if not few:
+        shown_as = PAPER_TABLES if all_published(results) or not settings else {}
+        own = {
+            "needs": needs,
+            "sections": sections,
+            "settings": flat_settings(settings),
+            "shown_table": partial(show, shown_as=shown_as),
+        }
         return TEMPLATES.get_template("report.html").render(**shared, **own)
     untrained = none_trained(results)
     tables = FEW_TABLES | (PRETRAINED_TABLES if untrained else {})
     riesz_s = (settings.get("measurement") or {}).get("riesz_s")
-    switched = {"widths": report.by_width, "layers": report.by_layer}
-    drawn = {anchor for anchor, figures in switched.items() if any(figure.chart is not None for figure in figures)}
-    drawn |= {"explore"} if token_tables > 0 else set()
     own = {
         "described": describe_models(results, riesz_s),
         "left_out": left_out(report.tables),
         "models": results["model"].nunique() if "model" in results else len(results),
-        "sections": shown_sections(report.figures, report.tables, drawn),
+        "sections": [made_alone(section, report.figures, report.tables) for section in sections],
         "settings": flat_settings(applying(settings) if untrained else settings),
-        "shown_table": partial(show, shown_as=tables, empty_columns=False),
+        "shown_table": partial(show, shown_as=tables),
     }
     return TEMPLATES.get_template("few.html").render(**shared, **own)
 
@@ -175,21 +191,19 @@ def explorers(tokens: Iterable[tuple[str, pd.DataFrame]], text: str = "training 
 def _shown_table(
     name: str,
     table: pd.DataFrame,
-    shown_as: Mapping[str, Shown] | None = None,
-    empty_columns: bool = True,
+    shown_as: Mapping[str, Shown],
     *,
     results: pd.DataFrame,
     published: pd.DataFrame | None,
     defined: Collection[str],
 ) -> Markup:
-    """Return a table as the page shows it: by `shown_as` where that knows it; columns without a value may go.
+    """Return a table as the page shows it: by `shown_as` where that knows it, without columns that have no value.
 
     Its caption says whose rows those of `results` (and `published`) are; names of `defined` lead to definitions.
     """
-    shown = (TABLES | NULL_TABLES | dict(shown_as or {}))[name]
+    shown = (TABLES | NULL_TABLES | dict(shown_as))[name]
     caption = sentence(shown.caption, whose_words(name, results, published))
-    if not empty_columns:
-        table = table.loc[:, [bool(given(table, column).any()) for column in table.columns]]
+    table = table.loc[:, [bool(given(table, column).any()) for column in table.columns]]
     if "group" in table.columns and len(table):
         caption += f" Models: {table['group'].iloc[0]}."
     csv = f"tables/{name}.csv"

@@ -197,6 +197,7 @@ FEW_TABLES = {  # of a report of few models
         ),
     ),
 }
+PAPER_TABLES = {"table_2": Shown("Table 2. Configuration of the paper's models.")}  # where no study made the rows
 PRETRAINED_TABLES = {  # of a report of pretrained models alone
     "table_2": Shown("The settings of this study that apply to its models."),
     "times": Shown("Where the time went: seconds of extracting and measuring, and tokens per second."),

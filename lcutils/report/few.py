@@ -1,9 +1,8 @@
-"""The report of few models: their values first, and no section that has nothing to show."""
+"""What a report of few models has in place of a grid's relations, and what it leaves out."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -11,54 +10,8 @@ import pandas as pd
 from lcutils import analysis
 from lcutils.analysis import FEW, Missing, comparable_loss
 from lcutils.analysis.few import given, last_checkpoints, related_rows
-from lcutils.charts.theme import Figure
 
 RELATIONS = ("table_1", "correlations", "partial_correlations", "within_architecture", "influence")
-
-
-@dataclass(frozen=True)
-class Section:
-    """A section of the page: its anchor and heading, the figures and tables that it may show."""
-
-    anchor: str
-    heading: str
-    figures: tuple[str, ...] = ()
-    tables: tuple[str, ...] = ()
-
-
-SECTIONS = (
-    Section("results", "Results in short"),
-    Section("strips", "Each measurement on its own scale", ("strips",)),
-    Section("chance", "Beside what chance alone gives", (), ("null_distances", "nulls")),
-    Section("fine-tuned", "Base beside fine-tuned", ("moved_tokens",), ("moved_tokens", "base_differences")),
-    Section("along", "Along training", ("trajectories",), ("trajectories",)),
-    Section("every", "Each measurement against validation loss", ("free_scatter", "against_loss")),
-    Section(
-        "beyond",
-        "Relations with validation loss",
-        ("correlations",),
-        ("correlations", "partial_correlations", "within_architecture", "influence"),
-    ),
-    Section("trust", "Errors of measurement and convergence", ("convergence",), ("errors", "settling", "convergence")),
-    Section(
-        "sensitive",
-        "Sensitivity to the minimum class count",
-        ("sensitivity",),
-        ("sensitivity_correlations", "sensitivity"),
-    ),
-    Section("corrected", "Corrected for small samples", (), ("corrected",)),
-    Section("losses-by-size", "Losses by depth and width", ("losses",)),
-    Section("widths", "Each measurement against width"),
-    Section("layers", "Through the layers", ("law",), ("law",)),
-    Section("beside", "Beside the published models", ("overlaid", "beside_published"), ("beside_published",)),
-    Section("tokens", "Tokens", ("token_kinds",), ("kind_shares", "table_5")),
-    Section("explore", "Token explorer"),
-    Section("settings", "Models, configuration and time", (), ("models", "table_2", "table_3", "times")),
-    Section("rows", "All rows"),
-    Section("definitions", "Definitions of the measurements"),
-    Section("origin", "Origin, versions, how to cite"),
-)
-ALWAYS = ("results", "rows", "definitions", "origin")
 
 
 def last_bands(nulls: pd.DataFrame | None, results: pd.DataFrame) -> pd.DataFrame | None:
@@ -134,24 +87,6 @@ def few_tables(
         tables["table_2"] = analysis.own_settings(settings) if settings else Missing("No settings were given.")
         tables["table_3"] = Missing("No model was trained here: batch sizes say nothing of them.")
     return tables
-
-
-def shown_sections(
-    figures: Mapping[str, Figure], tables: Mapping[str, pd.DataFrame | Missing], also: Collection[str]
-) -> list[Section]:
-    """The sections that have something to show, each with the figures and tables that could be made.
-
-    Args:
-        figures, tables: by name.
-        also: anchors of sections that show something else.
-    """
-    shown = []
-    for section in SECTIONS:
-        drawn = tuple(name for name in section.figures if name in figures and figures[name].chart is not None)
-        made = tuple(name for name in section.tables if not isinstance(tables.get(name, Missing("")), Missing))
-        if drawn or made or section.anchor in (*ALWAYS, *also):
-            shown.append(Section(section.anchor, section.heading, drawn, made))
-    return shown
 
 
 def left_out(tables: Mapping[str, pd.DataFrame | Missing]) -> str:

@@ -56,7 +56,6 @@
     const old = views.get(drawing);
     const { view } = await vegaEmbed(drawing, spec, options());
     views.set(drawing, view);
-    drawing.classList.toggle("long", drawing.querySelector("svg.marks").height.baseVal.value > 1400); // several sheets
     if (old) {
       keepChoices(spec, old, view);
       old.finalize();
@@ -70,7 +69,40 @@
       });
     }
     await view.runAsync();
+    const long = drawing.querySelector("svg.marks").height.baseVal.value > 1400; // several sheets of paper
+    drawing.classList.toggle("long", long);
+    if (long) drawing.append(inSheets(drawing.querySelector("svg.marks"), drawing.id));
     drawing.dataset.drawn = "yes";
+  }
+
+  // A long figure is printed as strips of whole rows of panels, each a window onto the picture on the screen.
+  function inSheets(svg, name) {
+    const { width, height } = svg.viewBox.baseVal;
+    const most = 900 * Math.max(1, width / 700); // of a sheet, in the picture's units
+    const shown = svg.getBoundingClientRect();
+    const unit = height / shown.height;
+    const blocks = [...svg.querySelectorAll(".root > g > g > .role-scope > g, .root > g > g > .role-legend")]
+      .map((node) => node.getBoundingClientRect()).sort((a, b) => a.top - b.top);
+    const gaps = []; // between one row and the next
+    let end = shown.bottom; // of the row so far
+    blocks.forEach((block, i) => {
+      if (i && block.top > end) gaps.push(Math.round(((block.top + end) / 2 - shown.top) * unit));
+      end = i ? Math.max(end, block.bottom) : block.bottom;
+    });
+    const cuts = [0];
+    gaps.forEach((gap, i) => { if ((gaps[i + 1] ?? height) - cuts.at(-1) > most) cuts.push(gap); });
+    svg.firstElementChild.id = `picture-${name}`;
+    const sheets = make("div", { className: "sheets" });
+    cuts.forEach((top, i) => {
+      const strip = svg.cloneNode(false);
+      strip.removeAttribute("class");
+      strip.setAttribute("viewBox", `0 ${top} ${width} ${(cuts[i + 1] ?? height) - top}`);
+      strip.setAttribute("height", (cuts[i + 1] ?? height) - top);
+      strip.append(document.createElementNS(svg.namespaceURI, "use"));
+      strip.firstChild.setAttribute("href", `#picture-${name}`);
+      sheets.append(strip);
+    });
+    return sheets;
   }
 
   // What a reader has set in a figure (its own fields, a clicked token) outlives a change of ground or model.
