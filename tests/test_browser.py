@@ -275,7 +275,7 @@ def published(tmp_path_factory) -> Path:
     """The report of published rows alone."""
     words = f"published by Wu and Papyan (lc-2024_05_18.csv of 2024-05-18, sha256 {'0123456789ab'})"
     folder = tmp_path_factory.mktemp("published")
-    settings = {"analysis": {"permutations": 99}}
+    settings = {"analysis": {"permutations": 99, "pictures": False}}
     write_analysis(RESULTS[COLUMNS].assign(origin=words), folder, title="Theirs", settings=settings)
     return folder / "report.html"
 
@@ -395,7 +395,8 @@ def few(tmp_path_factory) -> Path:
     tuned = made_tokens(300).assign(cdnv=lambda t: t["cdnv"] * np.exp(np.sin(t["token_id"])))
     folder = tmp_path_factory.mktemp("few")
     write_analysis(
-        results, folder, title="Few", settings={}, tokens={"base@0": made_tokens(300), "tuned@0": tuned},
+        results, folder, title="Few", settings={"analysis": {"pictures": False}},
+        tokens={"base@0": made_tokens(300), "tuned@0": tuned},
         sensitivity=made_sensitivity(results), published=RESULTS, failures={"other@0": "cannot be loaded"},
     )  # fmt: skip
     return folder / "report.html"
