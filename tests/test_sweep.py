@@ -16,7 +16,7 @@ import pandas as pd
 import psutil
 import pytest
 import torch
-from conftest import TINY, WITHOUT_PICTURES, lcutils_command
+from conftest import TINY, lcutils_command
 from safetensors.torch import save_file
 
 from lcutils.artifacts import write_json
@@ -56,7 +56,7 @@ def swept(tmp_path_factory) -> Path:
     """A tiny study, run once; tests copy it."""
     folder = tmp_path_factory.mktemp("swept")
     study = folder / "tiny.yaml"
-    study.write_text(TINY.replace(WITHOUT_PICTURES, ""))
+    study.write_text(TINY)
     sweep(study)
     return study
 
@@ -74,7 +74,7 @@ def test_a_sweep_leaves_rows_figures_and_a_report(swept):
     assert set(results["model"]) == {"01x0016_01d", "01x0032_01d"}
     assert results[["val_loss", "nc1_cdnv", "nc4_agreement", "gnc2_log_cov", "unc3_cosine_cov"]].notna().all().all()
     assert (folder / "analysis" / "report.html").stat().st_size > 10_000
-    assert (folder / "analysis/figures/strips.png").stat().st_size > 10_000
+    assert (folder / "analysis/figures/strips.html").stat().st_size > 10_000
     for notebook in (folder / "notebooks").glob("*.ipynb"):
         outputs = [output for cell in nbformat.read(notebook, 4).cells for output in cell.get("outputs", [])]
         assert not [output for output in outputs if output.output_type == "error"]
