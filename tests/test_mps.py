@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -71,8 +73,11 @@ class Fake:
 
 @pytest.fixture
 def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fake]:
-    """Two GPUs, as far as a sweep can see, and the fake program for them."""
+    """Two GPUs, as far as a sweep can see, and the fake program for them, in a place of their own."""
     fake = Fake(tmp_path / "fake")
+    own = tempfile.TemporaryDirectory(prefix="mps-")  # not where sweeps of other tests are
+    monkeypatch.setenv("FAKE_MPS_PLACE", own.name)
+    monkeypatch.setattr(mps, "_place_of_folders", lambda: own.name)
     monkeypatch.setenv("FAKE_MPS", str(fake.folder))
     monkeypatch.setenv("PATH", f"{fake.program.parent}:{os.environ['PATH']}")
     for name in (PIPES, mps.LOGS, mps.VISIBLE):
@@ -85,6 +90,7 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fake]:
     yield fake
     for daemon in fake.daemons():
         daemon.kill()
+    own.cleanup()
 
 
 def opened(tmp_path: Path, **changes: object) -> Workspace:
@@ -117,7 +123,7 @@ def test_a_daemon_serves_for_the_length_of_a_sweep(fake, tmp_path, capsys):
         assert Path(pipes).stat().st_mode & 0o777 == 0o700
         assert len(pipes) < 70
         assert mps.VISIBLE not in sharing.environment
-        assert len(sharing.held) == 1
+        assert len(sharing.held) == 2  # the pipe's end, and the lock
         assert not fake.calls("quit")
     assert [call[0] for call in fake.calls("quit")] == [pipes]
     assert not fake.daemons()
@@ -147,6 +153,16 @@ def test_a_daemon_that_does_not_quit_is_ended(fake, tmp_path, monkeypatch):
     (fake.folder / "stubborn").touch()
     with sharing_gpus(opened(tmp_path), JOBS) as sharing:
         assert len(fake.daemons()) == 1
+    assert not fake.daemons()
+    assert not Path(sharing.environment[PIPES]).exists()
+
+
+def test_a_daemon_whose_holder_is_killed_ends_with_the_sweep(fake, tmp_path):
+    with sharing_gpus(opened(tmp_path), JOBS) as sharing:
+        [holder] = [child for child in psutil.Process().children() if "mps_daemon" in " ".join(child.cmdline())]
+        holder.kill()
+        holder.wait()
+        assert len(fake.daemons()) == 1  # for the jobs that there are
     assert not fake.daemons()
     assert not Path(sharing.environment[PIPES]).exists()
 
@@ -245,10 +261,11 @@ def test_neither_a_dry_run_nor_a_cluster_asks_for_one(fake, tmp_path, monkeypatc
 
 # A sweep on the CPU that takes it for two GPUs, and kernels that say what they were given, and stay until they may go.
 SWEEPS = """
-import sys
+import os, sys
 import torch
 from lcutils.pipeline import mps
 mps._shares, mps.CLIENT, torch.cuda.device_count = lambda work, jobs: bool([*jobs]), "", lambda: 2
+mps._place_of_folders = lambda: os.environ["FAKE_MPS_PLACE"]
 from lcutils.__main__ import main
 sys.exit(main(sys.argv[1:]))
 """
@@ -324,4 +341,38 @@ def test_a_killed_sweep_leaves_no_daemon(fake, begun, tmp_path):
     assert not fake.daemons()
     (fake.folder / "wait").unlink()
     with one_sweep(tmp_path / "tiny"):  # no kernel is left, and nobody holds the lock
+        pass
+
+
+def is_free(path: Path) -> bool:
+    """True if no process has a file locked."""
+    with path.open("rb") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+    return True
+
+
+def test_what_killed_processes_left_is_ended_by_the_next_sweep(fake, begun, tmp_path):
+    """Not before the last of them is gone: Snakemake's jobs may be at work."""
+    children = {" ".join(child.cmdline()): child for child in psutil.Process(begun.pid).children()}
+    [holder] = [child for command, child in children.items() if "mps_daemon" in command]
+    [snakemake] = [child for command, child in children.items() if "snakemake" in command]
+    [[pipes, *_]] = fake.calls("-d")
+    begun.kill()
+    begun.wait()
+    holder.kill()
+    with sharing_gpus(opened(tmp_path), JOBS):
+        until(lambda: len(fake.daemons()) == 2)
+    assert len(fake.daemons()) == 1
+    snakemake.kill()
+    until(lambda: is_free(Path(pipes) / mps.IN_USE))  # its threads end after its main one
+    with sharing_gpus(opened(tmp_path), JOBS) as sharing:
+        assert len(fake.daemons()) == 1
+        assert sharing.environment[PIPES] != pipes
+        assert not Path(pipes).exists()
+    assert not fake.daemons()
+    (fake.folder / "wait").unlink()
+    with one_sweep(tmp_path / "tiny"):  # no kernel is left
         pass

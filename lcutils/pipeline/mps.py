@@ -3,10 +3,14 @@
 The daemon is the sweep's own. `mps_daemon` holds it, in a process that waits at the reading end of a pipe. The sweep
 and its Snakemake hold the writing end, so that the daemon ends with the last of them, even by SIGKILL; kernels do not
 hold it. Nor does that process hold the sweep's lock.
+
+All three hold a lock in the folder of the daemon's pipes. Where that is free and the folder is still there, they were
+all killed, and the next sweep ends what they left.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -15,6 +19,8 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
 
 import torch
 
@@ -26,6 +32,7 @@ from lcutils.progress import said_if_slow
 from lcutils.text import one_line
 
 LOGS, VISIBLE = "CUDA_MPS_LOG_DIRECTORY", "CUDA_VISIBLE_DEVICES"
+FOLDERS, IN_USE = "lcutils-mps-", "in-use"  # how the folders of pipes are called, and the lock in each
 MOST_CLIENTS = 48  # of a GPU, by NVIDIA's documentation; one more is refused
 # What a job does first: it connects, and makes a context on each GPU.
 CLIENT = """
@@ -62,6 +69,7 @@ def sharing_gpus(work: Workspace, jobs: Iterable[str]) -> Iterator[Sharing]:
     if not _shares(work, jobs):
         yield alone
         return
+    _end_left()
     named, answers = os.environ.get(PIPES), mps_daemon.servers() is not None
     if answers or (named and shutil.which(PROGRAM) is None):  # in a container, say, it can be used and not asked
         print("jobs share GPUs under the MPS daemon that runs already", flush=True)
@@ -74,23 +82,28 @@ def sharing_gpus(work: Workspace, jobs: Iterable[str]) -> Iterator[Sharing]:
     logs = work.folder / "logs" / "mps"
     with suppress(OSError):  # the daemon, which can do without, will say so
         logs.mkdir(exist_ok=True)
-    environment = os.environ | _visible() | {PIPES: _folder_of_pipes(), LOGS: str(logs)}
+    folder = _folder_of_pipes()
+    environment = os.environ | _visible() | {PIPES: str(folder), LOGS: str(logs)}
     # In a session of its own, Ctrl-C does not end it before the jobs.
-    with subprocess.Popen(
-        [sys.executable, "-I", mps_daemon.__file__, CLIENT],
-        env=environment,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    ) as holder:
+    with (
+        _in_use(folder) as lock,
+        subprocess.Popen(
+            [sys.executable, "-I", mps_daemon.__file__, CLIENT],
+            env=environment,
+            pass_fds=[lock.fileno()],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        ) as holder,
+    ):
         assert holder.stdin is not None
         assert holder.stdout is not None
         with said_if_slow("starting NVIDIA's MPS"):
             said = holder.stdout.readline().decode(errors="replace").strip()
         if said == SERVES:
             print(f"jobs share GPUs under NVIDIA's MPS (logs in {work.display(logs)})", flush=True)
-            yield Sharing(environment, (holder.stdin.fileno(),))
+            yield Sharing(environment, (holder.stdin.fileno(), lock.fileno()))
             return
     _say_turns(f"{one_line(said, 200) or 'it ended'}; {work.display(logs)} may say more")
     yield alone
@@ -133,7 +146,43 @@ def _visible() -> dict[str, str]:
     return {VISIBLE: ",".join(f"GPU-{uuid}" for uuid in uuids)}
 
 
-def _folder_of_pipes() -> str:
-    """A new folder, of this user alone. A socket's path has 107 bytes: names in it and its own take up to 40."""
+def _place_of_folders() -> str:
+    """Where folders of pipes lie. A socket's path has 107 bytes: names in it and its own take up to 40."""
     usual = tempfile.gettempdir()
-    return tempfile.mkdtemp(prefix="lcutils-mps-", dir=usual if len(os.fsencode(usual)) < 67 else "/tmp")
+    return usual if len(os.fsencode(usual)) < 67 else "/tmp"
+
+
+def _folder_of_pipes() -> Path:
+    """A new folder, of this user alone."""
+    return Path(tempfile.mkdtemp(prefix=FOLDERS, dir=_place_of_folders()))
+
+
+@contextmanager
+def _in_use(folder: Path) -> Iterator[IO[bytes]]:
+    """Yield a lock of a folder of pipes, to be inherited; at the end a daemon that is left there is ended.
+
+    One is left where the process that holds it was killed.
+    """
+    with (folder / "new").open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        (folder / "new").rename(folder / IN_USE)  # nobody finds it free
+        try:
+            yield lock
+        finally:
+            if folder.exists():
+                _end(folder)
+
+
+def _end_left() -> None:
+    """End this user's daemons whose sweep, Snakemake and holder were all killed."""
+    for path in Path(_place_of_folders()).glob(f"{FOLDERS}*/{IN_USE}"):
+        with suppress(OSError), path.open("rb") as lock:  # it is in use, or gone by now
+            if path.stat().st_uid == os.getuid():
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _end(path.parent)
+
+
+def _end(folder: Path) -> None:
+    """End the daemon of a folder of pipes, and delete the folder."""
+    command = [sys.executable, "-I", mps_daemon.__file__]
+    subprocess.run(command, env=os.environ | {PIPES: str(folder)}, stdin=subprocess.DEVNULL, check=False)

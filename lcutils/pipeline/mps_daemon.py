@@ -2,7 +2,7 @@
 
 `lcutils.pipeline.mps` runs this file as a process of its own: the daemon then ends with the sweep, however that ends.
 It uses the standard library alone, to start at once. Its one line of output says whether the daemon serves, or why not.
-The daemon's environment is this process's.
+The daemon's environment is this process's. Without a client to start it for, a daemon that was left is ended.
 """
 
 from __future__ import annotations
@@ -94,14 +94,15 @@ def serves(process: int) -> bool:
     return False
 
 
-def main(client: str) -> None:
-    """Start the daemon, say so, wait, and end it."""
+def main(client: str | None = None) -> None:
+    """Start the daemon for a client, say so, and wait; then, or at once without a client, end it."""
     try:
-        print(start(client), flush=True)
-        sys.stdin.buffer.read()  # ends as the last process does that holds the other end
+        if client is not None:
+            print(start(client), flush=True)
+            sys.stdin.buffer.read()  # ends as the last process does that holds the other end
     finally:
         end(Path(os.environ[PIPES]))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])
