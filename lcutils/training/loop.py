@@ -37,6 +37,7 @@ from lcutils.training.resume import (
     OURS,
     check_unfinished,
     is_finished,
+    is_spent,
     load_state,
     restore_log,
     run_identity,
@@ -190,7 +191,8 @@ class _Trainer:
                         if time.monotonic() - saved > wait and self.done % self.steps_per_epoch:
                             wait = max(seconds_between_saves, self._save() / SAVE_SHARE)
                             saved = self.began = time.monotonic()
-                if epoch in self.recipe.checkpoints and self.rank == 0:
+                kept = epoch in self.recipe.checkpoints and not is_spent(self.folder / f"checkpoint-{epoch}")
+                if kept and self.rank == 0:
                     self._write_checkpoint(epoch)
                 self.epoch_loss = self.epoch_seconds = 0.0
                 self.epoch_tokens = 0

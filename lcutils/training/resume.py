@@ -48,6 +48,11 @@ def is_kept(folder: Path) -> bool:
     return (folder / MANIFEST).is_file() and not damaged_files(folder)
 
 
+def is_spent(folder: Path) -> bool:
+    """True if a checkpoint was measured, and its weights then dropped. What was measured is of these very weights."""
+    return is_kept(folder) and not (folder / "model.safetensors").exists()
+
+
 def is_finished(run: Path, recipe: Recipe) -> bool:
     """True if all kept checkpoints of a run are written and evaluated, and whole."""
     written = not (run / "resume").exists() and (run / LOG).is_file()
