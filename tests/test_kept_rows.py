@@ -71,6 +71,9 @@ def test_what_the_folder_says_of_the_learning_rate_and_the_runs_follows_from_its
     best = results.loc[results["val_loss"].idxmin()]
     assert (best["depth"], best["width"], best["epochs"], best["checkpoint"]) == (12, 128, 10, 9)
     assert round(best["val_loss"], 2) == 2.71
+    report, notebook = ((SAMPLE / name).read_text(encoding="utf-8") for name in ("report.html", "05_analyze.ipynb"))
+    assert "230 measured points of 170 models" in " ".join(report.split())
+    assert f"230 rows; the best: {best['model']}@9, validation loss {best['val_loss']:.3f}" in notebook
 
 
 def test_what_is_said_of_the_time_is_what_the_runs_took() -> None:
