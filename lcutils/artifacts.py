@@ -45,11 +45,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
         aside = _aside(path, "part", path.suffix)
         try:
             yield aside
-            _flush(aside)
+            flush(aside)
             if path.is_dir():  # no file can replace a folder
                 remove(path)
             aside.replace(path)
-            _flush(path.parent)
+            flush(path.parent)
         finally:
             aside.unlink(missing_ok=True)
 
@@ -74,12 +74,12 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             yield aside
             for folder, _, names in os.walk(aside, topdown=False):
                 for name in names:
-                    _flush(Path(folder, name))
-                _flush(Path(folder))
+                    flush(Path(folder, name))
+                flush(Path(folder))
             # A folder cannot be replaced in one step: `path` is absent for an instant, but never half-written.
             old = _move_aside(path) if os.path.lexists(path) else None
             aside.replace(path)
-            _flush(path.parent)
+            flush(path.parent)
             if old is not None:
                 remove(old)
         finally:
@@ -96,7 +96,7 @@ def _aside(path: Path, kind: str, suffix: str = "") -> Path:
     return path.with_name(f".{name[:100]}.{HOST}-{os.getpid()}.{kind}{suffix}")
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
     """Wait until a file's or folder's content is on the disk."""
     file = os.open(path, os.O_RDONLY)
     try:
@@ -328,9 +328,9 @@ def write_sealed(folder: Path, name: str, write: Callable[[Path], None], *, job:
     with explain_full_disk(folder / name):
         try:
             write(aside)
-            _flush(aside)
+            flush(aside)
             path = aside.replace(folder / f"{stem}-{_seal(aside, job)}{ending}")
-            _flush(folder)
+            flush(folder)
         finally:
             aside.unlink(missing_ok=True)
     for older in folder.glob(replaces):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors.torch import load_file
 
-from lcutils.artifacts import file_digest, write_json
+from lcutils.artifacts import file_digest, flush, write_json
 from lcutils.gptneo.model import INITIAL_STD, GPTNeo
 from lcutils.gptneo.trunk import LAYER_NORM_EPS
 from lcutils.runs import Architecture
@@ -42,7 +42,9 @@ def write_checkpoint(model: GPTNeo, folder: Path) -> None:
     state = {name: tensor.detach().to("cpu").contiguous() for name, tensor in model.state_dict().items()}
     save_tensors(state, folder / "model.safetensors", {"format": "pt"})
     write_json(folder / "config.json", _configuration(model.architecture))
-    file_digest(folder / "model.safetensors")  # the manifest asks for it; training has it read while it evaluates
+    # The folder's last step waits for the disk, and its manifest asks for the digest: training evaluates meanwhile.
+    flush(folder / "model.safetensors")
+    file_digest(folder / "model.safetensors")
 
 
 def read_checkpoint(folder: Path) -> GPTNeo:
