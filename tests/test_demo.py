@@ -10,7 +10,7 @@ from conftest import lcutils_command
 from lcutils.analysis import MEASUREMENTS
 from lcutils.analysis.rows import POINT_COLUMNS
 
-RESULT_COLUMNS = [*POINT_COLUMNS, "n_classes"]
+RESULT_COLUMNS = [*POINT_COLUMNS, "train_loss", "n_classes"]
 
 
 def test_results_have_every_promised_column(demo):

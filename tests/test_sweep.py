@@ -340,7 +340,9 @@ def test_a_sweep_after_a_killed_snakemake_fights_no_kernel(tmp_path, whole):
     assert steps == sorted(set(steps))
 
 
-def test_an_interrupted_sweep_ends_its_kernels(tmp_path):
+@pytest.mark.parametrize(("number", "to_all"), [(signal.SIGINT, True), (signal.SIGINT, False), (signal.SIGTERM, False)])
+def test_an_interrupted_sweep_ends_its_kernels(tmp_path, number, to_all):
+    """By Ctrl-C in a terminal, which all its processes get, or by `kill`, which only the first of them gets."""
     study = tmp_path / "tiny.yaml"
     study.write_text(TINY.replace("epochs: 1, decay: d, checkpoints: 0", "epochs: 400, decay: d, checkpoints: 399"))
     command = [sys.executable, "-m", "lcutils", "sweep", str(study), "--outputs", str(tmp_path)]
@@ -352,7 +354,7 @@ def test_an_interrupted_sweep_ends_its_kernels(tmp_path):
         assert process.poll() is None
         time.sleep(0.05)
     family = psutil.Process(process.pid).children(recursive=True)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does on Ctrl-C
+    (os.killpg if to_all else os.kill)(process.pid, number)
     _, words = process.communicate()
     assert process.returncode == 130
     assert "stopped; the same command goes on from here" in words

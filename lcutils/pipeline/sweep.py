@@ -7,9 +7,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Any
@@ -218,14 +220,25 @@ def run_sweep(
             ) as process:
                 if not dry_run:
                     hand_on(lock, process.pid)
-                return process.wait()
+                try:
+                    return process.wait()
+                except KeyboardInterrupt:
+                    if profile is None:  # else Snakemake cancels what it has submitted
+                        process.kill()
+                        end_sweep(work.folder, lock)
+                    raise
 
         asked = {job for point in points or () for job in work.jobs_of(*point)}
         wanted = missing if points is None else [job for job in missing if job in asked]
         if not wanted:
             print("Nothing to be done: all is complete and up to date.")
         here = [] if dry_run or profile else wanted
-        with sharing_gpus(work, here) as sharing, watching(work, [] if dry_run else wanted), watching_gpus() as busy:
+        with (
+            _ended_as_by_a_person(),
+            sharing_gpus(work, here) as sharing,
+            watching(work, [] if dry_run else wanted),
+            watching_gpus() as busy,
+        ):
             status = snakemake(points=points, dry_run=dry_run) if wanted else 0
             if status < 0:
                 end_sweep(work.folder, lock)
@@ -250,6 +263,20 @@ def run_sweep(
     elif status and not dry_run:
         print(describe_failures(work, began) or snakemakes_words, end="", file=sys.stderr)
     return status
+
+
+@contextmanager
+def _ended_as_by_a_person() -> Iterator[None]:
+    """Let SIGTERM, from `kill` or the end of a container, do what Ctrl-C does, unless whoever calls has other plans."""
+    ours = threading.current_thread() is threading.main_thread()
+    if not ours or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _end_of(said: IO[bytes]) -> str:
