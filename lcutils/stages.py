@@ -45,6 +45,7 @@ from lcutils.pipeline.paths import Workspace
 from lcutils.runs import Architecture, PretrainedRun, Run, TrainedRun
 from lcutils.text import csv_text
 from lcutils.training.loop import Trained, train
+from lcutils.training.resume import is_spent
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,6 +58,8 @@ if TYPE_CHECKING:
 __all__ = [
     "analyze_study", "extract_point", "load_tokenizer", "measure_point", "open_study", "prepare_data", "train_run",
 ]  # fmt: skip
+
+WHOLE = "whole"  # in the manifest of a checkpoint whose weights are dropped: its digest with them
 
 
 # ---------------------------------------------------------------------------------------------------------- 1 data
@@ -129,8 +132,14 @@ def _finish_run(work: Workspace, run: TrainedRun, job: Job, began: float, facts:
     checkpoints = {str(k): work.checkpoint(run.name, k) for k in run.checkpoints}
     for folder in checkpoints.values():
         shutil.copytree(work.data / "tokenizer", folder, dirs_exist_ok=True)
-    facts |= {"seed": run.recipe.seed, "checkpoints": {k: content_digest(folder) for k, folder in checkpoints.items()}}
+    facts |= {"seed": run.recipe.seed, "checkpoints": {k: _whole(folder) for k, folder in checkpoints.items()}}
     write_manifest(job.folder, job.parameters, job.inputs, began, facts)
+
+
+def _whole(checkpoint: Path) -> str:
+    """The digest of a checkpoint with its weights; of one that has lost them since, as it was."""
+    kept = (read_manifest(checkpoint) or {}).get(WHOLE) if is_spent(checkpoint) else None
+    return kept or content_digest(checkpoint)
 
 
 @contextmanager
@@ -214,10 +223,11 @@ def _drop_weights(work: Workspace, run: Run, checkpoint: int) -> None:
         row, folder = measure_job(work, run.name, k), work.checkpoint(run.name, k)
         if not row.current or row.blocked_by or not (folder / "model.safetensors").exists():
             continue
-        manifest = read_manifest(folder)
+        manifest, trained = read_manifest(folder), read_manifest(work.run_folder(run.name)) or {}
         (folder / "model.safetensors").unlink()
         if manifest is not None:
-            write_manifest(folder, manifest["parameters"], {}, time.monotonic() - manifest["seconds"], {})
+            facts = {WHOLE: trained.get("checkpoints", {}).get(str(k))}
+            write_manifest(folder, manifest["parameters"], {}, time.monotonic() - manifest["seconds"], facts)
 
 
 def _measure(work: Workspace, extracted: Extracted) -> Measured:

@@ -91,6 +91,8 @@ def test_a_run_that_is_trained_again_for_one_point_leaves_no_weights(swept, away
     row = measure_point(work, LARGE, 0).row
     assert row == json.loads((swept / f"tiny/measurements/{LARGE}@0/row.json").read_text())
     assert not any(path.exists() for path in weights)
+    unneeded = spared(work)
+    assert [name for name, job in all_jobs(work).items() if not job.current and name not in unneeded] == []
 
 
 def test_a_text_that_lies_elsewhere_is_the_same_text(swept, away, lcutils_here):
