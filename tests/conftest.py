@@ -1,6 +1,7 @@
 """What several test files share: a small study, the demo, and where material outside the repository lies."""
 
 import os
+import random
 import re
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from filelock import FileLock
@@ -52,6 +54,14 @@ WITHOUT_PICTURES = ", pictures: false"  # to draw them takes most of an analysis
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files that take longest; those that use the demo come after the one that makes it."""
     items.sort(key=lambda item: FIRST.index(item.path.stem) if item.path.stem in FIRST else len(FIRST))
+
+
+@pytest.fixture(autouse=True)
+def drawn_alike() -> None:
+    """Each test draws the same numbers each time, whichever tests ran before it."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
 
 
 @pytest.fixture

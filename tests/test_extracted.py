@@ -104,5 +104,5 @@ def test_a_point_of_a_study(tiny, monkeypatch, head):
     assert ("hits_weights" in extracted.agreement) == (head != "none")
     row = measure_point(work, MODEL, 0).row
     assert ("nc4_agreement_weights" in row) == (head != "none")
-    if head != "none":
-        assert row["nc4_agreement"] != row["nc4_agreement_weights"]
+    if head != "none":  # by class: by chance the two may agree on as many tokens
+        assert not np.array_equal(extracted.agreement["hits"], extracted.agreement["hits_weights"])

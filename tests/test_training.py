@@ -172,6 +172,20 @@ def test_training_learns_and_evaluates_what_it_keeps(tmp_path):
     assert (tmp_path / "run" / "log.jsonl").read_text() == log  # nothing was trained again
 
 
+def test_each_step_of_a_slow_machine_is_told(tmp_path, monkeypatch):
+    """Losses are fetched every few steps; how far the run is must not wait for them."""
+    monkeypatch.setattr("lcutils.progress.SECONDS_BETWEEN_LINES", 0.0)
+    log = tmp_path / "01x0016_01d.log"
+    given = recipe(epochs=1, checkpoints=(0,))
+    train(SMALL, given, blocks(22), blocks(5, seed=1), tmp_path / "run", log=log, device="cpu")
+    told = [line.split("01d ")[1].split(" %")[0] for line in log.read_text().splitlines() if " train " in line]
+    assert list(dict.fromkeys(told)) == [f"{min(4 * step, 22) / 22:.0%}"[:-1] for step in range(1, 7)]
+    (line,) = (json.loads(line) for line in (tmp_path / "run" / "log.jsonl").open())
+    record = json.loads((tmp_path / "run" / "checkpoint-0" / "evaluation.json").read_text())
+    assert record["tokens_seen"] == 22 * 16
+    assert line["tokens_per_second"] == pytest.approx(record["tokens_per_second"])
+
+
 def test_bf16_is_near_fp32(tmp_path):
     data, validation = blocks(40), blocks(4, seed=1)
     found = [

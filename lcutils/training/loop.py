@@ -168,11 +168,13 @@ class _Trainer:
         self.seconds = self.epoch_seconds = 0.0  # of training; compilation, saves and evaluations left out
         self.compile_seconds = 0.0  # of the first steps, in which kernels are compiled and loaded
         self.epoch_tokens = 0  # that went by in epoch_seconds
+        self.recorded_tokens = 0  # those that the log's lines tell of
         self.epoch_loss = 0.0  # sum over the epoch's steps so far
 
     def run(self, log: Path | None, seconds_between_saves: float) -> None:
         """Train from the last save, or from the start, to the end."""
         self._load()
+        self.recorded_tokens = self._tokens()
         last_step = (self.last_epoch + 1) * self.steps_per_epoch
         total, wait = (self.last_epoch + 1) * self.blocks * self.block_size, seconds_between_saves
         with Progress("train", total, log=log, start=self._tokens()) as progress:
@@ -191,6 +193,8 @@ class _Trainer:
                         if time.monotonic() - saved > wait and self.done % self.steps_per_epoch:
                             wait = max(seconds_between_saves, self._save() / SAVE_SHARE)
                             saved = self.began = time.monotonic()
+                    elif self.device.type == "cpu":  # a step may take half a minute; a GPU lags behind what it is given
+                        progress.update(self._tokens() - progress.done)
                 kept = epoch in self.recipe.checkpoints and not is_spent(self.folder / f"checkpoint-{epoch}")
                 if kept and self.rank == 0:
                     self._write_checkpoint(epoch)
@@ -220,6 +224,7 @@ class _Trainer:
             self.began += elapsed
             self.compile_seconds += elapsed
             progress.begin(self._tokens() - progress.done)
+            self.recorded_tokens = self._tokens()
 
     def _record(self, epoch: int, progress: Progress) -> None:
         """Fetch the losses since the last line, and write a line of their mean."""
@@ -233,7 +238,8 @@ class _Trainer:
             raise UserError(
                 f"learning_rate: the loss is no number after step {self.done}; lower {self.recipe.learning_rate}"
             )
-        tokens = self._tokens() - progress.done
+        tokens = self._tokens() - self.recorded_tokens
+        self.recorded_tokens = self._tokens()
         self.epoch_tokens += tokens
         line = {
             "step": self.done,
@@ -246,7 +252,7 @@ class _Trainer:
         if self.rank == 0:
             with (self.folder / LOG).open("a") as file:
                 file.write(json.dumps(line) + "\n")
-        progress.update(tokens, loss=line["loss"])
+        progress.update(self._tokens() - progress.done, loss=line["loss"])
 
     def _save(self) -> float:
         """Save the state to resume from; returns the seconds it took."""
