@@ -70,6 +70,27 @@ def test_tables_of_tokens_that_were_kept_before_stay(swept, away):
     assert export_points(opened(swept), away / "new").count("@") == 1
 
 
+def test_a_table_of_tokens_that_only_the_archive_holds_is_not_written_over(swept, away):
+    """A point imported without its table, say, where another sitting exported it with one."""
+    work, both = opened(away), [f"{LARGE}@1", f"{SMALL}@0"]
+    import_points(work, away / "export")
+    export_points(opened(swept), away / "several", both)
+    before = contents(away / "several")
+    words = rf"holds the table of tokens of {SMALL}@0, which is not in .*; import it first, or name the tables to keep"
+    with pytest.raises(UserError, match=words):
+        export_points(work, away / "several")
+    assert contents(away / "several") == before
+    said = import_points(work, away / "several").splitlines()[0]
+    assert said == f"1 of 4 points are kept in {away}/tiny; the others were finished there and stay as they are"
+    assert len(measure_point(work, SMALL, 0).tokens) > 100
+    export_points(work, away / "several")
+    assert contents(away / "several") == before
+    shutil.rmtree(away / "tiny")
+    import_points(work, away / "export")
+    export_points(work, away / "several", [f"{LARGE}@1"])
+    assert contents(away / "several") == contents(away / "export")
+
+
 def test_a_finished_point_stays_as_it_is(swept, away):
     measured_here(swept, away)
     work, row = opened(away), away / f"tiny/measurements/{SMALL}@0"

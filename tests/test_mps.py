@@ -29,15 +29,24 @@ from lcutils.pipeline.paths import Workspace
 from lcutils.pipeline.sweep import run_sweep
 
 # As the real one does: `-d` leaves a daemon in the background, which keeps its output open; other words are its input.
+# It returns once the daemon is seen to serve, however slow the machine.
 FAKE = """#!/bin/sh
 pipes=${CUDA_MPS_PIPE_DIRECTORY:-$FAKE_MPS/default}
-case "$1" in serve) while [ -e "$pipes/control" ]; do sleep 0.1; done; exit;; -d) said=$1;; *) said=$(cat);; esac
+case "$1" in
+serve)
+    echo $$ > "$pipes/nvidia-cuda-mps-control.pid"
+    touch "$pipes/control"
+    while [ -e "$pipes/control" ]; do sleep 0.1; done
+    exit ;;
+-d) said=$1 ;;
+*) said=$(cat) ;;
+esac
 echo "$pipes ${CUDA_VISIBLE_DEVICES-all} ${CUDA_MPS_LOG_DIRECTORY-none} $said" >> "$FAKE_MPS/calls"
 case "$said" in
 -d)
     [ -e "$FAKE_MPS/broken" ] && { echo some words; echo "MPS is not for this GPU"; exit 1; }
-    touch "$pipes/control"
-    "$0" serve & echo $! > "$pipes/nvidia-cuda-mps-control.pid" ;;
+    "$0" serve &
+    while [ ! -e "$pipes/control" ]; do sleep 0.1; done ;;
 quit*) [ -e "$FAKE_MPS/stubborn" ] || rm "$pipes/control" ;;
 get_server_list) [ -e "$pipes/control" ] || { echo "Cannot find MPS control daemon process"; exit 1; } ;;
 esac

@@ -59,7 +59,7 @@ def export_points(work: Workspace, folder: str | Path, tokens: Sequence[str] | N
     archive = resolve_path(folder) / ARCHIVE
     held = _held(archive)
     with_tokens = _points_with_tokens(work, rows, tokens, held)
-    _expect_no_loss(work, archive, rows, held)
+    _expect_no_loss(work, archive, rows, held, with_tokens if tokens is None else None)
     content = io.BytesIO()
     with tarfile.open(fileobj=content, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for point, row in sorted(rows.items()):
@@ -122,13 +122,25 @@ def _held(archive: Path) -> dict[str, list[str]]:
         return {path.name: [file.name for file in path.iterdir()] for path in (folder / "measurements").iterdir()}
 
 
-def _expect_no_loss(work: Workspace, archive: Path, rows: Mapping[str, Job], held: Mapping[str, Sequence[str]]) -> None:
-    """Refuse to write over points that would then be nowhere."""
+def _expect_no_loss(
+    work: Workspace,
+    archive: Path,
+    rows: Mapping[str, Job],
+    held: Mapping[str, Sequence[str]],
+    with_tokens: Sequence[str] | None,
+) -> None:
+    """Refuse to write over points, and tables that nobody asked to leave out, that would then be nowhere."""
     if lost := sorted(held.keys() - rows.keys()):
         more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
         raise UserError(
             f"{work.display(archive)}: holds {one_line(lost[0])}{more}, not finished in {work.display(work.folder)}; "
             "import it first, or delete it"
+        )
+    tables = {point for point, files in held.items() if TOKENS in files}
+    if with_tokens is not None and (lost := sorted(tables.difference(with_tokens))):
+        raise UserError(
+            f"{work.display(archive)}: holds the table of tokens of {one_line(lost[0])}, which is not in "
+            f"{work.display(work.folder)}; import it first, or name the tables to keep: --tokens"
         )
 
 
@@ -144,7 +156,8 @@ def _holds(archive: Path, content: bytes) -> bool:
 def import_points(work: Workspace, source: str | Path) -> str:
     """Put exported points into a study's outputs, where they are finished; returns lines that say what was done.
 
-    All are verified before the first one is put there. One that is finished there stays as it is.
+    All are verified before the first one is put there. One that is finished there stays as it is, but for a table of
+    tokens that was left out of it before.
 
     Args:
         work: the study.
@@ -159,13 +172,19 @@ def import_points(work: Workspace, source: str | Path) -> str:
                 fix = "name that one" if another_input(row) else "name the study that it was exported from"
                 raise UserError(f"{one_line(archive, 200)}: {one_line(point)} {why}; {fix}")
         here = _jobs_by_folder(work)
-        new = [point for point in there if not here[point].current]
+        new = [point for point in there if not here[point].current or _lacks_table(here[point], there[point])]
         for point in new:
             with alone(here[point]), atomic_folder(here[point].folder) as aside:
                 for path in there[point].folder.glob("[!.]*"):
                     shutil.copyfile(path, aside / path.name)
         unknown = sum(not carries_origin(there[point]) for point in new)
     return _describe_import(work, len(new), len(there), unknown)
+
+
+def _lacks_table(here: Job, there: Job) -> bool:
+    """True if a row was kept here without its table of tokens, and there is the same one with it."""
+    left_out = (read_manifest(here.folder) or {}).get(LEFT_OUT, {}).get(TOKENS)
+    return left_out is not None and left_out == (read_manifest(there.folder) or {})["files"].get(TOKENS)
 
 
 @contextmanager
