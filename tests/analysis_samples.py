@@ -94,3 +94,13 @@ def made_models(**models: dict) -> pd.DataFrame:
             row |= {"val_loss_per_character": loss / 4, "unigram_entropy": 5.5, "layout": "stream"}
             rows.append(row | {key: value for key, value in given.items() if key != "revisions"})
     return pd.DataFrame(rows)
+
+
+def few_columns(results: pd.DataFrame) -> pd.DataFrame:
+    """The rows with four measurements, one of each kind: what a report of them costs is small."""
+    return results[[*results.columns[:14], "nc1_cdnv", "gnc2_log_cov", "unc3_cosine_cov", "nc4_agreement"]]
+
+
+def visible(page: str) -> str:
+    """What a reader sees of a report, without the words for a browser that runs no scripts."""
+    return page[page.index("<body>") : page.index("<noscript>")]

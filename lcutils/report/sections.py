@@ -23,6 +23,20 @@ class Section:
     tables: tuple[str, ...] = ()
 
 
+# What both kinds of report show.
+TRUST = Section(
+    "trust", "Errors of measurement and convergence", ("convergence",), ("errors", "settling", "convergence")
+)
+ALONG = Section("along", "Along training", ("trajectories",), ("trajectories",))
+BY_SIZE = Section("losses-by-size", "Losses by depth and width", ("losses",))
+WIDTHS = Section("widths", "Each measurement against width")
+LAYERS = Section("layers", "Through the layers", ("law",), ("law",))
+EVERY = Section("every", "Each measurement against validation loss", ("free_scatter", "against_loss"))
+TOKENS = Section("tokens", "Tokens", ("token_kinds",), ("kind_shares", "table_5"))
+EXPLORE = Section("explore", "Token explorer")
+ROWS = Section("rows", "All rows")
+DEFINITIONS = Section("definitions", "Definitions of the measurements")
+
 OF_GRID = (
     Section("measured", "What was measured"),
     Section("results", "Results in short", (), ("what_develops_with_what",)),
@@ -35,39 +49,39 @@ OF_GRID = (
         ("findings", "correlations", "partial_correlations", "within_architecture", "influence"),
     ),
     Section("chance", "Beside what chance alone gives", ("nulls",), ("null_distances", "nulls")),
-    Section("trust", "Errors of measurement and convergence", ("convergence",), ("errors", "settling", "convergence")),
+    TRUST,
     Section(
         "sensitive",
         "Sensitivity to the minimum class count",
         ("sensitivity",),
         ("sensitivity_correlations", "sensitivity", "corrected"),
     ),
-    Section("along", "Along training", ("trajectories",), ("trajectories",)),
-    Section("losses-by-size", "Losses by depth and width", ("losses",)),
-    Section("widths", "Each measurement against width"),
-    Section("layers", "Through the layers", ("law",), ("law",)),
-    Section("every", "Each measurement against validation loss", ("free_scatter", "against_loss")),
+    ALONG,
+    BY_SIZE,
+    WIDTHS,
+    LAYERS,
+    EVERY,
     Section("beside", "Ours beside the published models", ("overlaid", "beside_published"), ("beside_published",)),
-    Section("tokens", "Tokens", ("token_kinds",), ("kind_shares", "table_5")),
-    Section("explore", "Token explorer"),
+    TOKENS,
+    EXPLORE,
     Section("settings", "Configuration and time", (), ("models", "table_2", "table_3", "times")),
-    Section("rows", "All rows"),
-    Section("definitions", "Definitions of the measurements"),
+    ROWS,
+    DEFINITIONS,
 )
 OF_FEW = (  # models, each described by itself
     Section("results", "Results in short"),
     Section("strips", "Each measurement on its own scale", ("strips",)),
     Section("chance", "Beside what chance alone gives", (), ("null_distances", "nulls")),
     Section("fine-tuned", "Base beside fine-tuned", ("moved_tokens",), ("moved_tokens", "base_differences")),
-    Section("along", "Along training", ("trajectories",), ("trajectories",)),
-    Section("every", "Each measurement against validation loss", ("free_scatter", "against_loss")),
+    ALONG,
+    EVERY,
     Section(
         "beyond",
         "Relations with validation loss",
         ("correlations",),
         ("correlations", "partial_correlations", "within_architecture", "influence"),
     ),
-    Section("trust", "Errors of measurement and convergence", ("convergence",), ("errors", "settling", "convergence")),
+    TRUST,
     Section(
         "sensitive",
         "Sensitivity to the minimum class count",
@@ -75,15 +89,15 @@ OF_FEW = (  # models, each described by itself
         ("sensitivity_correlations", "sensitivity"),
     ),
     Section("corrected", "Corrected for small samples", (), ("corrected",)),
-    Section("losses-by-size", "Losses by depth and width", ("losses",)),
-    Section("widths", "Each measurement against width"),
-    Section("layers", "Through the layers", ("law",), ("law",)),
+    BY_SIZE,
+    WIDTHS,
+    LAYERS,
     Section("beside", "Beside the published models", ("overlaid", "beside_published"), ("beside_published",)),
-    Section("tokens", "Tokens", ("token_kinds",), ("kind_shares", "table_5")),
-    Section("explore", "Token explorer"),
+    TOKENS,
+    EXPLORE,
     Section("settings", "Models, configuration and time", (), ("models", "table_2", "table_3", "times")),
-    Section("rows", "All rows"),
-    Section("definitions", "Definitions of the measurements"),
+    ROWS,
+    DEFINITIONS,
     Section("origin", "Origin, versions, how to cite"),
 )
 ALWAYS = ("measured", "results", "rows", "definitions", "origin")
