@@ -185,7 +185,7 @@ class PointExtraction:
             return record | {column: scores[column] for column in columns if column in scores}
         # Nobody has evaluated it on this text.
         batch_size = work.study.extraction.blocks_per_batch
-        scores = evaluate_model(model, data.validation, batch_size=batch_size, device=self.device)
+        scores = evaluate_model(model, data.validation, batch_size=batch_size, device=self.device, log=self._log)
         facts = describe_pretrained(run, self.checkpoint, model.family, data.summary, scores)
         if facts["note"]:
             print(f"{run.name}@{self.checkpoint}: {facts['note']}", file=sys.stderr, flush=True)

@@ -81,20 +81,32 @@ class Progress:
         unit: what is counted, in the plural.
         log: file to append lines to, or None. It is called as the model or the point, whose name follows the title.
         start: units done before, by a run that is now resumed; they do not count towards the speed.
+        if_slow: nothing is shown of work that is over within the time between two lines.
     """
 
-    def __init__(self, title: str, total: int, unit: str = "tokens", log: Path | None = None, start: int = 0) -> None:
+    def __init__(
+        self,
+        title: str,
+        total: int,
+        unit: str = "tokens",
+        log: Path | None = None,
+        start: int = 0,
+        *,
+        if_slow: bool = False,
+    ) -> None:
         self.title = one_line(title if log is None else f"{title} {log.stem}")
         self.total, self.unit, self.log = total, unit, log
         self.start = self.done = start
         self.began = self.updated = self.last_line = time.monotonic()
+        self.silent = if_slow  # until the first line
         self.figures: dict[str, float] = {}
         interactive = sys.stderr.isatty() or "ipykernel" in sys.modules
         self.has_bar = interactive and not os.environ.get("TQDM_DISABLE")
         in_cell = type(sys.stdout).__module__ == "ipykernel.iostream"
         stream = sys.stdout if in_cell else sys.stderr  # a notebook shows standard error as a red box
         style = {"unit": f" {unit}", "unit_scale": True, "mininterval": 0.5, "disable": not self.has_bar}
-        self.bar = tqdm(total=total, file=stream, initial=start, desc=self.title, **style)
+        delay = SECONDS_BETWEEN_LINES if if_slow else 0.0
+        self.bar = tqdm(total=total, file=stream, initial=start, desc=self.title, delay=delay, **style)
 
     def __enter__(self) -> Progress:
         return self
@@ -131,6 +143,7 @@ class Progress:
 
     def _write_line(self) -> None:
         self.last_line = time.monotonic()
+        self.silent = False
         words = [
             f"{self.title} {self.done / max(self.total, 1):.0%}".replace("%", " %"),
             f"{short_number(self.rate)} {self.unit}/s",
@@ -151,5 +164,5 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.bar.close()
-        if kind is None:
+        if kind is None and not self.silent:
             self._write_line()

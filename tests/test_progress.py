@@ -41,6 +41,21 @@ def test_preparation_is_said_and_does_not_count(tmp_path, monkeypatch):
     assert last.endswith(" train 02x0064_01d 55 %, 450 tokens/s, 1 s left")
 
 
+def test_of_quick_work_nothing_is_shown_if_asked(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TQDM_DISABLE", "1")  # as in a batch job: lines, no bar
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    for seconds, lines in ((4.0, []), (6.0, ["50 %", "100 %"])):
+        log = tmp_path / f"{seconds}.log"
+        with Progress("evaluate", total=100, log=log, if_slow=True) as bar:
+            now[0] += seconds
+            bar.update(50)
+            bar.update(50)
+        written = log.read_text().splitlines() if log.exists() else []
+        assert [line.split(", ")[0].partition(".0 ")[2] for line in written] == lines
+    assert capsys.readouterr().err.count("evaluate") == 2
+
+
 def test_what_is_slow_is_said_and_what_is_not_is_not(capsys):
     said = threading.Event()
     with said_if_slow("never", 1000):

@@ -180,6 +180,7 @@ def test_each_step_of_a_slow_machine_is_told(tmp_path, monkeypatch):
     train(SMALL, given, blocks(22), blocks(5, seed=1), tmp_path / "run", log=log, device="cpu")
     told = [line.split("01d ")[1].split(" %")[0] for line in log.read_text().splitlines() if " train " in line]
     assert list(dict.fromkeys(told)) == [f"{min(4 * step, 22) / 22:.0%}"[:-1] for step in range(1, 7)]
+    assert "evaluate 01x0016_01d 100 %, " in log.read_text()
     (line,) = (json.loads(line) for line in (tmp_path / "run" / "log.jsonl").open())
     record = json.loads((tmp_path / "run" / "checkpoint-0" / "evaluation.json").read_text())
     assert record["tokens_seen"] == 22 * 16

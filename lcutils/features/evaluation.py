@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from lcutils.documents import Blocks
 from lcutils.errors import UserError
-from lcutils.features.batches import batches
+from lcutils.features.batches import batches, tokens_in
 from lcutils.features.models import FeatureModel
 from lcutils.gptneo.loss import CPU_CHUNK_BYTES, CUDA_CHUNK_BYTES, prediction_loss
+from lcutils.progress import Progress
 
 CLASSES = 4096  # whose logits are computed together
 
 
 @torch.no_grad()
 def evaluate_model(
-    model: FeatureModel, blocks: Blocks, *, batch_size: int, device: torch.device | str
+    model: FeatureModel, blocks: Blocks, *, batch_size: int, device: torch.device | str, log: Path | None = None
 ) -> dict[str, float]:
     """Validation loss (mean over all predictions, in nats), accuracy and perplexity, by the model's own logits.
 
@@ -31,6 +33,7 @@ def evaluate_model(
         blocks: (n, S) tokens; a block gives S - 1 predictions, less where a label is missing (-1).
         batch_size: blocks at a time.
         device: where the work is done.
+        log: file for lines of progress, of which there are none if it is quick.
 
     Returns:
         val_loss, val_accuracy and perplexity, the exponential of val_loss.
@@ -41,17 +44,21 @@ def evaluate_model(
     on = torch.device(device)
     loss = torch.zeros((), dtype=torch.float64, device=on)
     right, predictions = loss.clone(), loss.clone()
-    for _, tokens, labels in batches(blocks, batch_size, on):
-        features = model.features(tokens).flatten(0, 1)
-        sums = loss_of(features, model, labels)
-        loss += sums[0]
-        right += sums[1]
-        predictions += (labels >= 0).sum()
-    if not (number := float(predictions)):
+    with Progress("evaluate", blocks.size, log=log, if_slow=True) as progress:
+        done = 0  # blocks
+        for number, tokens, labels in batches(blocks, batch_size, on):
+            features = model.features(tokens).flatten(0, 1)
+            sums = loss_of(features, model, labels)
+            loss += sums[0]
+            right += sums[1]
+            predictions += (labels >= 0).sum()
+            progress.update(tokens_in(blocks, done, done + number))
+            done += number
+    if not (labelled := float(predictions)):
         raise UserError("validation: no blocks to evaluate on; give more validation text or a smaller block_size")
-    mean = float(loss) / number
+    mean = float(loss) / labelled
     perplexity = math.exp(mean) if mean < 700 else math.inf
-    return {"val_loss": mean, "val_accuracy": float(right) / number, "perplexity": perplexity}
+    return {"val_loss": mean, "val_accuracy": float(right) / labelled, "perplexity": perplexity}
 
 
 def loss_of(features: Tensor, model: FeatureModel, labels: Tensor) -> tuple[Tensor, Tensor]:

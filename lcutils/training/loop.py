@@ -197,7 +197,7 @@ class _Trainer:
                         progress.update(self._tokens() - progress.done)
                 kept = epoch in self.recipe.checkpoints and not is_spent(self.folder / f"checkpoint-{epoch}")
                 if kept and self.rank == 0:
-                    self._write_checkpoint(epoch)
+                    self._write_checkpoint(epoch, log)
                 self.epoch_loss = self.epoch_seconds = 0.0
                 self.epoch_tokens = 0
                 if self.done < last_step:
@@ -270,13 +270,13 @@ class _Trainer:
         if self.rank == 0:
             restore_log(self.folder, facts.get("log"))
 
-    def _write_checkpoint(self, epoch: int) -> None:
-        """Evaluate in fp32, without autocast, and write the epoch's checkpoint with the evaluation in it."""
+    def _write_checkpoint(self, epoch: int, log: Path | None) -> None:
+        """Evaluate, and write the epoch's checkpoint with the evaluation in it."""
         model = FeatureModel(self.model.features, self.model.head)
-        batch_size = self.recipe.batch_size
         with atomic_folder(self.folder / f"checkpoint-{epoch}") as aside, ThreadPoolExecutor(1) as pool:
             written = pool.submit(write_checkpoint, self.model, aside)  # while the GPU evaluates
-            scores = evaluate_model(model, self.validation_blocks, batch_size=batch_size, device=self.device)
+            how: dict[str, Any] = {"batch_size": self.recipe.batch_size, "device": self.device, "log": log}
+            scores = evaluate_model(model, self.validation_blocks, **how)  # in fp32, without autocast
             written.result()
             record = {
                 "checkpoint": epoch,
