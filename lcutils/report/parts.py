@@ -48,10 +48,14 @@ LONG_TEXTS = {
 
 
 def data_json(value: Any) -> str:
-    """Return `value` as a page carries it: JSON, gzipped and in base64, a third of its size; the page unpacks it."""
+    """Return `value` as a page carries it: JSON, packed."""
     text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    # Half a character becomes its escape, which JSON reads as that half again.
-    return base64.b64encode(gzip.compress(storable(text).encode(), mtime=0)).decode()
+    return _packed(storable(text))  # half a character becomes its escape, which JSON reads as that half again
+
+
+def _packed(text: str) -> str:
+    """A text gzipped and in base64, a third to a half of its size; the page unpacks it."""
+    return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
 
 
 def html_text(value: Any) -> Any:
@@ -70,11 +74,10 @@ def _source(name: str) -> Markup:
 
 
 @cache
-def _bundle() -> Markup:
-    """Return Vega, Vega-Lite and vega-embed as one script, safe inside a script element."""
+def _bundle() -> str:
+    """Return Vega, Vega-Lite and vega-embed as one script, packed."""
     # Without a snippet vl-convert puts vega, vegaLite and vegaEmbed on the window; its type hints do not foresee that.
-    bundle = vl_convert.javascript_bundle(None, vl_version=VEGALITE_VERSION)  # type: ignore[arg-type]
-    return Markup(bundle.replace("</script", "<\\/script"))
+    return _packed(vl_convert.javascript_bundle(None, vl_version=VEGALITE_VERSION))  # type: ignore[arg-type]
 
 
 TEMPLATES = Environment(
@@ -148,7 +151,7 @@ def table_html(
     csv: str = "",
     defined: Collection[str] = (),
 ) -> Markup:
-    """Return a table, its numbers readable (sortable in the page by their full value).
+    """Return a table, its numbers readable (and sortable in the page).
 
     Args:
         columns: those that are shown, of those that there are; all by default. Links need none of them.

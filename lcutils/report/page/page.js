@@ -32,10 +32,14 @@
     if (!specs.has(name)) specs.set(name, unpack(name));
     return specs.get(name);
   };
+  function unpacked(id) {
+    const packed = Uint8Array.from(atob(byId(id).textContent), (c) => c.charCodeAt(0));
+    return new Response(new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip")));
+  }
+  // Vega, Vega-Lite and vega-embed: a script that runs as it is put into the page.
+  const vega = unpacked("vega").text().then((text) => document.head.append(make("script", { textContent: text })));
   async function unpack(name) {
-    const packed = Uint8Array.from(atob(byId(`spec-${name}`).textContent), (c) => c.charCodeAt(0));
-    const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
-    const spec = await new Response(stream).json();
+    const spec = await unpacked(`spec-${name}`).json();
     for (const param of spec.params || []) {
       // Filters are moved to the page's bar, where they hold for every figure.
       if (param.bind && (param.name.endsWith("_is") || param.name === "model_like")) {
@@ -52,6 +56,7 @@
 
   async function draw(drawing) {
     const name = drawing.dataset.name;
+    await vega;
     const spec = structuredClone(await specOf(name));
     const old = views.get(drawing);
     const { view } = await vegaEmbed(drawing, spec, options());
@@ -200,13 +205,18 @@
     const row = event.target.closest("tr[data-model]");
     if (row && !event.target.closest("a")) pick(row.dataset.model === picked ? null : row.dataset.model, null);
   });
+  // As people read them: 12,345 and −1.5e−14 and ∞.
+  const numberOf = (text) => +text.replaceAll(",", "").replaceAll("−", "-").replace("∞", "Infinity");
   function sortBy(head) {
     const body = head.closest("table").tBodies[0];
     const column = head.cellIndex;
     const falls = head.dataset.order === "rises";
     for (const other of head.parentNode.cells) delete other.dataset.order;
     head.dataset.order = falls ? "falls" : "rises";
-    const key = (row) => { const cell = row.cells[column]; return "value" in cell.dataset ? +cell.dataset.value : cell.textContent; };
+    const key = (row) => {
+      const cell = row.cells[column];
+      return cell.className || !cell.textContent ? cell.textContent : numberOf(cell.textContent);
+    };
     const missing = (value) => value === "" || Number.isNaN(value);
     const rows = [...body.rows].sort((a, b) => {
       const [u, v] = [key(a), key(b)];
