@@ -231,6 +231,19 @@ def test_limits_that_are_infinite_or_of_a_simplex_that_cannot_be_are_not_drawn()
     assert not [words for words in limits_drawn(figures[0]) if "simplex" in words or "width 64" in words]
 
 
+def test_what_spans_decades_is_set_beside_the_published_on_log_axes():
+    """CDNV and perplexity do; a value that is not positive has no logarithm, so its axes are plain."""
+
+    def logs(rows: pd.DataFrame) -> int:
+        panels = charts.beside_published(rows, RESULTS).spec["concat"]
+        kinds = [panel["layer"][0]["encoding"][c]["scale"]["type"] for panel in panels for c in ("x", "y")]
+        return kinds.count("log")
+
+    rows = RESULTS[[*RESULTS.columns[:14], "nc1_cdnv", "gnc2_log_cov"]]
+    assert logs(rows) == 4
+    assert logs(rows.assign(nc1_cdnv=[0.0, *rows["nc1_cdnv"][1:]])) == 2
+
+
 def test_shares_of_kinds_say_what_they_are_of():
     tokens = made_tokens(300)
     figure = charts.token_kinds(tokens)

@@ -85,6 +85,9 @@ def _overlay(rows: pd.DataFrame, key: str, test: str, names: Mapping[Hashable, s
     return axes.framed(alt.layer(*layers), key, rows[key])
 
 
+LOG = {"perplexity", *(key for key, entry in MEASUREMENTS.items() if entry.log)}  # what spans decades
+
+
 def beside_published(results: pd.DataFrame, published: pd.DataFrame | None) -> Figure:
     """Return ours against the published value, one panel per measurement, for models of the same name."""
     name, title = "beside_published", "Models of the same name: ours against published"
@@ -102,9 +105,10 @@ def beside_published(results: pd.DataFrame, published: pd.DataFrame | None) -> F
         if few_models(results) and len(rows) < 2:
             continue
         both = pd.concat([rows["ours"], rows["published"]])
-        ends = theme.padded(both, False)
-        square: dict[str, Any] = {"scale": alt.Scale(domain=ends, nice=False), "axis": alt.Axis(tickCount=4)}
-        x, y = alt.X("published:Q", title="published", **square), alt.Y("ours:Q", title="ours", **square)
+        log = bool((both > 0).all()) and key in LOG
+        ends = theme.padded(both, log)
+        x = alt.X("published:Q", **theme.value_axis("published", ends, log))
+        y = alt.Y("ours:Q", **theme.value_axis("ours", ends, log))
         diagonal = alt.Chart(pd.DataFrame({"published": ends, "ours": ends})).mark_line(
             color=theme.OUTLINE, strokeDash=[4, 3]
         )
