@@ -105,8 +105,9 @@ class Progress:
         in_cell = type(sys.stdout).__module__ == "ipykernel.iostream"
         stream = sys.stdout if in_cell else sys.stderr  # a notebook shows standard error as a red box
         style = {"unit": f" {unit}", "unit_scale": True, "mininterval": 0.5, "disable": not self.has_bar}
-        delay = SECONDS_BETWEEN_LINES if if_slow else 0.0
-        self.bar = tqdm(total=total, file=stream, initial=start, desc=self.title, delay=delay, **style)
+        # A bar within another's time takes its line: a notebook cannot move up to a line above.
+        style |= {"position": 0, "delay": SECONDS_BETWEEN_LINES if if_slow else 0.0}
+        self.bar = tqdm(total=total, file=stream, initial=start, desc=self.title, **style)
 
     def __enter__(self) -> Progress:
         return self

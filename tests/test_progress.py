@@ -1,5 +1,6 @@
 """Progress writes lines that a person can read, to a log and to standard error."""
 
+import io
 import threading
 
 import nbformat
@@ -54,6 +55,23 @@ def test_of_quick_work_nothing_is_shown_if_asked(tmp_path, monkeypatch, capsys):
         written = log.read_text().splitlines() if log.exists() else []
         assert [line.split(", ")[0].partition(".0 ")[2] for line in written] == lines
     assert capsys.readouterr().err.count("evaluate") == 2
+
+
+def test_a_bar_within_anothers_time_takes_its_line(monkeypatch):
+    """Where a cell shows both, a line above cannot be written again."""
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.delenv("TQDM_DISABLE", raising=False)
+    monkeypatch.setattr(progress.sys, "stderr", terminal := io.StringIO())
+    terminal.isatty = lambda: True
+    with Progress("train", total=100) as outer:
+        outer.update(50)
+        with Progress("evaluate", total=10, if_slow=True) as inner:
+            inner.update(10)
+        outer.update(50)
+    seen = terminal.getvalue()
+    assert "evaluate: 100%" in seen
+    assert "\x1b[A" not in seen
+    assert seen.count("\n") == 2
 
 
 def test_what_is_slow_is_said_and_what_is_not_is_not(capsys):
