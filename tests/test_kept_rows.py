@@ -113,3 +113,24 @@ def test_what_is_said_of_the_second_corpus_learning_rate_follows_from_its_table(
     assert f"{large[1e-3]:.2f} nats, {large.min():.2f} at a quarter of it" in text
     assert small.idxmin() == 4e-3
     assert f"({small[1e-3]:.2f}, {small.min():.2f} at four times the rate)" in text
+
+
+def test_what_is_said_of_the_repeated_points_follows_from_their_table() -> None:
+    text = " ".join((SAMPLE / "README.md").read_text(encoding="utf-8").split())
+    table, results = pd.read_csv(SAMPLE / "repeat.csv"), pd.read_csv(SAMPLE / "results.csv")
+    values = results.set_index(results["model"] + "@" + results["checkpoint"].astype(str))
+    assert all(row.kept == pytest.approx(values.at[row.model, row.measurement]) for row in table.itertuples())
+    assert all(row.difference == pytest.approx(row.again - row.kept) for row in table.itertuples())
+    losses, others = table[table["measurement"] == "val_loss"], table[table["measurement"] != "val_loss"]
+    first, second, third = losses["model"]
+    assert f"The points {first}, {second} and {third} were made again" in text
+    first, second, third = (f"{value:+.4f}".replace("-", "−") for value in losses["difference"])
+    assert f"{first}, {second} and {third} nats" in text
+    assert f"nats, {losses['in_stds'].max():.2f} standard deviations over the 21 seeds of 02x0768_01d at most" in text
+    assert losses["seeds_std"].round(4).tolist() == [0.0134] * 3
+    far = others[others["in_stds"] > 1]
+    assert f"So do {len(others) - len(far)} of {len(others)} measurements by one or less" in text
+    words = [f"`{row.measurement}` {row.again:.3g} for {row.kept:.3g}" for row in far.itertuples()]
+    assert set(far["model"]) == {"01x0128_01d@0"}
+    assert f"the other two are of 01x0128_01d@0: {words[0]}, and {words[1]}" in text
+    assert (set(table["again_device"]), set(table["again_torch"])) == ({"cpu"}, {"2.13.0+cpu"})
