@@ -129,8 +129,9 @@ def test_what_is_said_of_the_repeated_points_follows_from_their_table() -> None:
     assert f"nats, {losses['in_stds'].max():.2f} standard deviations over the 21 seeds of 02x0768_01d at most" in text
     assert losses["seeds_std"].round(4).tolist() == [0.0134] * 3
     far = others[others["in_stds"] > 1]
-    assert f"So do {len(others) - len(far)} of {len(others)} measurements by one or less" in text
-    words = [f"`{row.measurement}` {row.again:.3g} for {row.kept:.3g}" for row in far.itertuples()]
+    assert f"{len(others) - len(far)} of {len(others)} measurements are within one, too" in text
+    words = [f"`{row.measurement}` {row.again:.3g} for {row.kept:.3g} ({row.in_stds:.1f}" for row in far.itertuples()]
     assert set(far["model"]) == {"01x0128_01d@0"}
-    assert f"the other two are of 01x0128_01d@0: {words[0]}, and {words[1]}" in text
+    assert f"other two are of 01x0128_01d@0: {words[0]} of them), and {words[1]}), a CoV near its pole" in text
+    assert values.at["01x0128_01d@0", "unc3_cosine_cov"] > 5 * results[results["seed"] != 42]["unc3_cosine_cov"].max()
     assert (set(table["again_device"]), set(table["again_torch"])) == ({"cpu"}, {"2.13.0+cpu"})

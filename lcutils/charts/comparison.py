@@ -29,6 +29,7 @@ ALONE, GIVEN = 90, 44  # pixels, of the wide column and of those beside it
 OURS, PUBLISHED = "this study", "published"
 NO_PUBLISHED = "No published table was given to set beside ours."
 SOURCES = alt.Scale(domain=[OURS, PUBLISHED], range=[theme.OKABE_ITO[5], theme.OKABE_ITO[0]])
+LOG = {"perplexity", *(key for key, entry in MEASUREMENTS.items() if entry.log)}  # what spans decades
 SHAPES = alt.Scale(domain=[OURS, PUBLISHED], range=["circle", "cross"])
 
 
@@ -83,9 +84,6 @@ def _overlay(rows: pd.DataFrame, key: str, test: str, names: Mapping[Hashable, s
         called = ours[["model", key, "val_loss"]].assign(name=[names[index] for index in ours.index])
         layers += name_layers(called, (key, "val_loss"), domains, log, encodings.FAINT_UNLESS_PICKED)
     return axes.framed(alt.layer(*layers), key, rows[key])
-
-
-LOG = {"perplexity", *(key for key, entry in MEASUREMENTS.items() if entry.log)}  # what spans decades
 
 
 def beside_published(results: pd.DataFrame, published: pd.DataFrame | None) -> Figure:
